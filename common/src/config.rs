@@ -1,0 +1,102 @@
+//! Configuration files: TOML, with unknown keys refused and the nearest known key named.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::de::DeserializeOwned;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("could not read {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path}{line}: {message}{hint}")]
+    Parse { path: PathBuf, line: Line, message: String, hint: Hint },
+}
+
+/// ` line 12`, or nothing where the place is not known.
+#[derive(Debug)]
+pub struct Line(Option<usize>);
+
+impl std::fmt::Display for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.map_or(Ok(()), |line| write!(f, " line {line}"))
+    }
+}
+
+/// The nearest known key, if one is near.
+#[derive(Debug)]
+pub struct Hint(Option<String>);
+
+impl std::fmt::Display for Hint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.as_ref().map_or(Ok(()), |key| write!(f, " (hint: did you mean `{key}`?)"))
+    }
+}
+
+/// Reads a TOML file into a type that has `#[serde(deny_unknown_fields)]`.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    parse(&text, path)
+}
+
+/// Parses TOML; `path` only names it in errors.
+pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map(|span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+        ConfigError::Parse {
+            path: path.into(),
+            line: Line(line),
+            message: first_line(error.message()),
+            hint: Hint(nearest(error.message())),
+        }
+    })
+}
+
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
+}
+
+/// serde says: unknown field `lisen`, expected one of `listen`, `data_dir`.
+fn nearest(message: &str) -> Option<String> {
+    let mut quoted = message.strip_prefix("unknown field `")?.split('`').step_by(2);
+    let wrong = quoted.next()?;
+    quoted
+        .map(|key| (strsim::damerau_levenshtein(wrong, key), key))
+        .filter(|(distance, key)| *distance <= key.len().max(3) / 2)
+        .min()
+        .map(|(_, key)| key.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, serde::Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code)]
+    struct Sample {
+        listen: String,
+        #[serde(default)]
+        data_dir: String,
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_that_names_file_line_and_the_nearest_key() {
+        let error = parse::<Sample>("data_dir = 'x'\nlisen = 'y'\n", Path::new("/etc/b.toml")).unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("/etc/b.toml line 2: unknown field `lisen`"), "{text}");
+        assert!(text.ends_with("(hint: did you mean `listen`?)"), "{text}");
+    }
+
+    #[test]
+    fn a_key_that_resembles_nothing_gets_no_guess() {
+        let text = parse::<Sample>("zzzzzzzzzz = 1\n", Path::new("b.toml")).unwrap_err().to_string();
+        assert!(!text.contains("hint"), "{text}");
+    }
+}

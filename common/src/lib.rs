@@ -1,0 +1,19 @@
+//! The words that controller and node agent share: names and digests, snapshots, limits, configuration files,
+//! telemetry, and how an error is printed.
+//!
+//! Nothing here talks to a network, and only `objects` and `config` read files.
+
+pub mod chain;
+pub mod config;
+pub mod digest;
+pub mod fence;
+pub mod limits;
+pub mod names;
+pub mod objects;
+pub mod snapshot;
+pub mod telemetry;
+
+pub use chain::Chain;
+pub use digest::Digest;
+pub use fence::{Fence, Generation, Term};
+pub use names::{EnvironmentName, NodeName, OperatorName, Role};

@@ -1,0 +1,47 @@
+//! Every limit that protects a process from what comes in, in one place, with the reason for the number.
+
+use std::time::Duration;
+
+/// Longest name of one directory entry, as in every Linux file system.
+pub const NAME_BYTES: usize = 255;
+/// Longest path inside a snapshot: leaves room for the version directory below Linux's PATH_MAX of 4096.
+pub const PATH_BYTES: usize = 3000;
+/// Deepest directory inside a snapshot. Real module trees stay below 20.
+pub const DEPTH: usize = 64;
+/// Files, directories and links of one snapshot. Thirty times the largest environment that was measured.
+pub const ENTRIES: usize = 1_000_000;
+/// One file of a snapshot.
+pub const BLOB_BYTES: u64 = 1 << 30;
+/// One directory's encoded listing: 100,000 names of 150 bytes fit.
+pub const TREE_BYTES: u64 = 32 << 20;
+/// All files of one snapshot together.
+pub const SNAPSHOT_BYTES: u64 = 16 << 30;
+
+/// One gRPC message, decoding. Bulk travels in chunks far below it.
+pub const MESSAGE_BYTES: usize = 4 << 20;
+/// One chunk of a pack on the wire.
+pub const CHUNK_BYTES: usize = 64 << 10;
+/// Snapshots named in `have`: the live one and a few others that may share content with what is wanted.
+pub const HAVES: usize = 8;
+
+/// TLS handshake of a peer, from accept to the end. A node over a bad link needs three round trips.
+pub const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long a node waits for `Hello` on a fresh connection before it dials again.
+pub const HELLO: Duration = Duration::from_secs(20);
+/// HTTP/2 keepalive: tighter numbers cut healthy nodes on a loaded machine (measured: 5 s + 5 s lost 7,500 of 10,000).
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Handshakes under way at once from one source address; a NAT in front of a data centre still gets all nodes in.
+pub const HANDSHAKES_PER_ADDRESS: usize = 16;
+/// Handshakes under way at once in all.
+pub const HANDSHAKES: usize = 256;
+/// Failed handshakes and refused calls of one source address within a minute before it is made to wait.
+pub const FAILURES_PER_MINUTE: u32 = 60;
+/// Connections of one source address, open at once.
+pub const CONNECTIONS_PER_ADDRESS: usize = 4096;
+/// Concurrent streams that one HTTP/2 peer may open.
+pub const STREAMS: u32 = 128;
+/// Requests that wait for one environment's turn (one queued deploy each; the rest join it).
+pub const QUEUE: usize = 4096;
+/// The builder's own words kept for a deploy.
+pub const OUTPUT_BYTES: usize = 64 << 10;

@@ -1,0 +1,15 @@
+//! The wire between controller, node agents and operators: the messages (`v1`), and the mTLS endpoints on both ends.
+//!
+//! Facts about the reversed connection (the node dials, the controller calls) stand in ARCHITECTURE.md.
+
+#[allow(missing_debug_implementations, unreachable_pub, clippy::wildcard_enum_match_arm)]
+pub mod v1 {
+    //! Generated from `proto/bunraku/v1/*.proto`.
+    tonic::include_proto!("bunraku.v1");
+}
+
+/// The encoded `FileDescriptorSet` of all `.proto` files, for tests that must see every RPC.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The protocol number that this build speaks. The controller also serves the two before it.
+pub const PROTOCOL: u32 = 1;
