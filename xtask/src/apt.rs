@@ -1,0 +1,120 @@
+//! Installs the Debian packages that the tests and the demo need.
+//!
+//! It says first which ones are missing, and keeps their services from starting: see [`crate::policy`]. Installed
+//! packages and their users stay; nothing else outside this workspace changes.
+
+use std::{collections::BTreeSet, path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    cargo::{output_of, program, succeed},
+    policy::Policy,
+};
+
+/// What a real Puppet stack on one machine is made of.
+pub(crate) const STACK: &[&str] =
+    &["puppetserver", "puppet-agent", "haproxy", "r10k", "g10k", "git", "curl", "iproute2", "util-linux"];
+
+/// What the benchmark compares with.
+pub(crate) const BENCH: &[&str] = &["git", "rsync", "r10k", "g10k"];
+
+/// Installs those of `packages` that are missing.
+pub(crate) fn install(packages: &[&str]) -> Result<()> {
+    Policy::remove_leftover()?;
+    let before = installed()?;
+    let missing: Vec<&str> = packages.iter().copied().filter(|package| !before.contains(*package)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("these Debian packages are missing and will be installed: {}", missing.join(" "));
+    println!("(no service starts; without root this asks sudo)");
+
+    let mut updated = false;
+    if !all_are_known(&missing)? {
+        update()?;
+        updated = true;
+    }
+    if let Err(error) = install_quietly(&missing) {
+        // Old package lists name files that the mirror no longer has.
+        if updated {
+            return Err(error);
+        }
+        update()?;
+        install_quietly(&missing)?;
+    }
+    disable_new_units(&before)
+}
+
+/// A command that runs as root: itself, or through sudo.
+pub(crate) fn as_root(name: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return program(name);
+    }
+    let mut command = program("sudo");
+    command.arg(name);
+    command
+}
+
+fn installed() -> Result<BTreeSet<String>> {
+    let listed = output_of(program("dpkg-query").args(["-W", "-f", "${db:Status-Abbrev} ${Package}\n"]))
+        .context("could not ask which packages are installed; the real stack needs Debian 12")?;
+    Ok(listed
+        .lines()
+        .filter_map(|line| line.strip_prefix("ii "))
+        .map(|name| name.trim().to_owned())
+        .collect())
+}
+
+fn all_are_known(packages: &[&str]) -> Result<bool> {
+    let known = output_of(program("apt-cache").env("LC_ALL", "C").arg("policy").args(packages))?;
+    let candidates = known.lines().filter_map(|line| line.trim().strip_prefix("Candidate: "));
+    Ok(candidates.filter(|candidate| *candidate != "(none)").count() == packages.len())
+}
+
+fn update() -> Result<()> {
+    succeed(as_root("apt-get").args(["update", "-qq"]))
+}
+
+/// `apt-get install` in a mount namespace of its own, where `policy-rc.d` forbids every start of a service.
+fn install_quietly(packages: &[&str]) -> Result<()> {
+    let policy = Policy::prepare()?;
+    let script =
+        "mount --bind \"$1\" \"$2\" && shift 2 && exec apt-get install -y --no-install-recommends \"$@\"";
+    succeed(
+        as_root("env")
+            .args(["DEBIAN_FRONTEND=noninteractive", "unshare", "--mount", "--propagation", "private"])
+            .args(["sh", "-c", script, "sh"])
+            .args([policy.denial(), Path::new(Policy::PATH)])
+            .args(packages),
+    )
+    .context("could not install the missing packages")
+}
+
+/// policy-rc.d forbids a start now, not at the next boot: units that came with these packages are disabled.
+fn disable_new_units(before: &BTreeSet<String>) -> Result<()> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Ok(());
+    }
+    let after = installed()?;
+    let new: Vec<&String> = after.difference(before).collect();
+    if new.is_empty() {
+        bail!("apt-get succeeded but installed nothing");
+    }
+    let files = output_of(program("dpkg-query").arg("-L").args(new))?;
+    let units: BTreeSet<&str> = files
+        .lines()
+        .filter(|path| path.contains("/lib/systemd/system/"))
+        .filter_map(|path| path.rsplit('/').next())
+        .filter(|unit| {
+            !unit.contains('@') && [".service", ".socket", ".timer"].iter().any(|end| unit.ends_with(end))
+        })
+        .collect();
+    for unit in units {
+        let state = output_of(program("systemctl").args(["is-enabled", unit]))?;
+        if state.trim() == "enabled" {
+            succeed(as_root("systemctl").args(["disable", "--quiet", unit]))?;
+        }
+    }
+    Ok(())
+}
