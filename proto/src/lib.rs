@@ -2,6 +2,23 @@
 //!
 //! Facts about the reversed connection (the node dials, the controller calls) stand in ARCHITECTURE.md.
 
+pub mod accept;
+mod addresses;
+pub mod alpn;
+pub mod backoff;
+pub mod channel;
+pub mod cut;
+mod deadline;
+pub mod dial;
+pub mod link;
+pub mod peer;
+pub mod serve;
+mod stream;
+pub mod tls;
+
+pub use alpn::Door;
+pub use peer::{FleetName, Peer, PeerIdentity};
+
 #[allow(missing_debug_implementations, unreachable_pub, clippy::wildcard_enum_match_arm)]
 pub mod v1 {
     //! Generated from `proto/bunraku/v1/*.proto`.
