@@ -56,7 +56,8 @@ impl Objects {
     }
 
     fn put(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
-        if self.has(digest) {
+        // A power loss can leave an object that was never synced empty or short: it does not count.
+        if fs::metadata(self.path(digest)).is_ok_and(|meta| meta.len() == bytes.len() as u64) {
             return Ok(());
         }
         let (temporary, mut file) = self.temporary()?;
@@ -123,9 +124,9 @@ impl Objects {
 
 impl Trees for Objects {
     fn tree(&self, digest: &Digest) -> Result<Tree, TreeError> {
-        let io = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound => TreeError::Missing(*digest),
-            _ => TreeError::Io { digest: *digest, source },
+        let io = |source: io::Error| {
+            let missing = source.kind() == io::ErrorKind::NotFound;
+            if missing { TreeError::Missing(*digest) } else { TreeError::Io { digest: *digest, source } }
         };
         let damaged = |reason: &str| TreeError::Damaged { digest: *digest, reason: reason.to_owned() };
         let (file, length) = self.open_object(digest).map_err(io)?;
@@ -169,6 +170,16 @@ mod tests {
         bytes[5] ^= 1;
         fs::write(objects.path(&digest), bytes).unwrap();
         assert!(matches!(objects.tree(&digest), Err(TreeError::Damaged { .. })));
+    }
+
+    #[test]
+    fn an_object_that_a_power_loss_cut_short_is_put_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let objects = Objects::open(dir.path()).unwrap();
+        let digest = objects.put_tree(&sample()).unwrap();
+        fs::write(objects.path(&digest), b"").unwrap();
+        objects.put_tree(&sample()).unwrap();
+        assert_eq!(objects.tree(&digest).unwrap(), sample());
     }
 
     #[test]
