@@ -1,0 +1,94 @@
+//! What the outside reports. A call that timed out is unknown and no event at all: its step stays.
+
+use std::collections::BTreeSet;
+
+use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
+use serde::{Deserialize, Serialize};
+
+use crate::{Built, DeployId, Settings};
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Time passed ([`State::deadline`](crate::State::deadline)), or a connection came or went.
+    Tick,
+    /// The configuration file, read at start.
+    Configured {
+        settings: Settings,
+    },
+    BuildDone {
+        deploy: DeployId,
+        built: Built,
+    },
+    BuildFailed {
+        deploy: DeployId,
+        reason: String,
+        hint: String,
+    },
+    Staged {
+        deploy: DeployId,
+        node: NodeName,
+    },
+    StageFailed {
+        deploy: DeployId,
+        node: NodeName,
+        fault: Fault,
+        reason: String,
+        hint: String,
+    },
+    /// The answer to a commit order, of a deploy or when a node that was behind is brought up.
+    Committed {
+        environment: EnvironmentName,
+        node: NodeName,
+        snapshot: Digest,
+        generation: Generation,
+        proven: bool,
+        /// Why it is not proven yet; also why a commit failed.
+        owed: String,
+        /// Node's wall clock at the swap, Unix milliseconds.
+        swapped_ms: Option<u64>,
+    },
+    /// A node that was behind could not be brought up; it is tried again.
+    BringFailed {
+        environment: EnvironmentName,
+        node: NodeName,
+        generation: Generation,
+        reason: String,
+    },
+    Discarded {
+        environment: EnvironmentName,
+        node: NodeName,
+        snapshot: Digest,
+    },
+    /// What a node holds, as said at hello. Complete: an environment that is not named is not there.
+    NodeObserved {
+        node: NodeName,
+        environments: Vec<Seen>,
+    },
+    /// Serials in Puppet's CRL: identities born from them end.
+    PuppetRevoked {
+        serials: BTreeSet<String>,
+    },
+    /// Once an hour or so, with Unix seconds: what has expired long ago is forgotten.
+    Housekeeping {
+        now_s: u64,
+    },
+}
+
+/// Whose fault a failed stage is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The content is bad, so bad everywhere.
+    Content,
+    /// This node cannot: disk full, content unreachable.
+    Node,
+}
+
+/// One environment as a node reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seen {
+    pub environment: EnvironmentName,
+    pub live: Option<Digest>,
+    pub proven: bool,
+    /// Sealed versions it holds.
+    pub versions: BTreeSet<Digest>,
+}

@@ -1,0 +1,197 @@
+//! Everything that is journalled. The state is the fold of its facts, so a fact is complete: whatever must happen
+//! together is one fact, because a batch of facts may be cut by a power loss.
+
+use std::collections::BTreeSet;
+
+use bunraku_common::{Digest, EnvironmentName, Generation, NodeName, OperatorName, Role, Term};
+use serde::{Deserialize, Serialize};
+
+use crate::{Built, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Right, Settings};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "fact", rename_all = "kebab-case")]
+pub enum Fact {
+    /// A controller started. `takeover` says why it overrules a higher term that nodes have seen.
+    TermBegan {
+        term: Term,
+        takeover: Option<String>,
+    },
+    SettingsChanged {
+        settings: Settings,
+    },
+
+    /// Supersedes the queued deploy of its environment. A rollback also holds the environment and abandons what is
+    /// not committed yet.
+    DeployRequested {
+        deploy: DeployId,
+        environment: EnvironmentName,
+        branch: String,
+        kind: Kind,
+        policy: Policy,
+        who: String,
+    },
+    DeployJoined {
+        deploy: DeployId,
+        environment: EnvironmentName,
+        who: String,
+    },
+    BuildStarted {
+        deploy: DeployId,
+        environment: EnvironmentName,
+    },
+    /// Names the required compilers: fixed from here on.
+    StagingStarted {
+        deploy: DeployId,
+        environment: EnvironmentName,
+        built: Built,
+        generation: Generation,
+        nodes: BTreeSet<NodeName>,
+    },
+    NodeStaged {
+        deploy: DeployId,
+        environment: EnvironmentName,
+        node: NodeName,
+    },
+    /// The node said at hello that it does not hold what it had staged.
+    NodeUnstaged {
+        deploy: DeployId,
+        environment: EnvironmentName,
+        node: NodeName,
+    },
+    NodeSkipped {
+        deploy: DeployId,
+        environment: EnvironmentName,
+        node: NodeName,
+        reason: String,
+    },
+    /// The one irreversible decision.
+    CommitDecided {
+        deploy: DeployId,
+        environment: EnvironmentName,
+        snapshot: Digest,
+        generation: Generation,
+    },
+    NodeOwes {
+        environment: EnvironmentName,
+        node: NodeName,
+        snapshot: Digest,
+        generation: Generation,
+        owed: String,
+    },
+    NodeProven {
+        environment: EnvironmentName,
+        node: NodeName,
+        snapshot: Digest,
+        generation: Generation,
+        swapped_ms: Option<u64>,
+    },
+    DeployEnded {
+        deploy: DeployId,
+        environment: EnvironmentName,
+        outcome: Outcome,
+    },
+    Discarded {
+        environment: EnvironmentName,
+        node: NodeName,
+        snapshot: Digest,
+    },
+    EnvironmentReleased {
+        environment: EnvironmentName,
+        who: String,
+    },
+    /// After a takeover: all compilers serve this.
+    EnvironmentAdopted {
+        environment: EnvironmentName,
+        snapshot: Digest,
+    },
+    /// What a node serves, where it differs from what was known. Complete.
+    NodeObserved {
+        node: NodeName,
+        environments: Vec<Serving>,
+    },
+
+    /// Ends the node's earlier identities, unless it is a renewal; uses up the token.
+    NodeEnrolled {
+        node: NodeName,
+        roles: BTreeSet<Role>,
+        serial: String,
+        key: String,
+        by: EnrolledBy,
+        expires_s: u64,
+    },
+    /// Its identities are denied, its name is barred, its tokens are void.
+    NodeRevoked {
+        node: NodeName,
+        reason: String,
+        who: String,
+    },
+    /// Its identities are denied; it may enrol again.
+    IdentityCut {
+        node: NodeName,
+        reason: String,
+    },
+    NodeAllowed {
+        node: NodeName,
+        who: String,
+    },
+    NodeHeld {
+        node: NodeName,
+        reason: String,
+        who: String,
+    },
+    NodeReleased {
+        node: NodeName,
+        who: String,
+    },
+    NodeRemoved {
+        node: NodeName,
+        who: String,
+    },
+    TokenCreated {
+        id: String,
+        hash: String,
+        grant: Grant,
+        expires_s: u64,
+        by: String,
+    },
+    TokenRevoked {
+        id: String,
+        who: String,
+    },
+    OperatorAdded {
+        name: OperatorName,
+        right: Right,
+        by: String,
+    },
+    OperatorEnrolled {
+        name: OperatorName,
+        serial: String,
+        key: String,
+        by: EnrolledBy,
+        expires_s: u64,
+    },
+    OperatorRevoked {
+        name: OperatorName,
+        who: String,
+    },
+    /// What has expired long ago is forgotten.
+    Expired {
+        tokens: Vec<String>,
+        identities: Vec<String>,
+        denied_serials: Vec<String>,
+        denied_keys: Vec<String>,
+    },
+    /// A refused request, for the audit; changes nothing.
+    Refused {
+        what: String,
+        reason: String,
+    },
+}
+
+/// One environment of [`Fact::NodeObserved`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Serving {
+    pub environment: EnvironmentName,
+    pub live: Option<Digest>,
+    pub proven: bool,
+}

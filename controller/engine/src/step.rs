@@ -1,0 +1,216 @@
+//! What is still to do, derived from the state alone, so that it is safe to ask again after a restart.
+//!
+//! The driver starts the steps that it has not in flight, and may cancel one in flight that is no longer named: a
+//! late order does no harm, nodes refuse older generations.
+
+use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
+
+use crate::{DeployId, Millis, Phase, Presence, Stage, State};
+
+/// One thing to do. The driver adds the term to every order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    Build {
+        deploy: DeployId,
+        environment: EnvironmentName,
+        branch: String,
+        commit: Option<String>,
+    },
+    Stage {
+        deploy: DeployId,
+        node: NodeName,
+        environment: EnvironmentName,
+        snapshot: Digest,
+        generation: Generation,
+        generate_types: bool,
+        adopt: bool,
+    },
+    Commit {
+        environment: EnvironmentName,
+        node: NodeName,
+        snapshot: Digest,
+        generation: Generation,
+        deploy: DeployId,
+    },
+    /// Best effort: forget what an abandoned deploy staged.
+    Discard {
+        environment: EnvironmentName,
+        node: NodeName,
+        snapshot: Digest,
+        generation: Generation,
+    },
+    /// A node that is behind: stage the committed snapshot (generating types, since the difference to what it has is
+    /// not known), then commit it.
+    Bring {
+        node: NodeName,
+        environment: EnvironmentName,
+        snapshot: Digest,
+        generation: Generation,
+        adopt: bool,
+    },
+}
+
+/// Tells one step from another, also over restarts: equal ids are the same order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum StepId {
+    Build(DeployId),
+    Stage(DeployId, NodeName),
+    Commit(EnvironmentName, NodeName, Generation),
+    Discard(EnvironmentName, NodeName, Generation),
+    Bring(EnvironmentName, NodeName, Generation),
+}
+
+impl Step {
+    pub fn id(&self) -> StepId {
+        match self {
+            Self::Build { deploy, .. } => StepId::Build(*deploy),
+            Self::Stage { deploy, node, .. } => StepId::Stage(*deploy, node.clone()),
+            Self::Commit { environment, node, generation, .. } => {
+                StepId::Commit(environment.clone(), node.clone(), *generation)
+            }
+            Self::Discard { environment, node, generation, .. } => {
+                StepId::Discard(environment.clone(), node.clone(), *generation)
+            }
+            Self::Bring { environment, node, generation, .. } => {
+                StepId::Bring(environment.clone(), node.clone(), *generation)
+            }
+        }
+    }
+
+    /// The node that the order is for; `None`: the controller itself.
+    pub fn node(&self) -> Option<&NodeName> {
+        match self {
+            Self::Build { .. } => None,
+            Self::Stage { node, .. }
+            | Self::Commit { node, .. }
+            | Self::Discard { node, .. }
+            | Self::Bring { node, .. } => Some(node),
+        }
+    }
+
+    pub fn environment(&self) -> &EnvironmentName {
+        match self {
+            Self::Build { environment, .. }
+            | Self::Stage { environment, .. }
+            | Self::Commit { environment, .. }
+            | Self::Discard { environment, .. }
+            | Self::Bring { environment, .. } => environment,
+        }
+    }
+}
+
+impl State {
+    /// Everything that is still to do. Only connected nodes get orders.
+    pub fn steps(&self, presence: &Presence, now: Millis) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (name, environment) in &self.environments {
+            match environment.active.and_then(|id| self.deploys.get(&id)) {
+                Some(deploy) => self.steps_of(deploy, presence, &mut steps),
+                None => {}
+            }
+            // While a generation is being staged or committed it stands for the new snapshot: an order for the
+            // committed one would share the number and could undo the commit when it arrives late.
+            if !self.is_moving(environment) {
+                self.discards(name, presence, now, &mut steps);
+                self.brings(name, presence, &mut steps);
+            }
+        }
+        steps
+    }
+
+    fn steps_of(&self, deploy: &crate::Deploy, presence: &Presence, steps: &mut Vec<Step>) {
+        let environment = &deploy.environment;
+        match &deploy.phase {
+            Phase::Queued | Phase::Ended { .. } => {}
+            Phase::Building { .. } => {
+                let commit = match &deploy.kind {
+                    crate::Kind::Build { commit } | crate::Kind::Plan { commit } => commit.clone(),
+                    crate::Kind::Rollback { .. } => None,
+                };
+                steps.push(Step::Build {
+                    deploy: deploy.id,
+                    environment: environment.clone(),
+                    branch: deploy.branch.clone(),
+                    commit,
+                });
+            }
+            Phase::Staging { built, generation, nodes, .. } => {
+                let waiting = nodes.iter().filter(|(n, s)| **s == Stage::Waiting && presence.is_connected(n));
+                steps.extend(waiting.map(|(node, _)| Step::Stage {
+                    deploy: deploy.id,
+                    node: node.clone(),
+                    environment: environment.clone(),
+                    snapshot: built.snapshot,
+                    generation: *generation,
+                    generate_types: built.generate_types,
+                    adopt: self.settings.adopt,
+                }));
+            }
+            Phase::Committing { built, generation, nodes, .. } => {
+                let open = nodes.iter().filter(|(n, c)| c.is_open() && presence.is_connected(n));
+                steps.extend(open.map(|(node, _)| Step::Commit {
+                    environment: environment.clone(),
+                    node: node.clone(),
+                    snapshot: built.snapshot,
+                    generation: *generation,
+                    deploy: deploy.id,
+                }));
+            }
+        }
+    }
+
+    fn discards(&self, name: &EnvironmentName, presence: &Presence, now: Millis, steps: &mut Vec<Step>) {
+        let environment = &self.environments[name];
+        let Some(discard) = environment.discard.as_ref().filter(|discard| now < discard.until) else {
+            return;
+        };
+        let nodes = discard.nodes.iter().filter(|node| presence.is_connected(node));
+        steps.extend(nodes.map(|node| Step::Discard {
+            environment: name.clone(),
+            node: node.clone(),
+            snapshot: discard.snapshot,
+            generation: environment.generation,
+        }));
+    }
+
+    fn brings(&self, name: &EnvironmentName, presence: &Presence, steps: &mut Vec<Step>) {
+        let environment = &self.environments[name];
+        let Some(committed) = environment.committed.as_ref().filter(|_| !environment.adopting) else {
+            return;
+        };
+        let behind = self
+            .fleet
+            .compilers()
+            .filter(|(node, record)| presence.is_connected(node) && !record.has_proven(name, committed));
+        steps.extend(behind.map(|(node, _)| Step::Bring {
+            node: node.clone(),
+            environment: name.clone(),
+            snapshot: committed.snapshot,
+            generation: environment.generation,
+            adopt: self.settings.adopt,
+        }));
+    }
+
+    /// When `observe(Event::Tick)` must be called next, if nothing else happens before. May be in the past.
+    pub fn deadline(&self, presence: &Presence) -> Option<Millis> {
+        self.active_deploys().filter_map(|deploy| self.deadline_of(deploy, presence)).min()
+    }
+
+    fn deadline_of(&self, deploy: &crate::Deploy, presence: &Presence) -> Option<Millis> {
+        match &deploy.phase {
+            Phase::Queued | Phase::Ended { .. } => None,
+            Phase::Building { since } => Some(since.saturating_add(self.settings.build_deadline)),
+            Phase::Staging { nodes, deadline, .. } => nodes
+                .iter()
+                .filter(|(_, stage)| **stage == Stage::Waiting)
+                .filter_map(|(node, _)| self.unreachable_at(node, presence))
+                .chain([*deadline])
+                .min(),
+            Phase::Committing { deadline, .. } => Some(*deadline),
+        }
+    }
+
+    pub(crate) fn unreachable_at(&self, node: &NodeName, presence: &Presence) -> Option<Millis> {
+        Some(presence.gone_since(node)?.saturating_add(self.settings.unreachable))
+    }
+}
