@@ -1,9 +1,12 @@
 //! `cargo xtask package` and `cargo xtask audit`: both call a cargo subcommand that is installed once, at a fixed
 //! version, below target/tools.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 
 use crate::cargo::{self, program, succeed};
 
@@ -19,7 +22,26 @@ pub(crate) fn debian_packages() -> Result<()> {
     let selected = PACKAGES.iter().flat_map(|package| ["--package", package]);
     cargo::run(&["build", "--release", "--bins"].into_iter().chain(selected).collect::<Vec<_>>())?;
     for package in PACKAGES {
+        write_completions(package)?;
         succeed(program(&cargo_deb).args(["--no-build", "--locked", "--package", package]))?;
+    }
+    Ok(())
+}
+
+/// Asks the program itself for its completions, and puts them where the package's `assets` look for them.
+fn write_completions(package: &str) -> Result<()> {
+    let folder = cargo::built("release", "completions")?;
+    fs::create_dir_all(&folder).context("could not make the folder for completions")?;
+    let files = [
+        ("bash", format!("{package}.bash")),
+        ("zsh", format!("_{package}")),
+        ("fish", format!("{package}.fish")),
+    ];
+    for (shell, file) in files {
+        let mut command = program(cargo::built("release", package)?);
+        let text = cargo::output_of(command.args(["completions", shell]))?;
+        ensure!(!text.is_empty(), "`{package} completions {shell}` printed nothing");
+        fs::write(folder.join(&file), text).with_context(|| format!("could not write {file}"))?;
     }
     Ok(())
 }
