@@ -1,0 +1,83 @@
+//! Why a build did not end with a snapshot.
+
+use std::{io, path::PathBuf};
+
+use bunraku_common::{EnvironmentName, snapshot::TreeError};
+
+use crate::{remotes::Forbidden, run::RunError, snapshot::SnapshotError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    #[error("there is no user {name} to build with (hint: useradd --system --create-home {name})")]
+    User { name: String },
+    #[error("only root can build as user {name} (hint: run as root, or set `user` to yourself)")]
+    NotRoot { name: String },
+    #[error("no control repository is configured (hint: set `remote` in the [build] table)")]
+    NoRemote,
+    #[error("the exclude pattern `{pattern}` is not valid: {reason}")]
+    Exclude { pattern: String, reason: &'static str },
+    #[error("could not prepare {path}")]
+    Prepare {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("the control repository has no branch `{branch}`")]
+    NoBranch { branch: String },
+    #[error("branch `{branch}` cannot become an environment: {reason}")]
+    BranchRefused { branch: String, reason: String },
+    #[error("branch `{branch}` becomes environment {is}, and {asked} was asked for")]
+    OtherEnvironment { branch: String, is: EnvironmentName, asked: EnvironmentName },
+    #[error("`{0}` is not a full commit id: 40 or 64 lower-case hex digits are expected")]
+    NotACommit(String),
+    #[error("commit {commit} is not in the control repository (hint: is it pushed to a branch?)")]
+    NoCommit { commit: String },
+    #[error("{builder} says that it succeeded, and its {file} in {environment} says otherwise: {reason}")]
+    NotDeployed { builder: &'static str, file: &'static str, environment: EnvironmentName, reason: String },
+    #[error("module remotes use transports that are not allowed: {}", crate::remotes::list(.forbidden))]
+    Transport { forbidden: Vec<Forbidden> },
+    #[error("could not take a snapshot of {environment}")]
+    Snapshot {
+        environment: EnvironmentName,
+        #[source]
+        source: SnapshotError,
+    },
+    #[error("could not read back the snapshot of {environment}")]
+    ReadBack {
+        environment: EnvironmentName,
+        #[source]
+        source: TreeError,
+    },
+    #[error("the build of {0} was cancelled")]
+    Cancelled(EnvironmentName),
+}
+
+impl BuildError {
+    /// What git or the builder printed (its end), for people. Empty where no program failed.
+    pub fn output(&self) -> &str {
+        match self {
+            Self::Run(error) => error.output(),
+            Self::User { .. }
+            | Self::NotRoot { .. }
+            | Self::NoRemote
+            | Self::Exclude { .. }
+            | Self::Prepare { .. }
+            | Self::NoBranch { .. }
+            | Self::BranchRefused { .. }
+            | Self::OtherEnvironment { .. }
+            | Self::NotACommit(_)
+            | Self::NoCommit { .. }
+            | Self::NotDeployed { .. }
+            | Self::Transport { .. }
+            | Self::Snapshot { .. }
+            | Self::ReadBack { .. }
+            | Self::Cancelled(_) => "",
+        }
+    }
+
+    pub fn is_cancelled(&self) -> bool {
+        matches!(self, Self::Cancelled(_) | Self::Run(RunError::Cancelled { .. }))
+    }
+}

@@ -1,0 +1,205 @@
+//! The private bare mirror of the control repository, kept with the git program.
+//!
+//! Git runs with everything that a repository, a user's or a system's configuration could turn into running other
+//! programs switched off, and it sees branch names only as full refs.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    BuildConfig,
+    account::Account,
+    branches::{Branches, shown},
+    error::BuildError,
+    run::{Run, was_cut_off},
+};
+
+/// Switches of every call. The auto-detached ones would leave the process group.
+const HARDENED: [&str; 7] = [
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "submodule.recurse=false",
+    "gc.autoDetach=false",
+    "maintenance.autoDetach=false",
+    "init.defaultBranch=main",
+    "advice.detachedHead=false",
+];
+
+/// How git is called.
+#[derive(Debug)]
+pub(crate) struct Git {
+    program: PathBuf,
+    account: Account,
+    environment: Vec<(OsString, OsString)>,
+    deadline: std::time::Duration,
+}
+
+impl Git {
+    fn run<'a>(&'a self, dir: &'a Path, args: &[&str]) -> Run<'a> {
+        let hardened = HARDENED.iter().flat_map(|setting| ["-c", setting]);
+        Run {
+            what: format!("git {}", args.first().copied().unwrap_or_default()),
+            program: &self.program,
+            args: hardened.chain(args.iter().copied()).map(OsString::from).collect(),
+            dir,
+            environment: &self.environment,
+            deadline: self.deadline,
+            mark: None,
+        }
+    }
+
+    async fn talk(&self, dir: &Path, args: &[&str]) -> Result<(), BuildError> {
+        self.run(dir, args).talk(&self.account, &CancellationToken::new()).await?;
+        Ok(())
+    }
+}
+
+/// What git, and the git that a builder calls, may see. `files` allows the file transport, which a builder needs to
+/// reach the repository that is made for it.
+pub(crate) fn environment(config: &BuildConfig, home: &Path, files: bool) -> Vec<(OsString, OsString)> {
+    let mut transports = config.transports.clone();
+    if files && !transports.iter().any(|t| t == "file") {
+        transports.push("file".to_owned());
+    }
+    let git_home = config.git.parent().filter(|dir| dir.is_absolute());
+    let path = git_home.map_or_else(OsString::new, |dir| {
+        let mut path = dir.as_os_str().to_owned();
+        path.push(":");
+        path
+    });
+    let mut environment: Vec<(OsString, OsString)> =
+        config.environment.iter().map(|(key, value)| (key.into(), value.into())).collect();
+    let mut set = |key: &str, value: OsString| environment.push((key.into(), value));
+    set("PATH", [path, "/usr/local/bin:/usr/bin:/bin".into()].into_iter().collect());
+    set("HOME", home.into());
+    set("LC_ALL", "C.UTF-8".into());
+    set("GIT_CONFIG_NOSYSTEM", "1".into());
+    set("GIT_CONFIG_GLOBAL", config.git_config.clone().unwrap_or_else(|| "/dev/null".into()).into());
+    set("GIT_TERMINAL_PROMPT", "0".into());
+    set("GIT_ALLOW_PROTOCOL", transports.join(":").into());
+    for (number, setting) in HARDENED.iter().enumerate() {
+        let (key, value) = setting.split_once('=').expect("every setting above has a =");
+        set(&format!("GIT_CONFIG_KEY_{number}"), key.into());
+        set(&format!("GIT_CONFIG_VALUE_{number}"), value.into());
+    }
+    set("GIT_CONFIG_COUNT", HARDENED.len().to_string().into());
+    environment
+}
+
+/// The mirror.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    git: Git,
+    remote: String,
+    path: PathBuf,
+    mark: PathBuf,
+    /// Environment of the one call that may use the file transport.
+    local: Vec<(OsString, OsString)>,
+}
+
+impl Mirror {
+    pub(crate) fn new(config: &BuildConfig, account: Account, home: &Path) -> Self {
+        Self {
+            git: Git {
+                program: config.git.clone(),
+                account,
+                environment: environment(config, home, false),
+                deadline: config.deadline(),
+            },
+            remote: config.remote.clone(),
+            path: config.root.join("mirror.git"),
+            mark: config.root.join("mirror.running"),
+            local: environment(config, home, true),
+        }
+    }
+
+    pub(crate) fn git(&self) -> &Git {
+        &self.git
+    }
+
+    /// Fetches everything. Calls must not overlap.
+    pub(crate) async fn fetch(&self, cancel: &CancellationToken) -> Result<(), BuildError> {
+        if was_cut_off(&self.mark).await {
+            remove_locks(&self.git, &self.path).await?;
+        }
+        if !self.path.join("HEAD").exists() {
+            let prepare = |source| BuildError::Prepare { path: self.path.clone(), source };
+            self.git.account.make_dir(&self.path).map_err(prepare)?;
+            self.git.talk(&self.path, &["init", "--quiet", "--bare", "--template="]).await?;
+        }
+        let args = ["fetch", "--quiet", "--prune", "--force", "--no-tags", "--no-write-fetch-head"];
+        let what =
+            ["--no-recurse-submodules", "--end-of-options", &self.remote, "+refs/heads/*:refs/heads/*"];
+        let mut run = self.git.run(&self.path, &[&args[..], &what[..]].concat());
+        run.mark = Some(&self.mark);
+        run.talk(&self.git.account, cancel).await?;
+        Ok(())
+    }
+
+    /// What the last fetch brought.
+    pub(crate) async fn branches(&self) -> Result<Branches, BuildError> {
+        let args = ["for-each-ref", "--format=%(objectname) %(refname)", "refs/heads/"];
+        let answer =
+            self.git.run(&self.path, &args).ask(&self.git.account, &CancellationToken::new()).await?;
+        let lines = answer.split(|&b| b == b'\n').map(String::from_utf8_lossy);
+        Ok(Branches::sort_out(lines.filter_map(|line| {
+            let (commit, reference) = line.split_once(' ')?;
+            Some((shown(reference.strip_prefix("refs/heads/")?), commit.to_owned()))
+        })))
+    }
+
+    /// Whether this commit is here, of whatever branch: one that was pushed over may still be built by its id.
+    pub(crate) async fn has(&self, commit: &str) -> Result<bool, BuildError> {
+        if !matches!(commit.len(), 40 | 64) || !commit.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        {
+            return Err(BuildError::NotACommit(shown(commit)));
+        }
+        let object = format!("{commit}^{{commit}}");
+        match self.git.talk(&self.path, &["cat-file", "-e", &object]).await {
+            Ok(()) => Ok(true),
+            Err(BuildError::Run(crate::run::RunError::Failed { .. })) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes the bare repository that a builder reads: one branch at one commit, objects borrowed from the mirror.
+    /// Made anew each time, which costs 10 ms: nothing of an earlier build can be left in it.
+    pub(crate) async fn offer(&self, to: &Path, branch: &str, commit: &str) -> Result<(), BuildError> {
+        let prepare = |source| BuildError::Prepare { path: to.into(), source };
+        match fs::remove_dir_all(to) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(prepare(error)),
+            Ok(()) | Err(_) => self.git.account.make_dir(to).map_err(prepare)?,
+        }
+        let mirror = self.path.to_string_lossy();
+        let clone = ["clone", "--quiet", "--bare", "--shared", "--single-branch", "--no-tags", "--template="];
+        let mut run = self.git.run(to, &[&clone[..], &["--branch", branch, "--", &mirror, "."]].concat());
+        run.environment = &self.local;
+        run.talk(&self.git.account, &CancellationToken::new()).await?;
+        let reference = format!("refs/heads/{branch}");
+        self.git.talk(to, &["update-ref", "--no-deref", &reference, commit]).await
+    }
+}
+
+/// Lock files of git programs that were killed would stop every later run. Removed as the build user, who owns them.
+pub(crate) async fn remove_locks(git: &Git, below: &Path) -> Result<(), BuildError> {
+    if !below.exists() {
+        return Ok(());
+    }
+    let args = ["find", ".", "-xdev", "-type", "f", "-name", "*.lock", "-delete"];
+    let run = Run {
+        what: "removing left locks".to_owned(),
+        program: Path::new(args[0]),
+        args: args[1..].iter().map(OsString::from).collect(),
+        dir: below,
+        environment: &git.environment,
+        deadline: git.deadline,
+        mark: None,
+    };
+    run.talk(&git.account, &CancellationToken::new()).await?;
+    Ok(())
+}

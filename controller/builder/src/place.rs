@@ -1,0 +1,81 @@
+//! Where one environment is built: `root/environments/ENV/…`.
+//!
+//! The directory itself and the files in it belong to this process; the directories in it belong to the build user.
+//! So this process never writes through a directory that the build user could exchange for a link.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use bunraku_common::EnvironmentName;
+
+use crate::{account::Account, config::Kind};
+
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    dir: PathBuf,
+    kind: Kind,
+}
+
+impl Place {
+    /// Each builder has its own: neither understands the other's cache, and r10k's trees carry a `.git` that g10k
+    /// would keep.
+    pub(crate) fn new(root: &Path, environment: &EnvironmentName, kind: Kind) -> Self {
+        let dir = root.join("environments").join(environment.as_str()).join(kind.as_str());
+        Self { dir, kind }
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn control(&self) -> PathBuf {
+        self.dir.join("control.git")
+    }
+
+    pub(crate) fn cache(&self) -> PathBuf {
+        self.dir.join("cache")
+    }
+
+    pub(crate) fn base(&self) -> PathBuf {
+        self.dir.join("base")
+    }
+
+    pub(crate) fn config(&self) -> PathBuf {
+        self.dir.join(format!("{}.yaml", self.kind.as_str()))
+    }
+
+    pub(crate) fn mark(&self) -> PathBuf {
+        self.dir.join("running")
+    }
+
+    pub(crate) fn stat_cache(&self) -> PathBuf {
+        self.dir.join("stat-cache")
+    }
+
+    pub(crate) fn make(&self, account: &Account) -> io::Result<()> {
+        fs::create_dir_all(&self.dir)?;
+        // Whatever the umask is: the build user must pass through.
+        for dir in [self.dir.parent(), Some(&self.dir)].into_iter().flatten() {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
+        }
+        account.make_dir(&self.cache())?;
+        account.make_dir(&self.base())
+    }
+
+    /// Writes the builder's configuration.
+    pub(crate) fn configure(&self, yaml: &str) -> io::Result<()> {
+        fs::write(self.config(), yaml)?;
+        fs::set_permissions(self.config(), fs::Permissions::from_mode(0o644))
+    }
+
+    /// Throws the built tree away: a build that was cut off may have left anything in it.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        match fs::remove_dir_all(self.base()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+}
