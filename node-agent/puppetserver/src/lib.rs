@@ -1,1 +1,25 @@
-#![doc = "placeholder"]
+//! All that a node agent knows about the Puppet Server beside it: its settings and files, its HTTPS door, the two
+//! helpers it runs for static catalogs, and what a doctor looks at.
+//!
+//! The node agent calls it. It never starts, reloads or restarts Puppet Server, and it writes only where the agent
+//! asked for it: a staged version's `.resource_types`, a lock file, and (doctor --fix) configuration with a copy kept.
+
+pub mod account;
+pub use bunraku_common::snapshot::ruby as changes;
+pub mod code_content;
+pub mod code_id;
+pub mod command;
+pub mod doctor;
+mod identity;
+pub mod lock;
+pub mod places;
+mod request;
+pub mod server;
+pub mod settings;
+pub mod types;
+
+pub use account::Account;
+pub use lock::SwapLock;
+pub use places::Places;
+pub use server::{PuppetServer, ServerError};
+pub use settings::{Puppet, Settings, SettingsError};
