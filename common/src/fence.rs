@@ -9,7 +9,21 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Term {
     pub number: u64,
+    #[serde(with = "hex_id")]
     pub id: u128,
+}
+
+/// 32 hex digits, as on the wire: serde's tagged enums and TOML hold no number of 128 bits.
+mod hex_id {
+    use serde::{Deserialize, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(id: &u128, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{id:032x}"))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u128, D::Error> {
+        u128::from_str_radix(&String::deserialize(deserializer)?, 16).map_err(de::Error::custom)
+    }
 }
 
 impl Term {
@@ -79,6 +93,18 @@ mod tests {
 
     fn fence(number: u64, id: u128, generation: u64) -> Fence {
         Fence { term: Term { number, id }, generation: Generation(generation) }
+    }
+
+    #[test]
+    fn a_term_survives_json_inside_a_tagged_enum() {
+        #[derive(Serialize, Deserialize, PartialEq, Debug)]
+        #[serde(tag = "kind")]
+        enum Tagged {
+            Began { term: Term },
+        }
+        let began = Tagged::Began { term: Term { number: u64::MAX, id: u128::MAX - 1 } };
+        let json = serde_json::to_string(&began).unwrap();
+        assert_eq!(serde_json::from_str::<Tagged>(&json).unwrap(), began);
     }
 
     #[test]
