@@ -129,9 +129,11 @@ impl State {
 impl Fact {
     /// The deploy that serves a request: of the facts that `decide` returned for it.
     pub fn accepted(facts: &[Self]) -> Option<DeployId> {
-        facts.iter().find_map(|fact| match fact {
-            Self::DeployRequested { deploy, .. } | Self::DeployJoined { deploy, .. } => Some(*deploy),
-            _ => None,
+        facts.iter().find_map(|fact| {
+            if let Self::DeployRequested { deploy, .. } | Self::DeployJoined { deploy, .. } = fact {
+                return Some(*deploy);
+            }
+            None
         })
     }
 }

@@ -5,7 +5,7 @@
 
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
-use crate::{DeployId, Millis, Phase, Presence, Stage, State};
+use crate::{Deploy, DeployId, Kind, Millis, Phase, Presence, Stage, State};
 
 /// One thing to do. The driver adds the term to every order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,9 +104,8 @@ impl State {
     pub fn steps(&self, presence: &Presence, now: Millis) -> Vec<Step> {
         let mut steps = Vec::new();
         for (name, environment) in &self.environments {
-            match environment.active.and_then(|id| self.deploys.get(&id)) {
-                Some(deploy) => self.steps_of(deploy, presence, &mut steps),
-                None => {}
+            if let Some(deploy) = environment.active.and_then(|id| self.deploys.get(&id)) {
+                self.steps_of(deploy, presence, &mut steps);
             }
             // While a generation is being staged or committed it stands for the new snapshot: an order for the
             // committed one would share the number and could undo the commit when it arrives late.
@@ -118,14 +117,14 @@ impl State {
         steps
     }
 
-    fn steps_of(&self, deploy: &crate::Deploy, presence: &Presence, steps: &mut Vec<Step>) {
+    fn steps_of(&self, deploy: &Deploy, presence: &Presence, steps: &mut Vec<Step>) {
         let environment = &deploy.environment;
         match &deploy.phase {
             Phase::Queued | Phase::Ended { .. } => {}
             Phase::Building { .. } => {
                 let commit = match &deploy.kind {
-                    crate::Kind::Build { commit } | crate::Kind::Plan { commit } => commit.clone(),
-                    crate::Kind::Rollback { .. } => None,
+                    Kind::Build { commit } | Kind::Plan { commit } => commit.clone(),
+                    Kind::Rollback { .. } => None,
                 };
                 steps.push(Step::Build {
                     deploy: deploy.id,
@@ -196,7 +195,7 @@ impl State {
         self.active_deploys().filter_map(|deploy| self.deadline_of(deploy, presence)).min()
     }
 
-    fn deadline_of(&self, deploy: &crate::Deploy, presence: &Presence) -> Option<Millis> {
+    fn deadline_of(&self, deploy: &Deploy, presence: &Presence) -> Option<Millis> {
         match &deploy.phase {
             Phase::Queued | Phase::Ended { .. } => None,
             Phase::Building { since } => Some(since.saturating_add(self.settings.build_deadline)),
