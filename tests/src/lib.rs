@@ -1,1 +1,11 @@
-#![doc = "placeholder"]
+//! What the tests, the demo and the benchmark share: a real Puppet stack on one machine, in private namespaces.
+//!
+//! [`namespace::run`] puts a program into its own world, [`stack::Stack::up`] builds the stack there, and
+//! [`suite::run`] runs named tests against it. Nothing outside `target/bunraku` is changed.
+
+pub mod http;
+pub mod namespace;
+pub mod process;
+pub mod progress;
+pub mod stack;
+pub mod suite;
