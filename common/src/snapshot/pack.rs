@@ -11,7 +11,7 @@ use std::{
     io::{self, Read, Write},
 };
 
-use super::{Node, Tree, TreeError, Trees};
+use super::{BadTree, Node, Tree, TreeError, Trees};
 use crate::{Digest, limits};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,6 +100,13 @@ pub enum PackError {
     Malformed(&'static str),
     #[error("object {} arrived damaged", .0.short())]
     Damaged(Digest),
+    /// The bytes are what their digest says, so every source sends the same: the content itself is bad.
+    #[error("directory {} is not acceptable", .digest.short())]
+    BadTree {
+        digest: Digest,
+        #[source]
+        source: BadTree,
+    },
     #[error("object of {0} bytes: more than is allowed")]
     TooLarge(u64),
     #[error("could not write a received object")]
@@ -205,8 +212,7 @@ impl<R: Read> Reader<R> {
         if Tree::digest_of(&bytes) != digest {
             return Err(PackError::Damaged(digest));
         }
-        let tree =
-            Tree::decode(&bytes).map_err(|_| PackError::Malformed("a directory is not in canonical form"))?;
+        let tree = Tree::decode(&bytes).map_err(|source| PackError::BadTree { digest, source })?;
         self.objects += 1;
         Ok(Frame::Tree { digest, tree })
     }

@@ -1,0 +1,154 @@
+//! Which versions leave, and how: by rename into the trash at once, deleted later.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use bunraku_common::{Digest, EnvironmentName};
+
+use crate::{
+    VersionsError,
+    versions::{Versions, file_names, locked},
+};
+
+/// How many versions a node keeps for rollback, for static catalogs and for compiles in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Policy {
+    /// The newest ones, whatever their age.
+    pub newest: usize,
+    /// Everything younger than this, or live within it.
+    pub window: Duration,
+    /// Also when the disk is full: what was live within this may still be read by a compile.
+    pub longest_compile: Duration,
+    /// With less than this free, the oldest versions leave although the rules above would keep them.
+    pub free_bytes: u64,
+    pub free_inodes: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            newest: 5,
+            window: Duration::from_secs(2 * 3600),
+            longest_compile: Duration::from_secs(30 * 60),
+            free_bytes: 1 << 30,
+            free_inodes: 50_000,
+        }
+    }
+}
+
+/// When this process first saw a version, and when it left the live link; monotonic milliseconds. A restart forgets
+/// them, so that everything counts as young again.
+#[derive(Debug, Default)]
+pub(crate) struct Ages(BTreeMap<EnvironmentName, BTreeMap<Digest, Age>>);
+
+#[derive(Debug, Clone, Copy)]
+struct Age {
+    seen: u64,
+    left: Option<u64>,
+}
+
+impl Ages {
+    pub(crate) fn left_live(&mut self, env: &EnvironmentName, digest: Digest, now: u64) {
+        let age = self.0.entry(env.clone()).or_default().entry(digest);
+        age.or_insert(Age { seen: now, left: None }).left = Some(now);
+    }
+
+    fn of(&mut self, env: &EnvironmentName, digests: &[Digest], now: u64) -> Vec<(Digest, Age)> {
+        let known = self.0.entry(env.clone()).or_default();
+        known.retain(|digest, _| digests.contains(digest));
+        let mut age = |digest: &Digest| *known.entry(*digest).or_insert(Age { seen: now, left: Some(now) });
+        digests.iter().map(|digest| (*digest, age(digest))).collect()
+    }
+}
+
+impl Versions {
+    /// Versions that need not be kept, oldest first: never the live one, never the one that was live before it.
+    ///
+    /// `now` is monotonic, in milliseconds. Changes nothing: one of them may become the spare first.
+    pub fn excess(&self, env: &EnvironmentName, now: u64, policy: &Policy) -> Vec<Digest> {
+        let live = self.live(env);
+        let newest_first = self.list(env);
+        let aged = locked(&self.ages).of(env, &newest_first, now);
+        let before = aged
+            .iter()
+            .rev()
+            .filter(|(digest, _)| Some(*digest) != live)
+            .max_by_key(|(_, age)| age.left)
+            .map(|(digest, _)| *digest);
+        let pressed = self.is_pressed(policy);
+        let within = |since: Option<u64>, time: Duration| {
+            since.is_some_and(|since| u128::from(now.saturating_sub(since)) < time.as_millis())
+        };
+        let mut excess: Vec<Digest> = aged
+            .iter()
+            .enumerate()
+            .filter(|(_, (digest, _))| Some(*digest) != live && Some(*digest) != before)
+            .filter(|(at, (_, age))| {
+                let kept = *at < policy.newest
+                    || within(Some(age.seen), policy.window)
+                    || within(age.left, policy.window);
+                let in_use = within(age.left, policy.longest_compile);
+                if pressed { !in_use } else { !kept }
+            })
+            .map(|(_, (digest, _))| *digest)
+            .collect();
+        excess.reverse();
+        excess
+    }
+
+    /// Lets the versions go that need not be kept; returns which. They are deleted by `empty_trash`.
+    pub fn retain(
+        &self,
+        env: &EnvironmentName,
+        now: u64,
+        policy: &Policy,
+    ) -> Result<Vec<Digest>, VersionsError> {
+        let excess = self.excess(env, now, policy);
+        for digest in &excess {
+            self.discard(env, digest)?;
+        }
+        Ok(excess)
+    }
+
+    /// Forgets a version. Never the live one; that a version was not proven live is the caller's knowledge.
+    pub fn discard(&self, env: &EnvironmentName, digest: &Digest) -> Result<(), VersionsError> {
+        let turn = self.turn(env);
+        let _turn = locked(&turn);
+        if self.live(env) == Some(*digest) {
+            return Err(VersionsError::Live { environment: env.clone(), digest: *digest });
+        }
+        let ready = self.layout.ready_link(env);
+        let version = self.layout.version(env, digest);
+        if fs::read_link(&ready).is_ok_and(|target| target == version) {
+            fs::remove_file(&ready).map_err(VersionsError::io("remove", &ready))?;
+        }
+        // The seal first: a version without one does not count, a seal without a version neither.
+        self.throw_away(&self.layout.seal(env, digest))?;
+        self.throw_away(&version)
+    }
+
+    /// Deletes what left. Takes time; for the background.
+    pub fn empty_trash(&self, cancel: &AtomicBool) -> Result<(), VersionsError> {
+        for name in file_names(&self.layout.trash()) {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(VersionsError::Cancelled);
+            }
+            let path = self.layout.trash().join(name);
+            let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
+            let gone = if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            gone.map_err(VersionsError::io("delete", &path))?;
+        }
+        Ok(())
+    }
+
+    fn is_pressed(&self, policy: &Policy) -> bool {
+        rustix::fs::statvfs(&self.layout.root).is_ok_and(|room| {
+            let free = room.f_bavail.saturating_mul(room.f_frsize);
+            free < policy.free_bytes || (room.f_files > 0 && room.f_favail < policy.free_inodes)
+        })
+    }
+}
