@@ -48,7 +48,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 pub(crate) struct Addresses {
     limits: Limits,
-    entries: Arc<Mutex<HashMap<IpAddr, Entry>>>,
+    book: Arc<Mutex<Book>>,
+}
+
+#[derive(Debug)]
+struct Book {
+    entries: HashMap<IpAddr, Entry>,
+    /// Entries are swept when there are more than this; doubled with what stays, so that sweeps stay rare.
+    sweep_above: usize,
 }
 
 #[derive(Debug)]
@@ -63,15 +70,16 @@ struct Entry {
 
 impl Addresses {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, entries: Arc::default() }
+        let book = Book { entries: HashMap::new(), sweep_above: SWEEP_ABOVE };
+        Self { limits, book: Arc::new(Mutex::new(book)) }
     }
 
     /// A place for one more connection of this address, or none.
     pub(crate) fn enter(&self, address: IpAddr) -> Option<Place> {
         let address = one_subscriber(address);
         let now = Instant::now();
-        let mut entries = self.lock();
-        let entry = entries.entry(address).or_insert_with(|| Entry {
+        let mut book = self.lock();
+        let entry = book.entries.entry(address).or_insert_with(|| Entry {
             turns: Arc::new(Semaphore::new(self.limits.handshakes_per_address)),
             waiting: 0,
             connections: 0,
@@ -88,21 +96,27 @@ impl Addresses {
         entry.waiting += 1;
         entry.connections += 1;
         let turns = Arc::clone(&entry.turns);
-        if entries.len() > SWEEP_ABOVE {
-            entries.retain(|_, entry| !entry.forgotten(now));
-        }
-        drop(entries);
+        book.sweep(now);
+        drop(book);
         Some(Place { source: Source { address, addresses: self.clone() }, turns, waiting: true })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Entry>> {
+    fn lock(&self) -> MutexGuard<'_, Book> {
         // Counters are whole after every statement, so a panic elsewhere does not spoil them.
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Entries without connections are swept only above this number, so that a sweep is rare.
 const SWEEP_ABOVE: usize = 1024;
+
+impl Book {
+    fn sweep(&mut self, now: Instant) {
+        if self.entries.len() > self.sweep_above {
+            self.entries.retain(|_, entry| !entry.forgotten(now));
+            self.sweep_above = (2 * self.entries.len()).max(SWEEP_ABOVE);
+        }
+    }
+}
 
 impl Entry {
     fn forgive(&mut self, now: Instant) {
@@ -146,7 +160,7 @@ impl Place {
     /// The handshake is done.
     pub(crate) fn settled(&mut self) {
         if std::mem::take(&mut self.waiting)
-            && let Some(entry) = self.source.addresses.lock().get_mut(&self.source.address)
+            && let Some(entry) = self.source.addresses.lock().entries.get_mut(&self.source.address)
         {
             entry.waiting -= 1;
         }
@@ -156,11 +170,11 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         self.settled();
-        let mut entries = self.source.addresses.lock();
-        if let Some(entry) = entries.get_mut(&self.source.address) {
+        let mut book = self.source.addresses.lock();
+        if let Some(entry) = book.entries.get_mut(&self.source.address) {
             entry.connections -= 1;
             if entry.forgotten(Instant::now()) {
-                entries.remove(&self.source.address);
+                book.entries.remove(&self.source.address);
             }
         }
     }
@@ -177,8 +191,8 @@ impl Source {
     /// One more failure of this address; too many within a minute and it is turned away until the minute is over.
     pub fn failed(&self) {
         let now = Instant::now();
-        let mut entries = self.addresses.lock();
-        let Some(entry) = entries.get_mut(&self.address) else { return };
+        let mut book = self.addresses.lock();
+        let Some(entry) = book.entries.get_mut(&self.address) else { return };
         entry.forgive(now);
         entry.failures = entry.failures.saturating_add(1);
         if entry.failures == self.addresses.limits.failures_per_minute {
@@ -247,7 +261,7 @@ mod tests {
     async fn nothing_is_kept_of_an_address_that_left_without_failures() {
         let addresses = Addresses::new(limits());
         drop(addresses.enter(address("127.0.0.1")));
-        assert!(addresses.lock().is_empty());
+        assert!(addresses.lock().entries.is_empty());
     }
 
     #[test]

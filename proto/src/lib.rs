@@ -10,6 +10,7 @@ pub mod channel;
 pub mod cut;
 mod deadline;
 pub mod dial;
+pub mod identity;
 pub mod link;
 pub mod peer;
 pub mod serve;

@@ -6,6 +6,7 @@
 use std::{
     fmt,
     sync::{Arc, LazyLock},
+    time::SystemTime,
 };
 
 use rustls::{
@@ -15,7 +16,7 @@ use rustls::{
     server::VerifierBuilderError,
 };
 
-use crate::peer::{FleetName, PeerError};
+use crate::peer::{FleetName, PeerError, PeerIdentity};
 
 mod client;
 mod server;
@@ -78,6 +79,20 @@ impl Mesh {
         let ca = CertificateDer::from_pem_slice(ca)
             .map_err(|source| TlsError::Certificates { what: "the mesh CA", source })?;
         Ok(Self { ca, fleet, own })
+    }
+
+    /// Reads the own identity and makes sure that the mesh CA signed it, for this fleet.
+    pub fn own_identity(&self, now: SystemTime) -> Result<PeerIdentity, TlsError> {
+        let what = "the own certificate";
+        let identity = PeerIdentity::from_certificate(self.own.leaf())
+            .map_err(|source| TlsError::Identity { what, source })?;
+        verify::signed_by(&self.ca, self.own.leaf(), &identity, now)
+            .map_err(|source| TlsError::Unusable { what, source })?;
+        if identity.fleet == self.fleet {
+            Ok(identity)
+        } else {
+            Err(TlsError::Fleet { fleet: identity.fleet })
+        }
     }
 
     fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
@@ -145,6 +160,8 @@ pub enum TlsError {
         #[source]
         source: VerifierBuilderError,
     },
+    #[error("the own certificate belongs to the fleet {fleet}")]
+    Fleet { fleet: FleetName },
     #[error("`{name}` is not a host name")]
     Name { name: String },
     #[error("{what} is not a mesh identity")]
@@ -153,6 +170,15 @@ pub enum TlsError {
         #[source]
         source: PeerError,
     },
+}
+
+/// The fleet that a mesh certificate names. Nobody's signature is checked.
+pub(crate) fn fleet_in(what: &'static str, pem: &[u8]) -> Result<FleetName, TlsError> {
+    let certificates = certificates(what, pem)?;
+    let leaf = certificates.first().ok_or(TlsError::NoCertificate { what })?;
+    PeerIdentity::from_certificate(leaf)
+        .map(|identity| identity.fleet)
+        .map_err(|source| TlsError::Identity { what, source })
 }
 
 fn certificates(what: &'static str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {

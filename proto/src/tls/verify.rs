@@ -1,6 +1,10 @@
 //! The checks of certificates that webpki alone does not make. Signatures, dates, usage and chains stay webpki's.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bunraku_common::Digest;
 use rustls::{
@@ -276,6 +280,24 @@ impl ServerCertVerifier for PinnedServer {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Whether `ca` signed this leaf. Judged at the leaf's last good instant when it has expired, because an expired
+/// identity may still renew itself.
+pub(super) fn signed_by(
+    ca: &CertificateDer<'static>,
+    leaf: &CertificateDer<'_>,
+    identity: &PeerIdentity,
+    now: SystemTime,
+) -> Result<(), Error> {
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.clone())?;
+    let seconds = peer::unix_seconds(now).min(identity.not_after);
+    let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| Error::General(error.to_string()))?;
+    verifier.verify_client_cert(leaf, &[], at).map(|_| ())
 }
 
 fn has_common_name(certificate: &CertificateDer<'_>, name: &str) -> bool {

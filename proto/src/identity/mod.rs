@@ -1,0 +1,100 @@
+//! The own mesh identity of whoever dials the controller, a node or an operator: made (`key`), obtained (`enroll`),
+//! kept (`files`), and renewed in time. Private keys are made here and never leave the machine.
+
+use std::time::{Duration, SystemTime};
+
+use bunraku_common::Digest;
+use zeroize::Zeroizing;
+
+use crate::{
+    peer::{self, FleetName, Peer, PeerError, PeerIdentity},
+    tls::{Credentials, Mesh, TlsError},
+};
+
+mod enroll;
+mod files;
+mod key;
+
+pub use enroll::{EnrollError, renew, with_puppet_certificate, with_token};
+pub use files::{FilesError, IdentityFiles};
+pub use key::{Key, KeyError};
+
+/// A mesh identity with its key: everything that is needed to dial the controller.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Checked: this key's, signed by this CA, of this fleet.
+    certificate: PeerIdentity,
+    certificate_pem: String,
+    ca_pem: String,
+    key: Key,
+    mesh: Mesh,
+}
+
+impl Identity {
+    /// Puts the parts together and checks that they belong together; an expired certificate passes, because it may
+    /// still renew itself.
+    pub fn new(
+        certificate_pem: String,
+        ca_pem: String,
+        fleet: FleetName,
+        key: Key,
+        now: SystemTime,
+    ) -> Result<Self, IdentityError> {
+        let own =
+            Credentials::from_pem("the own mesh identity", certificate_pem.as_bytes(), key.pem().as_bytes())?;
+        let mesh = Mesh::from_pem(ca_pem.as_bytes(), fleet, own)?;
+        let certificate = mesh.own_identity(now)?;
+        if certificate.key != key.digest() {
+            return Err(IdentityError::ForeignKey);
+        }
+        Ok(Self { certificate, certificate_pem, ca_pem, key, mesh })
+    }
+
+    /// Who this is, and until when.
+    pub const fn certificate(&self) -> &PeerIdentity {
+        &self.certificate
+    }
+
+    pub const fn peer(&self) -> &Peer {
+        &self.certificate.peer
+    }
+
+    /// For [`tls::mesh_client`](crate::tls::mesh_client).
+    pub const fn mesh(&self) -> &Mesh {
+        &self.mesh
+    }
+
+    /// The pin of the CA that signed it.
+    pub fn pin(&self) -> Result<Digest, PeerError> {
+        peer::pin(&self.mesh.ca)
+    }
+
+    /// Unix seconds at which to renew: at half of the certificate's life, a tenth of its life earlier or later, so
+    /// that nodes that enrolled together do not renew together. `random` spreads it.
+    pub fn renew_at(&self, random: u64) -> u64 {
+        let life = self.certificate.not_after.saturating_sub(self.certificate.not_before);
+        let spread = u64::try_from((u128::from(life / 5) * u128::from(random)) >> 64).unwrap_or(0);
+        self.certificate.not_before + life / 2 - life / 10 + spread
+    }
+
+    /// Whether the time to renew, as told by [`Identity::renew_at`], has come.
+    pub fn renewal_due(&self, now: SystemTime, random: u64) -> bool {
+        peer::unix_seconds(now) >= self.renew_at(random)
+    }
+
+    /// How long to wait for the renewal.
+    pub fn until_renewal(&self, now: SystemTime, random: u64) -> Duration {
+        Duration::from_secs(self.renew_at(random).saturating_sub(peer::unix_seconds(now)))
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("the identity is not usable")]
+    Unusable(#[from] TlsError),
+    #[error("the certificate was issued for another key")]
+    ForeignKey,
+}
+
+/// A secret text that is wiped when dropped and never shown.
+pub(crate) type Secret = Zeroizing<String>;
