@@ -28,6 +28,9 @@ const RESERVE: u64 = 1 << 20;
 /// What a segment is called until it is whole and synced.
 const UNFINISHED: &str = ".new";
 
+/// A record that was appended, and where it lies.
+pub(crate) type Placed = (Link, Position);
+
 #[derive(Debug)]
 pub(crate) struct Journal<D: Disk> {
     disk: D,
@@ -46,6 +49,8 @@ struct Segment {
     number: u64,
     /// The last record before it.
     before: Link,
+    /// Where its first record begins, and where its last one ends.
+    start: u64,
     bytes: u64,
     records: u64,
     /// When its newest record was written.
@@ -112,8 +117,14 @@ impl<D: Disk> Journal<D> {
         let id = JournalId(u128::from_le_bytes(id));
         let header = Header { journal: id, number: 1, head: id.genesis(), checkpoint: Vec::new() };
         let tail = write_segment(&disk, &header).map_err(|not| not.error)?;
-        let segments =
-            vec![Segment { number: 1, before: header.head, bytes: tail.end, records: 0, newest_wall_ms: 0 }];
+        let segments = vec![Segment {
+            number: 1,
+            before: header.head,
+            start: tail.end,
+            bytes: tail.end,
+            records: 0,
+            newest_wall_ms: 0,
+        }];
         let journal = Self { disk, id, segments, tail, head: header.head, poisoned: false };
         Ok((journal, Opened { checkpoint: None, records: Vec::new(), cut_bytes: 0 }))
     }
@@ -132,7 +143,7 @@ impl<D: Disk> Journal<D> {
     }
 
     /// Adds one batch; it is durable when this returns.
-    pub(crate) fn append(&mut self, batch: &[NewRecord]) -> Result<Vec<(Link, Position)>, StoreError> {
+    pub(crate) fn append(&mut self, batch: &[NewRecord]) -> Result<Vec<Placed>, StoreError> {
         self.sound()?;
         let Some(newest) = batch.last() else { return Ok(Vec::new()) };
         let (bytes, placed) = self.encode(batch)?;
@@ -155,7 +166,7 @@ impl<D: Disk> Journal<D> {
         Ok(placed)
     }
 
-    fn encode(&self, batch: &[NewRecord]) -> Result<(Vec<u8>, Vec<(Link, Position)>), StoreError> {
+    fn encode(&self, batch: &[NewRecord]) -> Result<(Vec<u8>, Vec<Placed>), StoreError> {
         let (mut bytes, mut placed, mut head) = (Vec::new(), Vec::with_capacity(batch.len()), self.head);
         let (first, segment) = (self.head.sequence + 1, self.newest().first());
         for (new, left) in batch.iter().zip((0..batch.len()).rev()) {
@@ -190,7 +201,7 @@ impl<D: Disk> Journal<D> {
 
     pub(crate) fn should_rotate(&self) -> bool {
         let newest = self.newest();
-        newest.records > 0 && (newest.bytes >= SEGMENT_BYTES || newest.records >= SEGMENT_RECORDS)
+        newest.bytes - newest.start >= SEGMENT_BYTES || newest.records >= SEGMENT_RECORDS
     }
 
     /// Begins a new segment with the whole state as it is after the newest record. Without a record since the last
@@ -212,6 +223,7 @@ impl<D: Disk> Journal<D> {
         self.segments.push(Segment {
             number,
             before: self.head,
+            start: tail.end,
             bytes: tail.end,
             records: 0,
             newest_wall_ms,

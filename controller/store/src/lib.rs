@@ -94,7 +94,7 @@ impl fmt::Debug for JournalId {
 /// How much audit to keep. What exceeds either bound goes, oldest first; the newest two segments always stay.
 #[derive(Debug, Clone, Copy)]
 pub struct Keep {
-    /// All segments together. Opening reads them all: about a second for each GiB.
+    /// All segments together. Opening reads them all, so this bounds how long a start takes.
     pub bytes: u64,
     /// Records of before this wall-clock time, in milliseconds since 1970, may go.
     pub since_wall_ms: u64,

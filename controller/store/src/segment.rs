@@ -199,10 +199,10 @@ pub(crate) fn scan(bytes: &[u8], start: usize, head: Link) -> Result<Scan, Fault
 /// Whether a whole frame of a later batch than `batch` lies anywhere behind: then that batch was durable once.
 fn durable_behind(bytes: &[u8], batch: u64) -> bool {
     (1..bytes.len()).any(|at| {
-        // Cheap, and almost always the answer: the later batch's number follows length and sequence.
+        // The batch's number follows length and sequence. Looking at it first spares nearly every checksum.
         let mut number = bytes.get(at + 12..).unwrap_or_default();
         let later = take_u64(&mut number).is_some_and(|found| found > batch && found - batch < SEGMENT_BYTES);
-        later && Frame::decode(&bytes[at..]).is_ok_and(|(frame, _)| frame.batch > batch)
+        later && Frame::decode(&bytes[at..]).is_ok()
     })
 }
 

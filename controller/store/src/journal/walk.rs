@@ -43,6 +43,7 @@ impl Walk {
         let segment = Segment {
             number: header.number,
             before: header.head,
+            start: start as u64,
             bytes: scan.end as u64,
             records: scan.records.len() as u64,
             newest_wall_ms: scan.records.last().map_or(0, |(record, _)| record.wall_ms),
