@@ -96,9 +96,9 @@ impl<D: Disk> Journal<D> {
         let mut walk = Walk::default();
         let mut segments = Vec::with_capacity(firsts.len());
         for &first in older {
-            segments.push(walk.whole(&disk, first, u64::MAX)?.segment);
+            segments.push(walk.whole(&disk, first)?.segment);
         }
-        let last = walk.step(&disk, newest, u64::MAX)?;
+        let last = walk.step(&disk, newest)?;
         let tail = settle(&disk, &last)?;
         let opened = Opened {
             checkpoint: (last.header.number > 1).then_some(last.header.checkpoint),
@@ -291,7 +291,7 @@ impl<D: Disk> Journal<D> {
     }
 
     fn read(&self, segment: &Segment) -> Result<Vec<(Record, Position)>, StoreError> {
-        Ok(Walk::default().whole(&self.disk, segment.first(), segment.bytes)?.scan.records)
+        Ok(Walk::default().known(&self.disk, segment)?.scan.records)
     }
 
     /// Reads everything again and checks all of it.
@@ -299,7 +299,7 @@ impl<D: Disk> Journal<D> {
         let mut walk = Walk::default();
         let mut records = 0;
         for segment in &self.segments {
-            records += walk.whole(&self.disk, segment.first(), segment.bytes)?.segment.records;
+            records += walk.known(&self.disk, segment)?.segment.records;
         }
         Ok(Verified { records, segments: self.segments.len() as u64, head: self.head })
     }

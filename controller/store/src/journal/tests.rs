@@ -180,7 +180,7 @@ fn the_end_of_an_older_segment_cannot_be_cut_off_unnoticed() {
     disk.truncate(&file, oldest.bytes - 10).unwrap();
     assert_eq!(damage(Journal::open(disk.clone())).sequence, 4);
     // At the boundary of a batch nothing is torn: only the next header tells.
-    let end = Walk::default().step(&disk, 1, u64::MAX).unwrap().scan.end;
+    let end = Walk::default().step(&disk, 1).unwrap().scan.end;
     disk.truncate(&file, end as u64).unwrap();
     let damage = damage(Journal::open(disk));
     assert_eq!(damage.what, "it continues record 4, and the segment before ends with another record 2");
@@ -192,7 +192,7 @@ fn verify_finds_a_changed_record_in_an_old_segment_even_with_its_checksum_made_r
     assert_eq!(journal.verify().unwrap(), Verified { records: 12, segments: 3, head: journal.head() });
     let name = journal.segments[0].name();
     let mut bytes = disk.read(&name).unwrap();
-    let read = Walk::default().step(&disk, 1, u64::MAX).unwrap();
+    let read = Walk::default().step(&disk, 1).unwrap();
     let (record, place) = &read.scan.records[1];
     let mut forged = Vec::new();
     let head = read.scan.records[0].0.link();
@@ -204,6 +204,15 @@ fn verify_finds_a_changed_record_in_an_old_segment_even_with_its_checksum_made_r
     disk.write_at(&file, 0, &bytes).unwrap();
     let broken = journal.verify().unwrap_err();
     assert!(matches!(&broken, StoreError::Damaged(damage) if damage.sequence == 3), "{broken}");
+}
+
+#[test]
+fn verify_notices_when_the_newest_records_were_taken_away() {
+    let (disk, journal) = three_segments();
+    let before = Walk::default().step(&disk, 9).unwrap().scan.last_batch;
+    disk.truncate(&journal.tail.file, before as u64).unwrap();
+    let broken = journal.verify().unwrap_err();
+    assert!(matches!(&broken, StoreError::Damaged(damage) if damage.sequence == 11), "{broken}");
 }
 
 #[test]

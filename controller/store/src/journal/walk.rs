@@ -24,12 +24,11 @@ pub(super) struct Read {
 }
 
 impl Walk {
-    /// Reads the segment that begins with record `first`, or its first `length` bytes, which may end torn.
-    pub(super) fn step<D: Disk>(&mut self, disk: &D, first: u64, length: u64) -> Result<Read, StoreError> {
+    /// Reads the segment that begins with record `first`, whose end may be torn.
+    pub(super) fn step<D: Disk>(&mut self, disk: &D, first: u64) -> Result<Read, StoreError> {
         let name = file_name(first);
         let path = disk.path().join(&name);
-        let mut bytes = disk.read(&name).map_err(StoreError::io("read", &path))?;
-        bytes.truncate(usize::try_from(length).unwrap_or(usize::MAX));
+        let bytes = disk.read(&name).map_err(StoreError::io("read", &path))?;
         let (header, start) = match Header::decode(&bytes) {
             Ok(found) => found,
             Err(NotAHeader::Format(found)) => return Err(StoreError::Format { path, found, known: FORMAT }),
@@ -52,12 +51,24 @@ impl Walk {
     }
 
     /// The same for a segment that must be whole to its last byte.
-    pub(super) fn whole<D: Disk>(&mut self, disk: &D, first: u64, length: u64) -> Result<Read, StoreError> {
-        let read = self.step(disk, first, length)?;
+    pub(super) fn whole<D: Disk>(&mut self, disk: &D, first: u64) -> Result<Read, StoreError> {
+        let read = self.step(disk, first)?;
         match read.scan.torn {
             Some(fault) => Err(damaged(disk, first, fault)),
             None => Ok(read),
         }
+    }
+
+    /// The same for a segment that is known already: it must be what it was.
+    pub(super) fn known<D: Disk>(&mut self, disk: &D, segment: &Segment) -> Result<Read, StoreError> {
+        let read = self.whole(disk, segment.first())?;
+        if read.segment.last() == segment.last() {
+            return Ok(read);
+        }
+        let (found, wanted) = (read.segment.last(), segment.last());
+        let what = format!("the segment ends with record {found}, and record {wanted} was its last");
+        let fault = Fault { offset: read.scan.end, sequence: found + 1, what };
+        Err(damaged(disk, segment.first(), fault))
     }
 
     fn continues(&self, header: &Header, first: u64) -> Result<(), String> {
