@@ -9,77 +9,99 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bunraku_common::{Digest, EnvironmentName, digest::NotADigest, limits::PATH_BYTES, names::BadName};
+use bunraku_common::{Digest, EnvironmentName, digest::NotADigest, limits::PATH_BYTES};
 use cap_std::{
     ambient_authority,
     fs::{Dir, OpenOptions, OpenOptionsExt},
 };
 
+use crate::code_id::{CodeId, is_environment};
+
 /// The kinds of files that Puppet Server serves by code id (`master_core.clj`, valid-static-file-path?).
 const KINDS: [&str; 4] = ["files", "tasks", "scripts", "lib"];
 
+/// Where code stands on this compiler.
+#[derive(Debug, Clone, Copy)]
+pub struct Code<'a> {
+    /// Holds `<environment>/<environment>_<digest>` for each retained version.
+    pub versions: &'a Path,
+    /// Holds what is live, managed or not.
+    pub environmentpath: &'a Path,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum CodeContentError {
-    #[error("could not tell which environment is meant")]
-    Environment(#[source] BadName),
+    #[error("`{0}` is not the name of an environment")]
+    Environment(String),
     #[error("could not tell which version of {environment} is meant")]
     CodeId {
-        environment: EnvironmentName,
+        environment: String,
         #[source]
         source: NotADigest,
     },
     #[error("`{0}` is not served by code id: <directory>/<module>/(files|tasks|scripts|lib)/... is")]
     NotServed(String),
-    #[error("version {} of {environment} is not kept on this compiler", .digest.short())]
+    #[error("version {version} of {environment} is not kept on this compiler")]
     NotKept {
-        environment: EnvironmentName,
-        digest: Digest,
+        environment: String,
+        version: CodeId,
         #[source]
         source: io::Error,
     },
-    #[error("could not read {path} of {environment} version {}", .digest.short())]
+    #[error("could not read {path} of {environment} version {version}")]
     Read {
-        environment: EnvironmentName,
-        digest: Digest,
+        environment: String,
+        version: CodeId,
         path: String,
         #[source]
         source: io::Error,
     },
 }
 
-/// Writes the file to `out`. The three texts are what Puppet Server passes on from a Puppet agent: not to be trusted.
-///
-/// `versions` holds `<environment>/<environment>_<digest>` for each retained version.
-pub fn code_content(
-    versions: &Path,
-    environment: &str,
-    code_id: &str,
-    path: &str,
-    out: &mut impl Write,
-) -> Result<(), CodeContentError> {
-    let environment = EnvironmentName::parse(environment).map_err(CodeContentError::Environment)?;
-    let digest: Digest = code_id
-        .parse()
-        .map_err(|source| CodeContentError::CodeId { environment: environment.clone(), source })?;
-    if !is_served(path) {
-        return Err(CodeContentError::NotServed(
-            path.chars().take(200).flat_map(char::escape_debug).collect(),
-        ));
+impl Code<'_> {
+    /// Writes the file to `out`. The three texts are what Puppet Server passes on from a Puppet agent: not to be trusted.
+    pub fn content(
+        &self,
+        environment: &str,
+        code_id: &str,
+        path: &str,
+        out: &mut impl Write,
+    ) -> Result<(), CodeContentError> {
+        if !is_environment(environment) {
+            return Err(CodeContentError::Environment(shown(environment)));
+        }
+        let environment = environment.to_owned();
+        let version: CodeId = code_id
+            .parse()
+            .map_err(|source| CodeContentError::CodeId { environment: environment.clone(), source })?;
+        if !is_served(path) {
+            return Err(CodeContentError::NotServed(shown(path)));
+        }
+        let root = match version {
+            CodeId::Live => self.environmentpath.join(&environment),
+            CodeId::Version(digest) => {
+                self.versions.join(&environment).join(format!("{environment}_{digest}"))
+            }
+        };
+        let dir = Dir::open_ambient_dir(root, ambient_authority()).map_err(|source| {
+            CodeContentError::NotKept { environment: environment.clone(), version, source }
+        })?;
+        copy(&dir, path, out).map_err(|source| CodeContentError::Read {
+            environment,
+            version,
+            path: path.into(),
+            source,
+        })
     }
-    let version = version_dir(versions, &environment, &digest);
-    let dir = Dir::open_ambient_dir(version, ambient_authority())
-        .map_err(|source| CodeContentError::NotKept { environment: environment.clone(), digest, source })?;
-    copy(&dir, path, out).map_err(|source| CodeContentError::Read {
-        environment,
-        digest,
-        path: path.into(),
-        source,
-    })
 }
 
 /// Where a version of an environment stands.
 pub fn version_dir(versions: &Path, environment: &EnvironmentName, digest: &Digest) -> PathBuf {
     versions.join(environment.as_str()).join(format!("{environment}_{digest}"))
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
 fn is_served(path: &str) -> bool {
@@ -137,7 +159,9 @@ mod tests {
     impl Kept {
         fn get(&self, environment: &str, code_id: &str, path: &str) -> Result<String, CodeContentError> {
             let mut out = Vec::new();
-            code_content(&self.root.path().join("versions"), environment, code_id, path, &mut out)?;
+            let root = self.root.path();
+            let code = Code { versions: &root.join("versions"), environmentpath: root };
+            code.content(environment, code_id, path, &mut out)?;
             Ok(String::from_utf8(out).unwrap())
         }
 
@@ -182,9 +206,21 @@ mod tests {
         let other = Digest::of(b"another").to_string();
         let file = "modules/ntp/files/ntp.conf";
         let error = kept.get("production", &other, file).unwrap_err().to_string();
-        assert_eq!(error, format!("version {} of production is not kept on this compiler", &other[..12]));
+        assert_eq!(error, format!("version {other} of production is not kept on this compiler"));
         assert!(kept.get("../production", &kept.digest.to_string(), file).is_err());
         assert!(kept.get("production", "../../..", file).is_err());
+    }
+
+    #[test]
+    fn what_is_live_is_served_for_an_environment_without_versions() {
+        let kept = kept();
+        let files = kept.root.path().join("Own_Test/modules/a/files");
+        fs::create_dir_all(&files).unwrap();
+        fs::write(files.join("x"), "live").unwrap();
+        symlink("../../../../outside", files.join("up")).unwrap();
+        assert_eq!(kept.get("Own_Test", "live", "modules/a/files/x").unwrap(), "live");
+        assert!(kept.get("Own_Test", "live", "modules/a/files/up").is_err());
+        assert!(kept.get("Own_Test", "", "modules/a/files/x").is_err());
     }
 
     #[test]

@@ -4,12 +4,13 @@
 //! Plain system calls, no runtime: a lock and a readlink. It never writes.
 
 use std::{
-    fs, io,
+    fmt, fs, io,
     path::{Path, PathBuf},
+    str::FromStr,
     time::Duration,
 };
 
-use bunraku_common::{Digest, EnvironmentName};
+use bunraku_common::{Digest, EnvironmentName, digest::NotADigest};
 
 use crate::{SwapLock, lock::LockError};
 
@@ -17,8 +18,22 @@ use crate::{SwapLock, lock::LockError};
 /// Puppet Server in trouble, and compiles must not queue up behind it.
 pub const PATIENCE: Duration = Duration::from_millis(900);
 
+/// What a catalog is labelled with, and what its files are fetched by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeId {
+    /// One version, whatever else is live when a file is fetched.
+    Version(Digest),
+    /// Whatever is live when a file is fetched, as in a catalog that is not static.
+    ///
+    /// There must be such a name: Puppet Server takes an empty answer for an id all the same, inlines the metadata of files,
+    /// and then refuses to serve them (measured on 7.9.5; `static_file_content` wants a `code_id` that is not empty).
+    Live,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum CodeIdError {
+    #[error("`{0}` is not the name of an environment")]
+    Environment(String),
     #[error("could not read the link of environment {environment} at {path}")]
     Read {
         environment: EnvironmentName,
@@ -30,30 +45,35 @@ pub enum CodeIdError {
     Lock(#[from] LockError),
 }
 
-/// The digest of the version that `environmentpath/environment` points to.
+/// What `environmentpath/environment` points to.
 ///
-/// `None`: print nothing and exit 0, and Puppet compiles a normal catalog instead of a static one. That is so for an
-/// environment that is not ours, and while a commit takes longer than `patience`: a catalog without a code id is right
-/// with either code, one with the wrong id is not.
+/// `Live` for an environment that Bunraku does not manage, and while a commit takes longer than `patience`: which code such
+/// a compile will see cannot be told, and a catalog without a version is right with either.
 pub fn code_id(
     environmentpath: &Path,
-    environment: &EnvironmentName,
-    lock: &Path,
+    environment: &str,
+    locks: &Path,
     patience: Duration,
-) -> Result<Option<Digest>, CodeIdError> {
-    let _held = match SwapLock::shared(lock, patience) {
+) -> Result<CodeId, CodeIdError> {
+    if !is_environment(environment) {
+        return Err(CodeIdError::Environment(
+            environment.chars().take(80).flat_map(char::escape_debug).collect(),
+        ));
+    }
+    let Ok(environment) = EnvironmentName::parse(environment) else { return Ok(CodeId::Live) };
+    let _held = match SwapLock::shared(&SwapLock::path(locks, &environment), patience) {
         Ok(held) => held,
-        Err(LockError::Busy { .. }) => return Ok(None),
+        Err(LockError::Busy { .. }) => return Ok(CodeId::Live),
         Err(error @ (LockError::Open { .. } | LockError::Take { .. })) => return Err(error.into()),
     };
     let path = environmentpath.join(environment.as_str());
     match fs::read_link(&path) {
-        Ok(target) => Ok(version_of(environment, &target)),
+        Ok(target) => Ok(version_of(&environment, &target).map_or(CodeId::Live, CodeId::Version)),
         // A real directory, or nothing: an environment that Bunraku does not manage.
         Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => {
-            Ok(None)
+            Ok(CodeId::Live)
         }
-        Err(source) => Err(CodeIdError::Read { environment: environment.clone(), path, source }),
+        Err(source) => Err(CodeIdError::Read { environment, path, source }),
     }
 }
 
@@ -63,48 +83,77 @@ pub fn version_of(environment: &EnvironmentName, target: &Path) -> Option<Digest
     name.strip_prefix(environment.as_str())?.strip_prefix('_')?.parse().ok()
 }
 
+/// Puppet's own rule for names (`\w+`), which is wider than Bunraku's: compiles of other environments come here too.
+pub(crate) fn is_environment(name: &str) -> bool {
+    (1..=255).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+impl fmt::Display for CodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(digest) => digest.fmt(f),
+            Self::Live => f.write_str("live"),
+        }
+    }
+}
+
+impl FromStr for CodeId {
+    type Err = NotADigest;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "live" { Ok(Self::Live) } else { text.parse().map(Self::Version) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
 
     use super::*;
 
-    fn production() -> EnvironmentName {
-        EnvironmentName::parse("production").unwrap()
-    }
-
-    fn ask(root: &Path) -> Option<Digest> {
-        code_id(root, &production(), &root.join("production.lock"), Duration::from_millis(20)).unwrap()
+    fn ask(root: &Path, environment: &str) -> Result<CodeId, CodeIdError> {
+        code_id(root, environment, root, Duration::from_millis(20))
     }
 
     #[test]
-    fn a_managed_link_answers_its_digest_and_anything_else_answers_nothing() {
+    fn a_managed_link_answers_its_digest_and_any_other_environment_answers_live() {
         let root = tempfile::tempdir().unwrap();
         let link = root.path().join("production");
         let digest = Digest::of(b"code");
-        assert_eq!(ask(root.path()), None, "no such environment");
+        assert_eq!(ask(root.path(), "production").unwrap(), CodeId::Live, "no such environment");
         for (target, expected) in [
-            (format!("/srv/versions/production/production_{digest}"), Some(digest)),
-            (format!("versions/production_{digest}"), None),
-            (format!("/srv/versions/testing_{digest}"), None),
-            ("/srv/code/production".into(), None),
+            (format!("/srv/versions/production/production_{digest}"), CodeId::Version(digest)),
+            (format!("versions/production_{digest}"), CodeId::Live),
+            (format!("/srv/versions/testing_{digest}"), CodeId::Live),
+            ("/srv/code/production".into(), CodeId::Live),
         ] {
             symlink(&target, &link).unwrap();
-            assert_eq!(ask(root.path()), expected, "{target}");
+            assert_eq!(ask(root.path(), "production").unwrap(), expected, "{target}");
             fs::remove_file(&link).unwrap();
         }
         fs::create_dir(link).unwrap();
-        assert_eq!(ask(root.path()), None, "a real directory");
+        assert_eq!(ask(root.path(), "production").unwrap(), CodeId::Live, "a real directory");
+        assert_eq!(ask(root.path(), "Own_Test").unwrap(), CodeId::Live, "a name that Bunraku never uses");
+        assert!(ask(root.path(), "../production").is_err());
     }
 
     #[test]
-    fn a_compile_during_a_commit_that_hangs_gets_a_normal_catalog() {
+    fn a_compile_during_a_commit_that_hangs_is_labelled_with_no_version() {
         let root = tempfile::tempdir().unwrap();
-        symlink(format!("/v/production_{}", Digest::of(b"code")), root.path().join("production")).unwrap();
-        let lock = root.path().join("production.lock");
+        let digest = Digest::of(b"code");
+        symlink(format!("/v/production_{digest}"), root.path().join("production")).unwrap();
+        let lock = SwapLock::path(root.path(), &"production".parse().unwrap());
         let commit = SwapLock::exclusive(&lock, None, Duration::ZERO).unwrap();
-        assert_eq!(ask(root.path()), None);
+        assert_eq!(ask(root.path(), "production").unwrap(), CodeId::Live);
         drop(commit);
-        assert!(ask(root.path()).is_some());
+        assert_eq!(ask(root.path(), "production").unwrap(), CodeId::Version(digest));
+    }
+
+    #[test]
+    fn a_code_id_survives_its_own_text() {
+        for id in [CodeId::Live, CodeId::Version(Digest::of(b"x"))] {
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        assert!("".parse::<CodeId>().is_err());
     }
 }
