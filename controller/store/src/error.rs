@@ -9,8 +9,8 @@ pub enum StoreError {
 
     /// Nothing was written; the same call may succeed when there is space again.
     #[error(
-        "no space for {needed} bytes in {}\nhint: make room there, then ask again: df -h -i {}",
-        path.display(), path.display()
+        "no space for {needed} bytes in {at}\nhint: make room there, then ask again: df -h {at}; df -ih {at}",
+        at = path.display()
     )]
     Full { path: PathBuf, needed: u64 },
 

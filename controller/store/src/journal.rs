@@ -27,6 +27,8 @@ use crate::{
 const RESERVE: u64 = 1 << 20;
 /// What a segment is called until it is whole and synced.
 const UNFINISHED: &str = ".new";
+/// What was last cut off a segment's end lies beside it, and goes with it.
+const CUT: &str = ".cut";
 
 /// A record that was appended, and where it lies.
 pub(crate) type Placed = (Link, Position);
@@ -250,6 +252,8 @@ impl<D: Disk> Journal<D> {
         let removed = self.disk.remove(&oldest.name()).and_then(|()| self.disk.sync_dir());
         removed.map_err(StoreError::io("remove", self.disk.path().join(oldest.name())))?;
         self.poisoned = false;
+        // Most segments have none; one that stays by mistake is small and harmless.
+        let _best_effort = self.disk.remove(&format!("{}{CUT}", oldest.name()));
         Ok(oldest.bytes)
     }
 

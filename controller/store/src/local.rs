@@ -38,7 +38,7 @@ pub struct Recovered {
     /// Every record after it, oldest first.
     pub records: Vec<Record>,
     /// Bytes at the end that were no whole batch, and were cut off: what a power loss left of a batch that was never
-    /// acknowledged. A damaged last batch looks the same; see `lost`.
+    /// acknowledged. A damaged last batch looks the same; see `lost`. They are kept in a file `….seg.cut`.
     pub cut_bytes: u64,
     /// Acknowledged records are gone. To be reported loudly: orders that they stood for may have been carried out.
     pub lost: Option<Lost>,

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{RESERVE, UNFINISHED, walk::Read};
+use super::{CUT, RESERVE, UNFINISHED, walk::Read};
 use crate::{
     StoreError,
     disk::{Disk, is_full},
@@ -65,6 +65,8 @@ pub(super) fn settle<D: Disk>(disk: &D, newest: &Read) -> Result<Tail<D::File>, 
     let (from, end) = (newest.scan.last_batch, newest.scan.end);
     let settled = disk.open(&name).and_then(|file| {
         if newest.bytes.len() > end {
+            // For a person to look at, should it turn out to have been acknowledged; the start does not depend on it.
+            let _best_effort = keep_cut(disk, &format!("{name}{CUT}"), &newest.bytes[end..]);
             disk.truncate(&file, end as u64)?;
         }
         disk.write_at(&file, from as u64, &newest.bytes[from..end])?;
@@ -74,4 +76,14 @@ pub(super) fn settle<D: Disk>(disk: &D, newest: &Read) -> Result<Tail<D::File>, 
     });
     let file = settled.map_err(StoreError::io("settle the end of", disk.path().join(name)))?;
     Ok(Tail { file, end: end as u64, reserved: end as u64 })
+}
+
+fn keep_cut<D: Disk>(disk: &D, name: &str, bytes: &[u8]) -> io::Result<()> {
+    if bytes.iter().all(|&byte| byte == 0) {
+        return Ok(());
+    }
+    let file = disk.create(name)?;
+    disk.allocate(&file, 0, bytes.len() as u64)?;
+    disk.write_at(&file, 0, bytes)?;
+    disk.sync_data(&file)
 }

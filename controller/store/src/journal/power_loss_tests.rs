@@ -139,11 +139,11 @@ fn a_second_power_loss_while_recovering_from_the_first_loses_nothing_either() {
     let mut runs = 0_usize;
     every_power_loss(512, |disk, witness, state| {
         runs += 1;
-        // A sample: each of these states is opened four times more.
+        // A sample: each of these states is opened many times more.
         if !runs.is_multiple_of(7) {
             return;
         }
-        for operation in 0..4 {
+        for operation in 0..8 {
             let disk = disk.after_power_loss(512, |_| true, |_| true).dies_at(operation);
             let _outcome = Journal::open(disk.clone());
             for survives in [true, false] {

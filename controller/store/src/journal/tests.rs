@@ -155,13 +155,28 @@ fn every_flipped_bit_before_the_last_batch_refuses_to_open_and_says_where() {
 }
 
 #[test]
-fn a_flipped_bit_in_the_last_batch_is_cut_and_reported() {
+fn a_flipped_bit_in_the_last_batch_is_cut_and_reported_and_what_was_cut_is_kept_beside() {
     let (disk, journal) = three_segments();
-    let newest = journal.newest();
-    disk.flip_bit(&newest.name(), usize::try_from(newest.bytes).unwrap() * 8 - 9);
-    let (journal, opened) = Journal::open(disk).unwrap();
+    let name = journal.newest().name();
+    disk.flip_bit(&name, usize::try_from(journal.newest().bytes).unwrap() * 8 - 9);
+    let damaged = disk.read(&name).unwrap();
+    let (mut journal, opened) = Journal::open(disk.clone()).unwrap();
     assert_eq!(journal.head().sequence, 10);
     assert!(opened.cut_bytes > 1000, "{opened:?}");
+    let beside = disk.read(&format!("{name}{CUT}")).unwrap();
+    assert_eq!(beside, damaged[damaged.len() - beside.len()..]);
+    assert_eq!(beside.len() as u64, opened.cut_bytes);
+
+    while journal.oldest() <= 9 {
+        journal.append(&batch(journal.head().sequence, 1)).unwrap();
+        journal.rotate(b"state").unwrap();
+        journal.remove_oldest().unwrap();
+    }
+    assert_eq!(
+        disk.list().unwrap().iter().filter(|name| first_of(name).is_none()).count(),
+        0,
+        "it goes with its segment"
+    );
 }
 
 #[test]

@@ -17,7 +17,7 @@ fn large_record(number: u64) -> NewRecord {
     NewRecord { payload: vec![b'1'; 100_000], ..new_record(number) }
 }
 
-/// Answers how many batches were acknowledged before one was refused, and that refusal.
+/// Appends until it is refused; answers the refusal.
 fn fill(store: &mut LocalStore) -> StoreError {
     loop {
         let next = store.head().sequence + 1;
@@ -37,6 +37,9 @@ fn a_full_disk_refuses_cleanly_and_requests_are_accepted_when_there_is_room_agai
 
     let refused = fill(&mut store);
     assert!(matches!(refused, StoreError::Full { .. }), "{refused}");
+    let hint =
+        format!("hint: make room there, then ask again: df -h {0}/store/journal; df -ih", dir.display());
+    assert!(refused.to_string().contains(&hint), "{refused}");
     let acknowledged = store.head();
     assert!(acknowledged.sequence > 3, "{acknowledged:?}");
     assert!(matches!(fill(&mut store), StoreError::Full { .. }), "it is refused again, and not poisoned");
