@@ -164,7 +164,7 @@ impl Builder {
         if was_cut_off(&place.mark()).await {
             tracing::info!(%environment, "the last build was cut off: its tree is built anew");
             place.clear().and_then(|()| place.make(&self.account)).map_err(prepare)?;
-            git::remove_locks(mirror.git(), &place.cache()).await?;
+            mirror.git().remove_locks(&place.cache()).await?;
         }
         mirror.fetch(cancel).await?;
         let branches = mirror.branches().await?;
@@ -188,7 +188,10 @@ impl Builder {
         let prepare = |source| BuildError::Prepare { path: place.dir().into(), source };
         let own = format!("file://{}", place.control().display());
         let (kind, allowed) = (self.config.kind, &self.config.transports);
-        remotes::remove_forbidden(&place.cache(), &own, allowed).map_err(prepare)?;
+        let left = remotes::forbidden_places(&place.cache(), &own, allowed).map_err(prepare)?;
+        if !left.is_empty() {
+            self.mirror.lock().await.git().remove(&place.cache(), &left).await?;
+        }
         let yaml = kind.configuration(place, self.config.forge.as_deref(), self.config.deadline_s);
         place.configure(&yaml).map_err(prepare)?;
         let run = Run {

@@ -57,6 +57,36 @@ impl Git {
         self.run(dir, args).talk(&self.account, &CancellationToken::new()).await?;
         Ok(())
     }
+
+    /// Lock files of git programs that were killed would stop every later run.
+    pub(crate) async fn remove_locks(&self, below: &Path) -> Result<(), BuildError> {
+        if !below.exists() {
+            return Ok(());
+        }
+        let args = [".", "-xdev", "-type", "f", "-name", "*.lock", "-delete"];
+        self.tidy("find", args.iter().map(OsString::from).collect(), below).await
+    }
+
+    /// Removes what lies below a directory of the build user.
+    pub(crate) async fn remove(&self, below: &Path, paths: &[PathBuf]) -> Result<(), BuildError> {
+        let args = ["-rf", "--"].iter().map(OsString::from);
+        self.tidy("rm", args.chain(paths.iter().map(|path| path.clone().into())).collect(), below).await
+    }
+
+    /// As the build user: links that it could have put in the way lead nowhere that it could not write by itself.
+    async fn tidy(&self, program: &str, args: Vec<OsString>, dir: &Path) -> Result<(), BuildError> {
+        let run = Run {
+            what: format!("tidying {} with {program}", dir.display()),
+            program: Path::new(program),
+            args,
+            dir,
+            environment: &self.environment,
+            deadline: self.deadline,
+            mark: None,
+        };
+        run.talk(&self.account, &CancellationToken::new()).await?;
+        Ok(())
+    }
 }
 
 /// What git, and the git that a builder calls, may see. `files` allows the file transport, which a builder needs to
@@ -125,7 +155,7 @@ impl Mirror {
     /// Fetches everything. Calls must not overlap.
     pub(crate) async fn fetch(&self, cancel: &CancellationToken) -> Result<(), BuildError> {
         if was_cut_off(&self.mark).await {
-            remove_locks(&self.git, &self.path).await?;
+            self.git.remove_locks(&self.path).await?;
         }
         if !self.path.join("HEAD").exists() {
             let prepare = |source| BuildError::Prepare { path: self.path.clone(), source };
@@ -183,23 +213,4 @@ impl Mirror {
         let reference = format!("refs/heads/{branch}");
         self.git.talk(to, &["update-ref", "--no-deref", &reference, commit]).await
     }
-}
-
-/// Lock files of git programs that were killed would stop every later run. Removed as the build user, who owns them.
-pub(crate) async fn remove_locks(git: &Git, below: &Path) -> Result<(), BuildError> {
-    if !below.exists() {
-        return Ok(());
-    }
-    let args = ["find", ".", "-xdev", "-type", "f", "-name", "*.lock", "-delete"];
-    let run = Run {
-        what: "removing left locks".to_owned(),
-        program: Path::new(args[0]),
-        args: args[1..].iter().map(OsString::from).collect(),
-        dir: below,
-        environment: &git.environment,
-        deadline: git.deadline,
-        mark: None,
-    };
-    run.talk(&git.account, &CancellationToken::new()).await?;
-    Ok(())
 }

@@ -5,12 +5,20 @@
 //! removed; after it, whatever is found is this Puppetfile's.
 
 use std::{
+    ffi::{CStr, OsStr},
     fs,
     io::{self, Read},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{Mode, OFlags};
+use rustix::{
+    fs::{CWD, Dir, Mode, OFlags, openat},
+    path::Arg,
+};
 
 use crate::output::hide_passwords;
 
@@ -33,35 +41,33 @@ pub(crate) fn list(forbidden: &[Forbidden]) -> String {
     forbidden.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-/// Removes cached repositories with remotes that may not be used.
-pub(crate) fn remove_forbidden(cache: &Path, own: &str, allowed: &[String]) -> io::Result<()> {
-    for (dir, _) in repositories(cache, own, allowed)? {
-        fs::remove_dir_all(dir)?;
-    }
-    Ok(())
+/// Where cached repositories with remotes that may not be used lie, below `cache`. To be removed as the build user, who
+/// could have put links anywhere on the way.
+pub(crate) fn forbidden_places(cache: &Path, own: &str, allowed: &[String]) -> io::Result<Vec<PathBuf>> {
+    Ok(repositories(cache, own, allowed)?.into_iter().map(|(place, _)| place).collect())
 }
 
 pub(crate) fn forbidden(cache: &Path, own: &str, allowed: &[String]) -> io::Result<Vec<Forbidden>> {
     Ok(repositories(cache, own, allowed)?.into_iter().map(|(_, found)| found).collect())
 }
 
-/// r10k keeps repositories in its cache directory, g10k in `modules` and `environments` of it.
+/// r10k keeps repositories in its cache directory, g10k in `modules` of it. No link is followed.
 fn repositories(cache: &Path, own: &str, allowed: &[String]) -> io::Result<Vec<(PathBuf, Forbidden)>> {
     let mut found = Vec::new();
-    for parent in [cache.to_owned(), cache.join("modules")] {
-        let entries = match fs::read_dir(&parent) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            entries => entries?,
-        };
-        for entry in entries {
-            let dir = entry?.path();
-            let Some(url) = remote_of(&dir.join("config")) else { continue };
+    let cache = open(CWD, cache)?;
+    let modules = open(&cache, "modules").ok();
+    for (parent, fd) in [("", Some(cache)), ("modules", modules)] {
+        let Some(fd) = fd else { continue };
+        for entry in Dir::read_from(&fd)? {
+            let entry = entry?;
+            let Some(url) = remote_of(&fd, entry.file_name()) else { continue };
             let transport = transport(&url);
             if url != own && !allowed.iter().any(|a| a == transport) {
                 let module = url.trim_end_matches('/').trim_end_matches(".git");
                 let module = module.rsplit(['/', ':']).next().unwrap_or_default().to_owned();
                 let transport = transport.to_owned();
-                found.push((dir, Forbidden { module, url: hide_passwords(&url), transport }));
+                let place = Path::new(parent).join(OsStr::from_bytes(entry.file_name().to_bytes()));
+                found.push((place, Forbidden { module, url: hide_passwords(&url), transport }));
             }
         }
     }
@@ -69,11 +75,19 @@ fn repositories(cache: &Path, own: &str, allowed: &[String]) -> io::Result<Vec<(
     Ok(found)
 }
 
-fn remote_of(config: &Path) -> Option<String> {
+fn open(at: impl AsFd, name: impl Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(at, name, flags, Mode::empty())?)
+}
+
+fn remote_of(cache: &OwnedFd, repository: &CStr) -> Option<String> {
+    if matches!(repository.to_bytes(), b"." | b"..") {
+        return None;
+    }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = fs::File::from(rustix::fs::open(config, flags, Mode::empty()).ok()?);
+    let config = openat(open(cache, repository).ok()?, c"config", flags, Mode::empty()).ok()?;
     let mut text = String::new();
-    file.take(CONFIG_BYTES).read_to_string(&mut text).ok()?;
+    fs::File::from(config).take(CONFIG_BYTES).read_to_string(&mut text).ok()?;
     let url = text.lines().find_map(|line| line.trim().strip_prefix("url = "))?;
     Some(url.trim_matches('"').to_owned())
 }
@@ -111,21 +125,25 @@ mod tests {
     }
 
     #[test]
-    fn a_repository_by_a_forbidden_transport_is_named_and_can_be_removed() {
-        let cache = tempfile::tempdir().unwrap();
-        for (name, url) in [("a", "file:///srv/ntp.git"), ("b", "https://me:pw@h/b"), ("own", "file:///own")]
-        {
-            fs::create_dir(cache.path().join(name)).unwrap();
+    fn a_repository_by_a_forbidden_transport_is_named_and_no_link_is_followed() {
+        let root = tempfile::tempdir().unwrap();
+        let (cache, outside) = (root.path().join("cache"), root.path().join("outside"));
+        let make = |dir: &Path, url: &str| {
+            fs::create_dir_all(dir).unwrap();
             let config = format!("[core]\n\tbare = true\n[remote \"origin\"]\n\turl = {url}\n");
-            fs::write(cache.path().join(name).join("config"), config).unwrap();
-        }
+            fs::write(dir.join("config"), config).unwrap();
+        };
+        make(&cache.join("a"), "file:///srv/ntp.git");
+        make(&cache.join("b"), "https://me:pw@h/b");
+        make(&cache.join("own"), "file:///own");
+        make(&outside.join("c"), "file:///srv/c");
+        std::os::unix::fs::symlink(&outside, cache.join("modules")).unwrap();
+        std::os::unix::fs::symlink(outside.join("c"), cache.join("link")).unwrap();
         let allowed = ["ssh".to_owned()];
-        let names = |found: &[Forbidden]| found.iter().map(|f| f.module.clone()).collect::<Vec<_>>();
-        let found = forbidden(cache.path(), "file:///own", &allowed).unwrap();
-        assert_eq!(names(&found), ["ntp", "b"]);
+        let found = forbidden(&cache, "file:///own", &allowed).unwrap();
+        assert_eq!(found.iter().map(|f| f.module.as_str()).collect::<Vec<_>>(), ["ntp", "b"]);
         assert!(!list(&found).contains("pw"));
-        remove_forbidden(cache.path(), "file:///own", &allowed).unwrap();
-        assert_eq!(forbidden(cache.path(), "file:///own", &allowed).unwrap(), []);
-        assert!(cache.path().join("own").exists());
+        let places = forbidden_places(&cache, "file:///own", &allowed).unwrap();
+        assert_eq!(places, [Path::new("a"), Path::new("b")]);
     }
 }
