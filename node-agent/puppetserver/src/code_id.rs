@@ -49,6 +49,9 @@ pub enum CodeIdError {
 ///
 /// `Live` for an environment that Bunraku does not manage, and while a commit takes longer than `patience`: which code such
 /// a compile will see cannot be told, and a catalog without a version is right with either.
+///
+/// On an error the caller prints it on stderr, `live` on stdout, and exits 0: Puppet Server logs what came on stderr and
+/// compiles all the same, where any other exit would fail every compile on this host.
 pub fn code_id(
     environmentpath: &Path,
     environment: &str,

@@ -5,7 +5,6 @@
 //! asked for it: a staged version's `.resource_types`, a lock file, and (doctor --fix) configuration with a copy kept.
 
 pub mod account;
-pub use bunraku_common::snapshot::ruby as changes;
 pub mod code_content;
 pub mod code_id;
 pub mod command;
@@ -19,6 +18,7 @@ pub mod settings;
 pub mod types;
 
 pub use account::Account;
+pub use bunraku_common::snapshot::ruby as changes;
 pub use lock::SwapLock;
 pub use places::Places;
 pub use server::{PuppetServer, ServerError};

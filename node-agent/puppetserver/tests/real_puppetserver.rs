@@ -52,20 +52,23 @@ fn helper(args: &[String]) -> Option<i32> {
     let mut out = std::io::stdout();
     let done = match program.file_name()?.to_str()? {
         "bunraku-code-id" => {
-            code_id(&root.join("code/environments"), &args[1], &root.join("locks"), PATIENCE)
-                .map(|id| writeln!(out, "{id}").unwrap())
-                .map_err(|error| error.to_string())
+            let id = code_id(&root.join("code/environments"), &args[1], &root.join("locks"), PATIENCE);
+            writeln!(out, "{}", id.as_ref().unwrap_or(&CodeId::Live)).unwrap();
+            id.map(drop).or_else(|error| {
+                eprintln!("{error}");
+                Ok::<_, code_content::CodeContentError>(())
+            })
         }
         "bunraku-code-content" => {
             let (versions, environmentpath) = (root.join("code/versions"), root.join("code/environments"));
             let code = code_content::Code { versions: &versions, environmentpath: &environmentpath };
-            code.content(&args[1], &args[2], &args[3], &mut out).map_err(|error| error.to_string())
+            code.content(&args[1], &args[2], &args[3], &mut out)
         }
         _ => return None,
     };
     Some(done.map_or_else(
         |error| {
-            eprintln!("{error}");
+            eprintln!("{}", bunraku_common::Chain(&error));
             1
         },
         |()| 0,
@@ -165,6 +168,7 @@ async fn findings_of(instance: &Instance) -> Vec<Finding> {
         address: None,
         environments: &[EnvironmentName::parse("production").unwrap()],
         versions: &instance.path("code/versions"),
+        locks: &instance.path("locks"),
         code_id: &instance.path("helpers/bunraku-code-id"),
         code_content: &instance.path("helpers/bunraku-code-content"),
         clock_ahead_ms: Some(0),

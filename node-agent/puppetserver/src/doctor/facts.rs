@@ -37,6 +37,8 @@ pub struct Surroundings<'a> {
     pub environments: &'a [EnvironmentName],
     /// The directory of versions, which Puppet Server must be able to read.
     pub versions: &'a Path,
+    /// The directory of the locks that `code-id` takes.
+    pub locks: &'a Path,
     /// The helpers for `versioned-code`, as installed.
     pub code_id: &'a Path,
     pub code_content: &'a Path,

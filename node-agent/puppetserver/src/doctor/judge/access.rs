@@ -1,0 +1,126 @@
+//! What the node agent and Puppet Server must be allowed of each other.
+
+use std::path::{Path, PathBuf};
+
+use super::{Facts, Finding, Fix, Severity, Value, bad, ok, roots};
+use crate::doctor::{
+    auth::{self, Verdict},
+    facts::Flush,
+    fix::versioned_code,
+};
+
+pub(super) fn flush_rule(facts: &Facts) -> Finding {
+    let check = "flush-rule";
+    let certname = &facts.settings.certname;
+    let legacy = roots(facts).find(|(_, root)| {
+        root.get("puppet-admin").is_some_and(|admin| admin.get("client-whitelist").is_some())
+    });
+    let default = facts.places.conf_d.join("auth.conf");
+    let (path, verdict) = roots(facts).find(|(_, root)| root.get("authorization").is_some()).map_or(
+        (default, Verdict::NoRule),
+        |(path, root)| {
+            let verdict = auth::verdict(&root, certname);
+            (path, verdict)
+        },
+    );
+    let add = format!("{}, first in the list rules:\n{}", path.display(), auth::rule(certname));
+    let fix = Fix::AuthRule { file: path.clone(), certname: certname.clone() };
+    let reload = "reload Puppet Server (`systemctl reload puppetserver`)";
+    match (&facts.live.flush, verdict) {
+        (Flush::Accepted, _) => ok(check, format!("Puppet Server accepts a flush by {certname}")),
+        (Flush::Forbidden, Verdict::Allowed { rule }) => bad(
+            check,
+            Severity::Error,
+            format!("rule \"{rule}\" in {} is not in force yet", path.display()),
+            reload,
+        ),
+        (Flush::NotAnswered | Flush::Failed(_), Verdict::Allowed { rule }) => {
+            ok(check, format!("rule \"{rule}\" in {}", path.display()))
+        }
+        (Flush::Failed(why), Verdict::Denied { .. } | Verdict::Unclear { .. } | Verdict::NoRule) => {
+            bad(check, Severity::Error, why.as_str(), add).fixed_by(fix)
+        }
+        (Flush::Forbidden | Flush::NotAnswered, _) if legacy.is_some() => bad(
+            check,
+            Severity::Error,
+            "puppet-admin.client-whitelist is set, and goes before auth.conf",
+            format!("add \"{certname}\" to client-whitelist, or remove it and use auth.conf; then {reload}"),
+        ),
+        (Flush::NotAnswered, Verdict::Unclear { rule }) => bad(
+            check,
+            Severity::Warning,
+            format!("rule \"{rule}\" in {} could not be judged", path.display()),
+            "start Puppet Server and look again",
+        ),
+        (Flush::Forbidden | Flush::NotAnswered, _) => {
+            bad(check, Severity::Error, format!("{certname} may not flush the environment cache"), add)
+                .fixed_by(fix)
+        }
+    }
+}
+
+pub(super) fn versioned_code_settings(facts: &Facts) -> Finding {
+    let check = "versioned-code";
+    let file = facts.places.conf_d.join("versioned-code.conf");
+    let text = versioned_code(&facts.code_id, &facts.code_content);
+    let mend = format!("{}: {}", file.display(), text.trim());
+    let found: Vec<(PathBuf, Value)> =
+        roots(facts).filter_map(|(path, root)| Some((path, root.get("versioned-code")?.clone()))).collect();
+    let value = |name: &str| {
+        found.iter().find_map(|(_, section)| section.get(name)?.text()).filter(|text| !text.is_empty())
+    };
+    let is = |text: Option<&str>, helper: &Path| text.is_some_and(|text| Path::new(text) == helper);
+    match (value("code-id-command"), value("code-content-command")) {
+        (None, None) => bad(
+            check,
+            Severity::Warning,
+            "not set: agents get no static catalogs, so a run during a deploy can mix old and new files",
+            mend,
+        )
+        .fixed_by(Fix::VersionedCode {
+            file,
+            code_id: facts.code_id.clone(),
+            code_content: facts.code_content.clone(),
+        }),
+        (Some(_), None) | (None, Some(_)) => bad(
+            check,
+            Severity::Error,
+            "only one of code-id-command and code-content-command is set: Puppet Server does not start so",
+            mend,
+        ),
+        (id, content) if is(id, &facts.code_id) && is(content, &facts.code_content) => {
+            ok(check, "set to Bunraku's helpers")
+        }
+        (Some(id), Some(_)) => bad(
+            check,
+            Severity::Error,
+            format!("set to another program: {id}"),
+            format!("replace it by {mend}"),
+        ),
+    }
+}
+
+pub(super) fn readable(facts: &Facts) -> Finding {
+    let check = "permissions";
+    let user = &facts.settings.user;
+    match &facts.blocked {
+        Err(why) => {
+            bad(check, Severity::Warning, why.as_str(), "name Puppet Server's user in puppet.conf (user)")
+        }
+        Ok(blocked) if blocked.is_empty() => {
+            ok(check, format!("user {user} can read versions and run the helpers"))
+        }
+        Ok(blocked) => {
+            let found: Vec<String> =
+                blocked.iter().map(|it| format!("{}: {}", it.path.display(), it.reason)).collect();
+            bad(
+                check,
+                Severity::Error,
+                found.join("; "),
+                format!(
+                    "give user {user} (or its group) `x` on the directories and `r` or `x` on what is named"
+                ),
+            )
+        }
+    }
+}
