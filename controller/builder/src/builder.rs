@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use bunraku_common::{Digest, EnvironmentName};
+use bunraku_common::{Chain, Digest, EnvironmentName};
 use tokio::sync::{OnceCell, OwnedMutexGuard, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -22,12 +22,13 @@ use crate::{
     account::Account,
     branches::{Branches, shown},
     error::BuildError,
-    git::{self, Mirror},
+    git::{self, Git, Mirror},
     manifest::{self, Module},
     output::hide_passwords,
     place::Place,
     remotes,
     run::{Run, was_cut_off},
+    seed,
     snapshot::{self, Exclude, Snapshot, SnapshotError},
     store::{ObjectStore, Pin},
 };
@@ -40,6 +41,7 @@ pub struct Builder {
     exclude: Exclude,
     store: Arc<ObjectStore>,
     home: PathBuf,
+    git: Git,
     mirror: tokio::sync::Mutex<Mirror>,
     /// One build of an environment at a time.
     turns: Mutex<BTreeMap<EnvironmentName, Arc<tokio::sync::Mutex<()>>>>,
@@ -86,6 +88,7 @@ impl Builder {
         };
         make().map_err(|source| BuildError::Prepare { path: config.root.clone(), source })?;
         Ok(Self {
+            git: Git::new(&config, account, &home),
             mirror: tokio::sync::Mutex::new(Mirror::new(&config, account, &home)),
             side_by_side: Semaphore::new(config.parallel.max(1)),
             turns: Mutex::new(BTreeMap::new()),
@@ -159,14 +162,24 @@ impl Builder {
         cancel: &CancellationToken,
     ) -> Result<String, BuildError> {
         let prepare = |source| BuildError::Prepare { path: place.dir().into(), source };
-        place.make(&self.account).map_err(prepare)?;
-        let mirror = self.mirror.lock().await;
+        place.found().map_err(prepare)?;
+        if !place.cache().exists() {
+            self.seed(place, environment).await;
+        }
+        place.furnish(&self.account).map_err(prepare)?;
         if was_cut_off(&place.mark()).await {
             tracing::info!(%environment, "the last build was cut off: its tree is built anew");
-            place.clear().and_then(|()| place.make(&self.account)).map_err(prepare)?;
-            mirror.git().remove_locks(&place.cache()).await?;
+            place.clear().and_then(|()| place.furnish(&self.account)).map_err(prepare)?;
+            self.git.remove_locks(&place.cache()).await?;
         }
-        mirror.fetch(cancel).await?;
+        let mirror = self.mirror.lock().await;
+        let known = match commit {
+            Some(asked) => mirror.knows(environment, branch, asked).await?,
+            None => false,
+        };
+        if !known {
+            mirror.fetch(cancel).await?;
+        }
         let branches = mirror.branches().await?;
         let found = branches.find(environment, branch)?;
         let commit = match commit {
@@ -178,6 +191,31 @@ impl Builder {
         Ok(commit)
     }
 
+    /// From the environment that was built last, of those that are not being built.
+    async fn seed(&self, place: &Place, environment: &EnvironmentName) {
+        let built = |name: String| {
+            let donor = EnvironmentName::parse(&name).ok()?;
+            let from = Place::new(&self.config.root, &donor, self.config.kind);
+            let when = fs::metadata(from.stat_cache()).and_then(|meta| meta.modified()).ok()?;
+            Some((when, donor, from))
+        };
+        let names = fs::read_dir(self.config.root.join("environments")).into_iter().flatten();
+        let names = names.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut donors: Vec<_> = names.filter_map(built).collect();
+        donors.sort_by_key(|(when, ..)| std::cmp::Reverse(*when));
+        for (_, donor, from) in donors {
+            let Ok(_nobody_builds_there) = self.turn(&donor).try_lock_owned() else { continue };
+            if from.mark().exists() {
+                continue;
+            }
+            if let Err(error) = seed::seed(&self.git, &self.account, &from, place).await {
+                let error = Chain(&error).to_string();
+                tracing::info!(%environment, %donor, error, "no modules could be taken over");
+            }
+            return;
+        }
+    }
+
     async fn deploy(
         &self,
         place: &Place,
@@ -186,12 +224,10 @@ impl Builder {
         cancel: &CancellationToken,
     ) -> Result<String, BuildError> {
         let prepare = |source| BuildError::Prepare { path: place.dir().into(), source };
-        let own = format!("file://{}", place.control().display());
+        let own = place.control_url();
         let (kind, allowed) = (self.config.kind, &self.config.transports);
         let left = remotes::forbidden_places(&place.cache(), &own, allowed).map_err(prepare)?;
-        if !left.is_empty() {
-            self.mirror.lock().await.git().remove(&place.cache(), &left).await?;
-        }
+        self.git.remove(&place.cache(), &left).await?;
         let yaml = kind.configuration(place, self.config.forge.as_deref(), self.config.deadline_s);
         place.configure(&yaml).map_err(prepare)?;
         let run = Run {

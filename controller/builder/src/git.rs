@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use bunraku_common::EnvironmentName;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -40,6 +41,15 @@ pub(crate) struct Git {
 }
 
 impl Git {
+    pub(crate) fn new(config: &BuildConfig, account: Account, home: &Path) -> Self {
+        Self {
+            program: config.git.clone(),
+            account,
+            environment: environment(config, home, false),
+            deadline: config.deadline(),
+        }
+    }
+
     fn run<'a>(&'a self, dir: &'a Path, args: &[&str]) -> Run<'a> {
         let hardened = HARDENED.iter().flat_map(|setting| ["-c", setting]);
         Run {
@@ -69,8 +79,21 @@ impl Git {
 
     /// Removes what lies below a directory of the build user.
     pub(crate) async fn remove(&self, below: &Path, paths: &[PathBuf]) -> Result<(), BuildError> {
+        if paths.is_empty() {
+            return Ok(());
+        }
         let args = ["-rf", "--"].iter().map(OsString::from);
         self.tidy("rm", args.chain(paths.iter().map(|path| path.clone().into())).collect(), below).await
+    }
+
+    /// Copies directories into another one of the build user, sharing blocks where the file system can.
+    pub(crate) async fn copy(&self, from: &[OsString], to: &Path) -> Result<(), BuildError> {
+        if from.is_empty() {
+            return Ok(());
+        }
+        let args = ["-a", "--reflink=auto", "--"].iter().map(OsString::from);
+        let args = args.chain(from.iter().cloned()).chain([OsString::from(".")]);
+        self.tidy("cp", args.collect(), to).await
     }
 
     /// As the build user: links that it could have put in the way lead nowhere that it could not write by itself.
@@ -135,12 +158,7 @@ pub(crate) struct Mirror {
 impl Mirror {
     pub(crate) fn new(config: &BuildConfig, account: Account, home: &Path) -> Self {
         Self {
-            git: Git {
-                program: config.git.clone(),
-                account,
-                environment: environment(config, home, false),
-                deadline: config.deadline(),
-            },
+            git: Git::new(config, account, home),
             remote: config.remote.clone(),
             path: config.root.join("mirror.git"),
             mark: config.root.join("mirror.running"),
@@ -148,8 +166,16 @@ impl Mirror {
         }
     }
 
-    pub(crate) fn git(&self) -> &Git {
-        &self.git
+    /// Whether the commit and the branch are known without asking the remote.
+    pub(crate) async fn knows(
+        &self,
+        environment: &EnvironmentName,
+        branch: &str,
+        commit: &str,
+    ) -> Result<bool, BuildError> {
+        Ok(self.path.join("HEAD").exists()
+            && self.has(commit).await?
+            && self.branches().await?.find(environment, branch).is_ok())
     }
 
     /// Fetches everything. Calls must not overlap.

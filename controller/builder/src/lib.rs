@@ -18,6 +18,7 @@ mod output;
 mod place;
 mod remotes;
 mod run;
+mod seed;
 mod snapshot;
 mod store;
 mod summary;

@@ -31,8 +31,17 @@ impl Place {
         &self.dir
     }
 
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
     pub(crate) fn control(&self) -> PathBuf {
         self.dir.join("control.git")
+    }
+
+    /// As the builder's configuration names it.
+    pub(crate) fn control_url(&self) -> String {
+        format!("file://{}", self.control().display())
     }
 
     pub(crate) fn cache(&self) -> PathBuf {
@@ -55,12 +64,18 @@ impl Place {
         self.dir.join("stat-cache")
     }
 
-    pub(crate) fn make(&self, account: &Account) -> io::Result<()> {
+    /// Makes the directory itself, which belongs to this process.
+    pub(crate) fn found(&self) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
         // Whatever the umask is: the build user must pass through.
         for dir in [self.dir.parent(), Some(&self.dir)].into_iter().flatten() {
             fs::set_permissions(dir, fs::Permissions::from_mode(0o711))?;
         }
+        Ok(())
+    }
+
+    /// Makes what belongs to the build user.
+    pub(crate) fn furnish(&self, account: &Account) -> io::Result<()> {
         account.make_dir(&self.cache())?;
         account.make_dir(&self.base())
     }

@@ -44,15 +44,37 @@ pub(crate) fn list(forbidden: &[Forbidden]) -> String {
 /// Where cached repositories with remotes that may not be used lie, below `cache`. To be removed as the build user, who
 /// could have put links anywhere on the way.
 pub(crate) fn forbidden_places(cache: &Path, own: &str, allowed: &[String]) -> io::Result<Vec<PathBuf>> {
-    Ok(repositories(cache, own, allowed)?.into_iter().map(|(place, _)| place).collect())
+    let wrong = repositories(cache)?.into_iter().filter(|found| judge(&found.url, own, allowed).is_some());
+    Ok(wrong.map(|found| found.place).collect())
+}
+
+/// Where cached repositories with exactly this remote lie.
+pub(crate) fn places_of(cache: &Path, url: &str) -> io::Result<Vec<PathBuf>> {
+    let same = repositories(cache)?.into_iter().filter(|found| found.url == url);
+    Ok(same.map(|found| found.place).collect())
 }
 
 pub(crate) fn forbidden(cache: &Path, own: &str, allowed: &[String]) -> io::Result<Vec<Forbidden>> {
-    Ok(repositories(cache, own, allowed)?.into_iter().map(|(_, found)| found).collect())
+    Ok(repositories(cache)?.iter().filter_map(|found| judge(&found.url, own, allowed)).collect())
+}
+
+fn judge(url: &str, own: &str, allowed: &[String]) -> Option<Forbidden> {
+    let transport = transport(url);
+    if url == own || allowed.iter().any(|a| a == transport) {
+        return None;
+    }
+    let module = url.trim_end_matches('/').trim_end_matches(".git");
+    let module = module.rsplit(['/', ':']).next().unwrap_or_default().to_owned();
+    Some(Forbidden { module, url: hide_passwords(url), transport: transport.to_owned() })
+}
+
+struct Cached {
+    place: PathBuf,
+    url: String,
 }
 
 /// r10k keeps repositories in its cache directory, g10k in `modules` of it. No link is followed.
-fn repositories(cache: &Path, own: &str, allowed: &[String]) -> io::Result<Vec<(PathBuf, Forbidden)>> {
+fn repositories(cache: &Path) -> io::Result<Vec<Cached>> {
     let mut found = Vec::new();
     let cache = open(CWD, cache)?;
     let modules = open(&cache, "modules").ok();
@@ -60,18 +82,13 @@ fn repositories(cache: &Path, own: &str, allowed: &[String]) -> io::Result<Vec<(
         let Some(fd) = fd else { continue };
         for entry in Dir::read_from(&fd)? {
             let entry = entry?;
-            let Some(url) = remote_of(&fd, entry.file_name()) else { continue };
-            let transport = transport(&url);
-            if url != own && !allowed.iter().any(|a| a == transport) {
-                let module = url.trim_end_matches('/').trim_end_matches(".git");
-                let module = module.rsplit(['/', ':']).next().unwrap_or_default().to_owned();
-                let transport = transport.to_owned();
+            if let Some(url) = remote_of(&fd, entry.file_name()) {
                 let place = Path::new(parent).join(OsStr::from_bytes(entry.file_name().to_bytes()));
-                found.push((place, Forbidden { module, url: hide_passwords(&url), transport }));
+                found.push(Cached { place, url });
             }
         }
     }
-    found.sort_by(|a, b| a.1.url.cmp(&b.1.url));
+    found.sort_by(|a, b| a.url.cmp(&b.url));
     Ok(found)
 }
 
@@ -143,6 +160,7 @@ mod tests {
         let found = forbidden(&cache, "file:///own", &allowed).unwrap();
         assert_eq!(found.iter().map(|f| f.module.as_str()).collect::<Vec<_>>(), ["ntp", "b"]);
         assert!(!list(&found).contains("pw"));
+        assert_eq!(places_of(&cache, "file:///own").unwrap(), [Path::new("own")]);
         let places = forbidden_places(&cache, "file:///own", &allowed).unwrap();
         assert_eq!(places, [Path::new("a"), Path::new("b")]);
     }

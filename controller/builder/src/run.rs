@@ -140,7 +140,10 @@ impl Run<'_> {
             // std drops the supplementary groups of root when it changes the user.
             command.uid(uid).gid(gid);
         }
-        let mut child = command.spawn().map_err(failed)?;
+        let mut child = command.spawn().map_err(|error| {
+            self.unmark();
+            failed(error)
+        })?;
         let group = Group::of(&child);
         if let Some(mark) = self.mark {
             fs::write(mark, group.to_mark()).map_err(failed)?;
@@ -172,18 +175,22 @@ impl Run<'_> {
         self.judge(ended, &heard)
     }
 
+    fn unmark(&self) {
+        if let Some(mark) = self.mark {
+            let _left_marks_only_cost_a_clean_up = fs::remove_file(mark);
+        }
+    }
+
     fn judge(self, ended: Ended, heard: &Mutex<Heard>) -> Result<Done, RunError> {
         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
-        let (what, output) = (self.what, heard.tail.text());
+        let (what, output) = (self.what.clone(), heard.tail.text());
         let Ended::Alone(status) = ended else {
             return Err(match ended {
                 Ended::Late => RunError::Deadline { what, seconds: self.deadline.as_secs(), output },
                 Ended::Cancelled | Ended::Alone(_) => RunError::Cancelled { what, output },
             });
         };
-        if let Some(mark) = self.mark {
-            let _left_marks_only_cost_a_clean_up = fs::remove_file(mark);
-        }
+        self.unmark();
         match status.success() {
             true if heard.too_much => Err(RunError::TooMuch { what }),
             true => Ok(Done { answer: std::mem::take(&mut heard.answer), output }),

@@ -44,8 +44,7 @@ impl Kind {
     /// The YAML for one environment: its own repository, cache and base directory, so that purging stays inside.
     pub(crate) fn configuration(self, place: &Place, forge: Option<&str>, deadline_s: u64) -> String {
         let (cache, base) = (quoted(&place.cache()), quoted(&place.base()));
-        let remote = format!("file://{}", place.control().display());
-        let remote = serde_json::Value::String(remote);
+        let remote = serde_json::Value::String(place.control_url());
         let forge = forge.map(|url| serde_json::Value::String(url.to_owned()));
         let purge = "[deployment, environment, puppetfile]";
         let source = format!(

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::world::{BOTH, World, build, build_at};
+use crate::world::{BOTH, World, build, build_at, environment};
 use bunraku_builder::{BuildConfig, BuildError, modules, summarize};
 
 #[tokio::test]
@@ -167,4 +167,37 @@ async fn several_environments_are_built_side_by_side() {
         let (one, two) = tokio::join!(build(&builder, "production"), build(&builder, "production"));
         assert_eq!(one.unwrap().digest, two.unwrap().digest, "{kind:?}");
     }
+}
+
+#[tokio::test]
+async fn a_new_environment_takes_over_the_modules_of_another_and_nothing_else() {
+    for kind in BOTH {
+        let world = World::new();
+        world.commit("control", "feature", &[("manifests/site.pp", "# feature\n")]);
+        build(&world.builder(kind), "production").await.unwrap();
+        let log = world.path("argv");
+        fs::write(&log, "").unwrap();
+        world.give("argv");
+        fs::create_dir(world.path("bin")).unwrap();
+        let record = format!("#!/bin/sh\necho \"$@\" >>{}\nexec /usr/bin/git \"$@\"\n", log.display());
+        let config = BuildConfig { git: world.script("bin/git", &record), ..world.config(kind) };
+        let seeded = build(&world.builder_with(config), "feature").await.unwrap();
+        let calls = fs::read_to_string(&log).unwrap();
+        let clones = calls.lines().filter(|call| call.contains("clone --mirror") && call.contains("/ntp"));
+        assert_eq!(clones.count(), 0, "{kind:?}: {calls}");
+        assert!(calls.contains("clone"), "the recording git was not used");
+        fs::remove_dir_all(world.path("build")).unwrap();
+        assert_eq!(build(&world.builder(kind), "feature").await.unwrap().digest, seeded.digest, "{kind:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_commit_that_is_known_is_built_without_asking_the_remote() {
+    let world = World::new();
+    let builder = world.builder(BOTH[0]);
+    let branches = builder.branches().await.unwrap();
+    fs::rename(world.path("control"), world.path("away")).unwrap();
+    let commit = branches.environments[&environment("production")].commit.clone();
+    assert_eq!(build_at(&builder, "production", Some(&commit)).await.unwrap().commit, commit);
+    build(&builder, "production").await.unwrap_err();
 }
