@@ -1,1 +1,20 @@
-#![doc = "placeholder"]
+//! The controller: the daemon (`bunraku serve`) and every operator command.
+//!
+//! `serve` wires everything; `driver` is the one loop over the pure engine; `api` answers calls; `nodes` are the live
+//! connections; `identity` holds the mesh CA and the ways to join; `report` shows the state to people.
+
+mod api;
+mod audit;
+pub mod cli;
+mod clock;
+pub mod config;
+mod crash;
+mod driver;
+mod identities;
+mod identity;
+mod nodes;
+mod provenance;
+mod report;
+mod serve;
+
+pub use serve::{Controller, ServeError};

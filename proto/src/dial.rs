@@ -3,6 +3,7 @@
 
 use std::{io, time::Duration};
 
+use rustls::CertificateError;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -50,10 +51,21 @@ async fn connect(address: &str, tls: &ClientTls) -> Result<TlsStream<TcpStream>,
     let stream = TlsConnector::from(tls.config.clone())
         .connect(tls.name.clone(), tcp)
         .await
-        .map_err(|source| DialError::Handshake { address: address.into(), source })?;
+        .map_err(|source| DialError::Handshake { address: address.into(), source: readable(source) })?;
     if stream.get_ref().1.alpn_protocol() == Some(tls.door.alpn().as_bytes()) {
         Ok(stream)
     } else {
         Err(DialError::Protocol { address: address.into(), door: tls.door })
+    }
+}
+
+/// rustls prints a verifier's own reason as `Other(OtherError(..))`; people get the reason.
+fn readable(error: io::Error) -> io::Error {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(CertificateError::Other(reason))) => {
+            io::Error::new(error.kind(), reason.0.clone())
+        }
+        Some(_) | None => error,
     }
 }

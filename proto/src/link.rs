@@ -37,7 +37,7 @@ pub struct NodeLink {
 pub type Answer = Response<Deadlined<Body>>;
 
 impl NodeLink {
-    /// False from GOAWAY or the end of the connection on: new calls fail at once.
+    /// False once the future of [`link`] has ended: new calls fail at once.
     pub fn is_open(&self) -> bool {
         !self.requests.is_closed()
     }
@@ -49,8 +49,9 @@ impl std::fmt::Debug for NodeLink {
     }
 }
 
-/// Starts HTTP/2 on an accepted node connection. The future ends with GOAWAY or the connection, while calls that run
-/// may still finish: stop giving new calls then, and await [`Cut::closed`] for the true end.
+/// Starts HTTP/2 on an accepted node connection. The future ends with the connection, or with the first call after
+/// the node's GOAWAY (measured with hyper 1.12), while calls that run may still finish: stop giving new calls then,
+/// and await [`Cut::closed`] for the true end. The future must be polled all the time.
 pub async fn link<IO>(
     io: IO,
 ) -> hyper::Result<(NodeLink, Cut, impl Future<Output = hyper::Result<()>> + Send)>

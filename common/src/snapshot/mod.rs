@@ -5,6 +5,7 @@
 
 pub mod diff;
 pub mod pack;
+pub mod ruby;
 pub mod tree;
 
 use std::{collections::BTreeMap, fmt};

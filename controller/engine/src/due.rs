@@ -38,7 +38,9 @@ impl State {
             }
         }
         facts.extend(self.due_build());
-        facts.extend(self.due_adoptions());
+        if facts.is_empty() {
+            facts.extend(self.due_adoptions());
+        }
         facts
     }
 
@@ -200,11 +202,16 @@ impl State {
         }
     }
 
-    /// After a takeover: environments of which every compiler has said, since then, that it serves the same.
+    /// After a takeover: environments of which every compiler has said, since then, that it serves the same. Not while
+    /// a deploy is under way: its decision settles the question, and its generation must stay the newest.
     fn due_adoptions(&self) -> Vec<Fact> {
         let adoptable = self.adoptable().into_iter().filter_map(|name| {
+            let environment = self.environments.get(&name);
+            if environment.is_some_and(|environment| environment.active.is_some()) {
+                return None;
+            }
             let snapshot = self.served_by_all(&name)?;
-            let committed = self.environments.get(&name).and_then(|e| e.committed.as_ref());
+            let committed = environment.and_then(|environment| environment.committed.as_ref());
             (committed.is_none_or(|committed| committed.snapshot != snapshot))
                 .then_some(Fact::EnvironmentAdopted { environment: name, snapshot })
         });

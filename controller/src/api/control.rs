@@ -1,0 +1,177 @@
+//! The service `Control`: one short function per RPC, in the order of the wire.
+
+use std::pin::Pin;
+
+use bunraku_engine::DeployId;
+use bunraku_proto::v1::{self, control_server::Control};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use super::{Api, caller, parse};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Control for Api {
+    async fn status(&self, _: Request<v1::StatusRequest>) -> Answer<v1::StatusReply> {
+        Ok(Response::new(self.status_now()))
+    }
+
+    async fn deploy(&self, request: Request<v1::DeployRequest>) -> Answer<v1::DeployReply> {
+        let who = caller::subject(&request)?;
+        self.request_deploys(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn rollback(&self, request: Request<v1::RollbackRequest>) -> Answer<v1::DeployReply> {
+        let who = caller::subject(&request)?;
+        self.request_rollback(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn release(&self, request: Request<v1::ReleaseRequest>) -> Answer<v1::ReleaseReply> {
+        let who = caller::subject(&request)?;
+        self.release_environment(&request.into_inner().environment, &who).await.map(Response::new)
+    }
+
+    async fn list_deploys(&self, request: Request<v1::ListDeploysRequest>) -> Answer<v1::ListDeploysReply> {
+        self.deploys_listed(&request.into_inner()).map(Response::new)
+    }
+
+    async fn show_deploy(&self, request: Request<v1::ShowDeployRequest>) -> Answer<v1::DeployInfo> {
+        self.deploy_shown(DeployId(request.into_inner().id)).await.map(Response::new)
+    }
+
+    async fn list_snapshots(
+        &self,
+        request: Request<v1::ListSnapshotsRequest>,
+    ) -> Answer<v1::ListSnapshotsReply> {
+        let only = request.into_inner().environment;
+        let only = if only.is_empty() { None } else { Some(parse(&only)?) };
+        let state = self.driver.shared.state();
+        let snapshots = self.reporter.snapshots(&state, only.as_ref());
+        Ok(Response::new(v1::ListSnapshotsReply { snapshots }))
+    }
+
+    async fn diff_snapshots(&self, request: Request<v1::DiffSnapshotsRequest>) -> Answer<v1::DiffReply> {
+        self.snapshots_compared(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn list_environments(
+        &self,
+        _: Request<v1::ListEnvironmentsRequest>,
+    ) -> Answer<v1::ListEnvironmentsReply> {
+        Ok(Response::new(v1::ListEnvironmentsReply { environments: self.environments_now() }))
+    }
+
+    async fn list_nodes(&self, _: Request<v1::ListNodesRequest>) -> Answer<v1::ListNodesReply> {
+        let state = self.driver.shared.state();
+        Ok(Response::new(v1::ListNodesReply { nodes: self.reporter.nodes(&state) }))
+    }
+
+    async fn show_node(&self, request: Request<v1::NodeRequest>) -> Answer<v1::NodeInfo> {
+        let node = parse(&request.into_inner().node)?;
+        self.ask_again(&node).await;
+        self.node_info(&node).map(Response::new)
+    }
+
+    async fn hold_node(&self, request: Request<v1::HoldNodeRequest>) -> Answer<v1::NodeInfo> {
+        let who = caller::subject(&request)?;
+        let v1::HoldNodeRequest { node, reason } = request.into_inner();
+        let node = parse(&node)?;
+        self.change_node(bunraku_engine::Request::HoldNode { node, reason }, &who).await.map(Response::new)
+    }
+
+    async fn release_node(&self, request: Request<v1::NodeRequest>) -> Answer<v1::NodeInfo> {
+        let who = caller::subject(&request)?;
+        let node = parse(&request.into_inner().node)?;
+        self.change_node(bunraku_engine::Request::ReleaseNode { node }, &who).await.map(Response::new)
+    }
+
+    async fn revoke_node(&self, request: Request<v1::RevokeNodeRequest>) -> Answer<v1::NodeInfo> {
+        let who = caller::subject(&request)?;
+        let v1::RevokeNodeRequest { node, reason } = request.into_inner();
+        let node = parse(&node)?;
+        self.change_node(bunraku_engine::Request::RevokeNode { node, reason }, &who).await.map(Response::new)
+    }
+
+    async fn allow_node(&self, request: Request<v1::NodeRequest>) -> Answer<v1::NodeInfo> {
+        let who = caller::subject(&request)?;
+        let node = parse(&request.into_inner().node)?;
+        self.change_node(bunraku_engine::Request::AllowNode { node }, &who).await.map(Response::new)
+    }
+
+    async fn remove_node(&self, request: Request<v1::NodeRequest>) -> Answer<v1::RemoveNodeReply> {
+        let who = caller::subject(&request)?;
+        let node = parse(&request.into_inner().node)?;
+        self.driver.request(bunraku_engine::Request::RemoveNode { node }, &who.to_string()).await?;
+        Ok(Response::new(v1::RemoveNodeReply {}))
+    }
+
+    async fn heal_node(&self, request: Request<v1::HealNodeRequest>) -> Answer<v1::HealNodeReply> {
+        self.heal(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn doctor(&self, request: Request<v1::DoctorFleetRequest>) -> Answer<v1::DoctorFleetReply> {
+        self.doctor_fleet(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answer<v1::TokenInfo> {
+        let who = caller::subject(&request)?;
+        self.token_created(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn list_tokens(&self, _: Request<v1::ListTokensRequest>) -> Answer<v1::ListTokensReply> {
+        Ok(Response::new(v1::ListTokensReply { tokens: self.tokens_now() }))
+    }
+
+    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Answer<v1::TokenInfo> {
+        let who = caller::subject(&request)?;
+        self.token_revoked(request.into_inner().id, &who).await.map(Response::new)
+    }
+
+    async fn add_operator(&self, request: Request<v1::AddOperatorRequest>) -> Answer<v1::TokenInfo> {
+        let who = caller::subject(&request)?;
+        self.operator_added(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn list_operators(&self, _: Request<v1::ListOperatorsRequest>) -> Answer<v1::ListOperatorsReply> {
+        Ok(Response::new(v1::ListOperatorsReply { operators: self.operators_now() }))
+    }
+
+    async fn revoke_operator(&self, request: Request<v1::RevokeOperatorRequest>) -> Answer<v1::OperatorInfo> {
+        let who = caller::subject(&request)?;
+        self.operator_revoked(&request.into_inner().name, &who).await.map(Response::new)
+    }
+
+    async fn takeover(&self, request: Request<v1::TakeoverRequest>) -> Answer<v1::TakeoverReply> {
+        let who = caller::subject(&request)?;
+        let reason = request.into_inner().reason;
+        if reason.trim().is_empty() {
+            return Err(Status::invalid_argument(
+                "a takeover needs a reason\nhint: --reason 'restored from backup'",
+            ));
+        }
+        let term = self.driver.takeover(reason, &who.to_string()).await?;
+        self.connections.cut_nodes();
+        Ok(Response::new(v1::TakeoverReply { term: term.number }))
+    }
+
+    async fn list_audit(&self, request: Request<v1::ListAuditRequest>) -> Answer<v1::ListAuditReply> {
+        self.audit_listed(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn verify_audit(&self, _: Request<v1::VerifyAuditRequest>) -> Answer<v1::VerifyAuditReply> {
+        self.audit_verified().await.map(Response::new)
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+
+    async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
+        Ok(Response::new(self.watched(request.into_inner())))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Answer<v1::Identity> {
+        let caller =
+            caller::of(&request).ok_or_else(|| Status::unauthenticated("only a certificate is renewed"))?;
+        self.renewed(&caller, &request.into_inner().csr).await.map(Response::new)
+    }
+}

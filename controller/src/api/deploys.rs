@@ -1,0 +1,281 @@
+//! Deploys, rollbacks, environments and snapshots.
+
+use std::collections::BTreeSet;
+
+use bunraku_builder::Branches;
+use bunraku_common::{Chain, Digest, EnvironmentName};
+use bunraku_engine::{DeployId, Fact, Policy, Request};
+use bunraku_proto::v1;
+use tonic::Status;
+
+use super::{
+    Api,
+    caller::{Subject, may_deploy},
+    parse, with_hint,
+};
+use crate::driver::RequestError;
+
+/// Deploys listed when the request does not say how many.
+const LISTED: usize = 20;
+
+impl Api {
+    pub(super) fn status_now(&self) -> v1::StatusReply {
+        let shared = &self.driver.shared;
+        let now = shared.clock.now();
+        let superseded = shared.superseded();
+        let state = shared.state();
+        let mut alarms = state.alarms(now);
+        if let Some(jump) = shared.clock.jumped() {
+            alarms.push(format!(
+                "the clock jumped by {} s: no certificates are issued (hint: set the clock right, then systemctl restart bunraku)",
+                jump.as_secs()
+            ));
+        }
+        alarms.extend(self.identities.alarms());
+        let nodes = self.reporter.nodes(&state);
+        alarms.extend(nodes.iter().flat_map(|node| node.alarms.iter().cloned()));
+        let standing = match superseded {
+            None => "in command".to_owned(),
+            Some(by) => format!(
+                "gives no orders: {} has obeyed {}, this is {} (hint: if the other controller is gone, bunraku takeover --reason '…')",
+                by.node,
+                by.by,
+                state.term().map_or(0, |term| term.number)
+            ),
+        };
+        let active = state.deploys().values().filter(|deploy| !deploy.is_ended());
+        v1::StatusReply {
+            controller: self.config.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            term: state.term().map_or(0, |term| term.number),
+            standing,
+            uptime_s: shared.clock.up().as_secs(),
+            nodes,
+            environments: state
+                .environments()
+                .iter()
+                .map(|(n, e)| self.reporter.environment(&state, n, e))
+                .collect(),
+            active: active.map(|deploy| self.reporter.deploy(deploy)).collect(),
+            alarms,
+            fleet: self.identities.fleet().to_string(),
+        }
+    }
+
+    pub(super) fn environments_now(&self) -> Vec<v1::EnvironmentInfo> {
+        let state = self.driver.shared.state();
+        state.environments().iter().map(|(n, e)| self.reporter.environment(&state, n, e)).collect()
+    }
+
+    pub(super) async fn request_deploys(
+        &self,
+        request: v1::DeployRequest,
+        who: &Subject,
+    ) -> Result<v1::DeployReply, Status> {
+        let policy = match request.policy.as_str() {
+            "" => None,
+            text => Some(Policy::parse(text).ok_or_else(|| {
+                Status::invalid_argument(format!("`{text}` is not a policy: fail and skip are known"))
+            })?),
+        };
+        let commit = if request.commit.is_empty() { None } else { Some(request.commit) };
+        let asked: BTreeSet<EnvironmentName> =
+            request.environments.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
+        if commit.is_some() && asked.len() != 1 {
+            return Err(Status::invalid_argument("--commit goes with exactly one environment"));
+        }
+        for environment in &asked {
+            may_deploy(who, environment)?;
+        }
+        let branches = self.builder.branches().await.map_err(|error| {
+            Status::failed_precondition(with_hint(
+                &format!("the control repository could not be read: {}", Chain(&error)),
+                "check `remote` and `transports` in the [build] table, and that the build user may read it",
+            ))
+        })?;
+        let mut reply = v1::DeployReply::default();
+        let wanted = if request.all { self.all_of(&branches, who, &mut reply) } else { asked };
+        for environment in wanted {
+            let Some(branch) = branches.environments.get(&environment) else {
+                reply.refused.push(no_branch(&environment, &branches));
+                continue;
+            };
+            let request = Request::Deploy {
+                environment: environment.clone(),
+                branch: branch.name.clone(),
+                commit: commit.clone(),
+                plan: request.plan,
+                policy,
+            };
+            self.accept(&environment, request, who, &mut reply).await?;
+        }
+        // One environment, refused: that is the answer, with its own code.
+        match (reply.deploys.is_empty(), reply.refused.as_slice()) {
+            (true, [only]) => Err(Status::failed_precondition(with_hint(&only.reason, &only.hint))),
+            _ => Ok(reply),
+        }
+    }
+
+    /// Every branch that this caller may deploy; what cannot be is named.
+    fn all_of(
+        &self,
+        branches: &Branches,
+        who: &Subject,
+        reply: &mut v1::DeployReply,
+    ) -> BTreeSet<EnvironmentName> {
+        for refused in &branches.refused {
+            reply.refused.push(v1::Refused {
+                environment: refused.name.escape_debug().to_string(),
+                reason: refused.reason.clone(),
+                hint: "rename the branch".to_owned(),
+            });
+        }
+        let state = self.driver.shared.state();
+        let gone = state.environments().keys().filter(|name| !branches.environments.contains_key(*name));
+        reply.gone = gone.map(ToString::to_string).collect();
+        branches.environments.keys().filter(|name| may_deploy(who, name).is_ok()).cloned().collect()
+    }
+
+    pub(super) async fn request_rollback(
+        &self,
+        request: v1::RollbackRequest,
+        who: &Subject,
+    ) -> Result<v1::DeployReply, Status> {
+        let environment: EnvironmentName = parse(&request.environment)?;
+        may_deploy(who, &environment)?;
+        let to = if request.to.is_empty() { None } else { Some(request.to) };
+        let request = Request::Rollback { environment: environment.clone(), to };
+        let facts = self.driver.request(request, &who.to_string()).await?;
+        let mut reply = v1::DeployReply::default();
+        reply.deploys.extend(self.accepted(&facts));
+        Ok(reply)
+    }
+
+    async fn accept(
+        &self,
+        environment: &EnvironmentName,
+        request: Request,
+        who: &Subject,
+        reply: &mut v1::DeployReply,
+    ) -> Result<(), Status> {
+        match self.driver.request(request, &who.to_string()).await {
+            Ok(facts) => reply.deploys.extend(self.accepted(&facts)),
+            Err(RequestError::Refused(refusal)) => reply.refused.push(v1::Refused {
+                environment: environment.to_string(),
+                reason: refusal.reason,
+                hint: refusal.hint,
+            }),
+            Err(other) => return Err(other.into()),
+        }
+        Ok(())
+    }
+
+    fn accepted(&self, facts: &[Fact]) -> Option<v1::DeployInfo> {
+        let state = self.driver.shared.state();
+        state.deploy(Fact::accepted(facts)?).map(|deploy| self.reporter.deploy(deploy))
+    }
+
+    pub(super) async fn release_environment(
+        &self,
+        name: &str,
+        who: &Subject,
+    ) -> Result<v1::ReleaseReply, Status> {
+        let environment: EnvironmentName = parse(name)?;
+        may_deploy(who, &environment)?;
+        let request = Request::Release { environment: environment.clone() };
+        self.driver.request(request, &who.to_string()).await?;
+        let state = self.driver.shared.state();
+        let known = state.environments().get(&environment);
+        Ok(v1::ReleaseReply {
+            environment: known.map(|e| self.reporter.environment(&state, &environment, e)),
+        })
+    }
+
+    pub(super) fn deploys_listed(
+        &self,
+        request: &v1::ListDeploysRequest,
+    ) -> Result<v1::ListDeploysReply, Status> {
+        let only: Option<EnvironmentName> =
+            if request.environment.is_empty() { None } else { Some(parse(&request.environment)?) };
+        let limit = if request.limit == 0 { LISTED } else { request.limit as usize };
+        let state = self.driver.shared.state();
+        let newest = state.deploys().values().rev();
+        let chosen = newest.filter(|deploy| only.as_ref().is_none_or(|name| *name == deploy.environment));
+        Ok(v1::ListDeploysReply {
+            deploys: chosen.take(limit).map(|deploy| self.reporter.deploy(deploy)).collect(),
+        })
+    }
+
+    pub(super) async fn deploy_shown(&self, id: DeployId) -> Result<v1::DeployInfo, Status> {
+        let deploy = self.driver.shared.state().deploy(id).cloned().ok_or_else(|| {
+            Status::not_found(format!("there is no deploy {id} (any more)\nhint: bunraku deploys list"))
+        })?;
+        if !deploy.is_ended() {
+            return Ok(self.reporter.deploy(&deploy));
+        }
+        let reporter = self.reporter.clone();
+        let full = tokio::task::spawn_blocking(move || reporter.deploy_in_full(&deploy)).await;
+        full.map_err(|_| Status::internal("the deploy could not be described"))
+    }
+
+    pub(super) async fn snapshots_compared(
+        &self,
+        request: v1::DiffSnapshotsRequest,
+    ) -> Result<v1::DiffReply, Status> {
+        let (a, b) = (self.snapshot(&request.a)?, self.snapshot(&request.b)?);
+        let reporter = self.reporter.clone();
+        let compared = tokio::task::spawn_blocking(move || reporter.difference(Some(&a), &b)).await;
+        let difference = compared.map_err(|_| Status::internal("the snapshots could not be compared"))?;
+        let difference = difference.map_err(Status::data_loss)?;
+        Ok(v1::DiffReply { a: a.to_string(), b: b.to_string(), difference: Some(difference) })
+    }
+
+    /// A retained snapshot by its digest or the unique beginning of one.
+    fn snapshot(&self, text: &str) -> Result<Digest, Status> {
+        let state = self.driver.shared.state();
+        let known = state.snapshots();
+        let found: Vec<_> = known.iter().filter(|digest| digest.to_string().starts_with(text)).collect();
+        match found.as_slice() {
+            [only] if !text.is_empty() => Ok(**only),
+            [] | [_] => Err(Status::not_found(format!(
+                "no retained snapshot begins with `{text}`\nhint: bunraku snapshots list"
+            ))),
+            _ => Err(Status::invalid_argument(format!(
+                "{} snapshots begin with `{text}`: give more digits",
+                found.len()
+            ))),
+        }
+    }
+}
+
+fn no_branch(environment: &EnvironmentName, branches: &Branches) -> v1::Refused {
+    let refused = branches
+        .refused
+        .iter()
+        .find(|refused| refused.reason.contains(&format!("environment {environment}")));
+    match refused {
+        Some(refused) => v1::Refused {
+            environment: environment.to_string(),
+            reason: refused.reason.clone(),
+            hint: "rename one of the branches".to_owned(),
+        },
+        None => v1::Refused {
+            environment: environment.to_string(),
+            reason: format!("no branch of the control repository becomes environment {environment}"),
+            hint: nearest(environment, branches),
+        },
+    }
+}
+
+fn nearest(environment: &EnvironmentName, branches: &Branches) -> String {
+    let near = branches
+        .environments
+        .keys()
+        .map(|name| (strsim::damerau_levenshtein(name.as_str(), environment.as_str()), name))
+        .filter(|(distance, _)| *distance <= 3)
+        .min();
+    match near {
+        Some((_, name)) => format!("did you mean {name}?"),
+        None => format!("{} branches are there; push the branch first", branches.environments.len()),
+    }
+}

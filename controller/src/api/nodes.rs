@@ -1,0 +1,158 @@
+//! Nodes: changing what they may do, and asking them.
+
+use std::time::Duration;
+
+use bunraku_common::{Chain, EnvironmentName, NodeName};
+use bunraku_engine::{Event, Request, Seen};
+use bunraku_proto::v1;
+use tonic::Status;
+
+use super::{Api, caller::Subject, parse};
+use crate::driver::order;
+
+const OBSERVE_DEADLINE: Duration = Duration::from_secs(10);
+/// Asks Puppet for its settings, which takes seconds.
+const DOCTOR_DEADLINE: Duration = Duration::from_secs(60);
+/// Hashes whole versions.
+const HEAL_DEADLINE: Duration = Duration::from_secs(600);
+
+impl Api {
+    pub(super) fn node_info(&self, node: &NodeName) -> Result<v1::NodeInfo, Status> {
+        let state = self.driver.shared.state();
+        self.reporter
+            .node(&state, node)
+            .ok_or_else(|| Status::not_found(format!("there is no node {node}\nhint: bunraku nodes list")))
+    }
+
+    pub(super) async fn change_node(&self, request: Request, who: &Subject) -> Result<v1::NodeInfo, Status> {
+        let node = match &request {
+            Request::HoldNode { node, reason } | Request::RevokeNode { node, reason } => {
+                if reason.trim().is_empty() {
+                    return Err(Status::invalid_argument(
+                        "a reason is needed: it is shown to whoever meets this later",
+                    ));
+                }
+                node.clone()
+            }
+            Request::ReleaseNode { node } | Request::AllowNode { node } => node.clone(),
+            _ => return Err(Status::internal("not a change of a node")),
+        };
+        self.driver.request(request, &who.to_string()).await?;
+        self.node_info(&node)
+    }
+
+    /// Asks a connected node what it serves; what differs from what was known becomes an event.
+    pub(crate) async fn ask_again(&self, node: &NodeName) {
+        let Some(mut client) = self.connections.client(node) else { return };
+        match client.observe(deadline(v1::ObserveRequest {}, OBSERVE_DEADLINE)).await {
+            Ok(reply) => {
+                let observed = reply.into_inner();
+                self.driver.event(Event::NodeObserved { node: node.clone(), environments: seen(&observed) });
+                self.connections.observed(node, observed);
+            }
+            Err(status) => {
+                tracing::info!(%node, reason = status.message(), "could not ask the node what it serves")
+            }
+        }
+    }
+
+    pub(super) async fn heal(&self, request: v1::HealNodeRequest) -> Result<v1::HealNodeReply, Status> {
+        let node: NodeName = parse(&request.node)?;
+        let client = self.reachable(&node)?;
+        let orders = self.heal_orders(&node, &request.environment)?;
+        let mut reply = v1::HealNodeReply::default();
+        for (environment, order) in orders {
+            let request = deadline(v1::HealRequest { order: Some(order) }, HEAL_DEADLINE);
+            let mut healed =
+                v1::HealedEnvironment { environment: environment.to_string(), ..Default::default() };
+            match client.clone().heal(request).await {
+                Ok(done) => {
+                    let done = done.into_inner();
+                    (healed.mended, healed.checked_files) = (done.mended, done.checked_files);
+                }
+                Err(status) => healed.error = status.message().to_owned(),
+            }
+            reply.environments.push(healed);
+        }
+        self.ask_again(&node).await;
+        Ok(reply)
+    }
+
+    fn heal_orders(&self, node: &NodeName, only: &str) -> Result<Vec<(EnvironmentName, v1::Order)>, Status> {
+        let only: Option<EnvironmentName> = if only.is_empty() { None } else { Some(parse(only)?) };
+        let state = self.driver.shared.state();
+        let Some(term) = state.term() else { return Err(Status::unavailable("no term has begun")) };
+        let known = state.environments().iter().filter(|(name, known)| {
+            known.committed.is_some() && only.as_ref().is_none_or(|only| only == *name)
+        });
+        let orders: Vec<_> =
+            known.map(|(name, known)| (name.clone(), order(term, known.generation, name))).collect();
+        match (&only, orders.is_empty()) {
+            (Some(name), true) => Err(Status::not_found(format!(
+                "nothing is committed in {name}, so there is nothing to heal on {node}\nhint: bunraku environments list"
+            ))),
+            _ => Ok(orders),
+        }
+    }
+
+    pub(super) async fn doctor_fleet(
+        &self,
+        request: v1::DoctorFleetRequest,
+    ) -> Result<v1::DoctorFleetReply, Status> {
+        let nodes: Vec<NodeName> = if request.node.is_empty() {
+            self.driver.shared.state().fleet().nodes.keys().cloned().collect()
+        } else {
+            let node = parse(&request.node)?;
+            self.node_info(&node)?;
+            vec![node]
+        };
+        let asked = nodes.into_iter().map(|node| async move {
+            let (error, findings) = match self.reachable(&node) {
+                Err(status) => (status.message().to_owned(), Vec::new()),
+                Ok(mut client) => {
+                    match client.doctor(deadline(v1::DoctorRequest {}, DOCTOR_DEADLINE)).await {
+                        Ok(reply) => (String::new(), reply.into_inner().findings),
+                        Err(status) => (status.message().to_owned(), Vec::new()),
+                    }
+                }
+            };
+            v1::DoctorOfNode { node: node.to_string(), error, findings }
+        });
+        Ok(v1::DoctorFleetReply { nodes: futures_util::future::join_all(asked).await })
+    }
+
+    fn reachable(&self, node: &NodeName) -> Result<NodeClient, Status> {
+        self.node_info(node)?;
+        self.connections.client(node).ok_or_else(|| {
+            Status::unavailable(format!(
+                "{node} is not connected\nhint: systemctl status bunraku-agent, on {node}"
+            ))
+        })
+    }
+}
+
+type NodeClient = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;
+
+fn deadline<T>(message: T, limit: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(limit);
+    request
+}
+
+/// What a node said, parsed. What cannot be parsed is as if it were not there: the node is then brought up to date.
+pub(crate) fn seen(observed: &v1::ObserveReply) -> Vec<Seen> {
+    let parsed = observed.environments.iter().map(|on_node| {
+        let environment = EnvironmentName::parse(&on_node.environment)?;
+        let live = on_node.live.parse().ok().filter(|_| on_node.sealed);
+        let versions = on_node.versions.iter().filter_map(|text| text.parse().ok()).collect();
+        Ok(Seen { environment, live, proven: on_node.proven, versions })
+    });
+    parsed
+        .filter_map(|seen: Result<_, bunraku_common::names::BadName>| {
+            seen.inspect_err(
+                |error| tracing::warn!(error = %Chain(error), "a node named an impossible environment"),
+            )
+            .ok()
+        })
+        .collect()
+}

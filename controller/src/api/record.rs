@@ -1,0 +1,115 @@
+//! The journal as operators see it: the audit, its proof, and the stream of events.
+
+use std::pin::Pin;
+
+use bunraku_common::Chain;
+use bunraku_engine::DeployId;
+use bunraku_proto::v1;
+use bunraku_store::StoreError;
+use tokio::sync::mpsc;
+use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tonic::Status;
+
+use super::Api;
+use crate::audit::{deploy_key, event, line};
+
+/// Records answered when the request does not say how many, and at most.
+const LISTED: usize = 100;
+const MOST_LISTED: usize = 10_000;
+/// Records read at once for a watcher.
+const AT_ONCE: usize = 256;
+
+impl Api {
+    pub(super) async fn audit_listed(
+        &self,
+        request: v1::ListAuditRequest,
+    ) -> Result<v1::ListAuditReply, Status> {
+        let limit = if request.limit == 0 { LISTED } else { (request.limit as usize).min(MOST_LISTED) };
+        let shared = self.driver.shared.clone();
+        let records = blocking(move || {
+            shared.with_store(|store| {
+                let newest_only = store.head().sequence.saturating_sub(limit as u64);
+                let after = if request.after == 0 { newest_only } else { request.after };
+                store.after(after, limit)
+            })
+        });
+        Ok(v1::ListAuditReply { records: records.await?.iter().map(line).collect() })
+    }
+
+    pub(super) async fn audit_verified(&self) -> Result<v1::VerifyAuditReply, Status> {
+        let shared = self.driver.shared.clone();
+        let verified = tokio::task::spawn_blocking(move || shared.with_store(|store| store.verify()));
+        match verified.await.map_err(|_| Status::internal("the verification ended early"))? {
+            Ok(whole) => Ok(v1::VerifyAuditReply {
+                records: whole.records,
+                segments: whole.segments,
+                head: whole.head.hash.to_string(),
+                error: String::new(),
+            }),
+            Err(error) => Ok(v1::VerifyAuditReply { error: Chain(&error).to_string(), ..Default::default() }),
+        }
+    }
+
+    /// Everything behind `after`, then (if asked) what comes, in the journal's order. A watcher that is slow holds up
+    /// nobody: it reads the journal at its own pace.
+    pub(super) fn watched(
+        &self,
+        request: v1::WatchRequest,
+    ) -> Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>> {
+        let (events, stream) = mpsc::channel(AT_ONCE);
+        let shared = self.driver.shared.clone();
+        let mut head = shared.head.subscribe();
+        let only = (request.deploy != 0).then(|| deploy_key(DeployId(request.deploy)));
+        tokio::spawn(async move {
+            let mut seen = if request.from_now { *head.borrow_and_update() } else { request.after };
+            loop {
+                let (reader, after) = (shared.clone(), seen);
+                let records =
+                    match blocking(move || reader.with_store(|store| store.after(after, AT_ONCE))).await {
+                        Ok(records) => records,
+                        Err(status) => {
+                            let _watcher_gone = events.send(Err(status)).await;
+                            return;
+                        }
+                    };
+                for record in &records {
+                    seen = record.sequence;
+                    if only.as_ref().is_some_and(|key| !record.keys.contains(key)) {
+                        continue;
+                    }
+                    if events.send(Ok(event(record))).await.is_err() {
+                        return;
+                    }
+                }
+                if records.is_empty() && (!request.follow || wait(&mut head, seen, &events).await.is_none()) {
+                    return;
+                }
+            }
+        });
+        Box::pin(ReceiverStream::new(stream))
+    }
+}
+
+/// Waits for a newer record; `None`: the watcher or the controller is gone.
+async fn wait(
+    head: &mut tokio::sync::watch::Receiver<u64>,
+    seen: u64,
+    events: &mpsc::Sender<Result<v1::Event, Status>>,
+) -> Option<()> {
+    tokio::select! {
+        newer = head.wait_for(|head| *head > seen) => match newer {
+            Ok(head) if *head != u64::MAX => Some(()),
+            Ok(_) | Err(_) => None,
+        },
+        () = events.closed() => None,
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Status> {
+    let read = tokio::task::spawn_blocking(read)
+        .await
+        .map_err(|_| Status::internal("the journal could not be read"))?;
+    read.map_err(|error| Status::data_loss(Chain(&error).to_string()))
+}

@@ -1,0 +1,76 @@
+//! The way to the controller: its unix socket, or mTLS with the identity that `bunraku login` made.
+
+use std::{path::PathBuf, time::SystemTime};
+
+use bunraku_common::{Chain, limits};
+use bunraku_proto::{
+    Door, channel,
+    identity::{self, Identity, IdentityFiles},
+    tls,
+    v1::control_client::ControlClient,
+};
+use tonic::transport::Channel;
+
+use super::{Exit, Failure, Reach};
+
+pub(super) type Control = ControlClient<Channel>;
+
+/// Where the controller's address stands beside an operator's identity.
+pub(super) const CONTROLLER_FILE: &str = "controller";
+
+pub(super) async fn connect(reach: &Reach) -> Result<Control, Failure> {
+    let identity_dir = identity_dir(reach);
+    if reach.socket.exists() {
+        return Ok(limited(channel::unix_channel(reach.socket.clone())));
+    }
+    match identity_dir.filter(|dir| dir.join(CONTROLLER_FILE).exists()) {
+        Some(dir) => with_identity(&dir).await,
+        None => Err(Failure::new(
+            Exit::NoAnswer,
+            format!(
+                "no controller answers at {} and there is no operator identity here",
+                reach.socket.display()
+            ),
+        )
+        .hint("on the controller's host: systemctl start bunraku; elsewhere: bunraku login")),
+    }
+}
+
+/// `--identity`, else `~/.config/bunraku`.
+pub(super) fn identity_dir(reach: &Reach) -> Option<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/bunraku"));
+    reach.identity.clone().or_else(home)
+}
+
+async fn with_identity(dir: &std::path::Path) -> Result<Control, Failure> {
+    let unusable =
+        |why: String| Failure::new(Exit::NotAllowed, why).hint("bunraku login makes a new identity");
+    let files = IdentityFiles::new(dir);
+    let identity = match files.load(SystemTime::now()) {
+        Ok(Some(identity)) => identity,
+        Ok(None) => return Err(unusable(format!("there is no operator identity in {}", dir.display()))),
+        Err(error) => return Err(unusable(Chain(&error).to_string())),
+    };
+    let address = std::fs::read_to_string(dir.join(CONTROLLER_FILE)).map_err(|error| {
+        unusable(format!("could not read {}: {error}", dir.join(CONTROLLER_FILE).display()))
+    })?;
+    let address = address.trim();
+    let channel = dial(address, &identity).await?;
+    if identity.renewal_due(SystemTime::now(), 0)
+        && let Ok(renewed) = identity::renew(channel.clone(), &identity).await
+        && files.save(&renewed).is_ok()
+    {
+        return dial(address, &renewed).await.map(limited);
+    }
+    Ok(limited(channel))
+}
+
+pub(super) async fn dial(address: &str, identity: &Identity) -> Result<Channel, Failure> {
+    let tls = tls::mesh_client(identity.mesh(), Door::H2)
+        .map_err(|error| Failure::new(Exit::NotAllowed, Chain(&error)))?;
+    channel::connect(address, tls).await.map_err(|error| Failure::new(Exit::NoAnswer, Chain(&error)))
+}
+
+fn limited(channel: Channel) -> Control {
+    ControlClient::new(channel).max_decoding_message_size(limits::MESSAGE_BYTES)
+}

@@ -1,0 +1,277 @@
+//! `bunraku deploy`, `bunraku deploys …`, `bunraku rollback`.
+
+use bunraku_proto::v1::{
+    DeployInfo, DeployReply, DeployRequest, ListDeploysRequest, RollbackRequest, ShowDeployRequest,
+};
+use clap::{Args, Subcommand};
+
+use super::{
+    Exit, Failure, Output, Reach, client,
+    output::{ago, or_dash, short, table},
+    progress,
+    snapshots::difference_text,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct Deploy {
+    /// Environments (the branch's name as Puppet sees it)
+    #[arg(required_unless_present = "all", conflicts_with = "all", value_name = "ENV")]
+    environments: Vec<String>,
+    /// Every branch of the control repository
+    #[arg(long)]
+    all: bool,
+    /// This commit of the branch (full SHA) instead of its newest
+    #[arg(long, value_name = "SHA", conflicts_with = "all")]
+    commit: Option<String>,
+    /// Build and compare; nothing moves
+    #[arg(long)]
+    plan: bool,
+    /// What to do with a compiler that cannot stage: `fail` abandons, `skip` leaves it behind
+    #[arg(long, value_parser = ["fail", "skip"])]
+    policy: Option<String>,
+    /// Return as soon as the request is accepted
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Deploy {
+    pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
+        let mut client = client::connect(reach).await?;
+        let request = DeployRequest {
+            environments: self.environments,
+            all: self.all,
+            commit: self.commit.unwrap_or_default(),
+            plan: self.plan,
+            policy: self.policy.unwrap_or_default(),
+        };
+        let reply = client.deploy(request).await?.into_inner();
+        finish(reach, client, reply, self.no_wait).await
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rollback {
+    environment: String,
+    /// Digest of a retained snapshot, or its unique beginning; without it the one before the live one
+    #[arg(long, value_name = "DIGEST")]
+    to: Option<String>,
+    /// Return as soon as the request is accepted
+    #[arg(long)]
+    no_wait: bool,
+}
+
+impl Rollback {
+    pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
+        let mut client = client::connect(reach).await?;
+        let request =
+            RollbackRequest { environment: self.environment.clone(), to: self.to.unwrap_or_default() };
+        let reply = client.rollback(request).await?.into_inner();
+        finish(reach, client, reply, self.no_wait).await?;
+        if reach.output == Output::Text {
+            println!("{0} is held: deploys are refused until `bunraku release {0}`", self.environment);
+        }
+        Ok(())
+    }
+}
+
+/// Shows what was accepted and refused, and follows the accepted deploys to their ends.
+async fn finish(
+    reach: &Reach,
+    client: client::Control,
+    reply: DeployReply,
+    no_wait: bool,
+) -> Result<(), Failure> {
+    if reach.output == Output::Text {
+        for refused in &reply.refused {
+            eprintln!("refused: {}: {}", refused.environment, refused.reason);
+            if !refused.hint.is_empty() {
+                eprintln!("hint: {}", refused.hint);
+            }
+        }
+        for gone in &reply.gone {
+            println!("{gone}: its branch is gone; the environment stays as it is");
+        }
+    }
+    let refused = if reply.refused.is_empty() { None } else { Some(Exit::Refused) };
+    if no_wait {
+        reach.output.print(&reply, |reply| {
+            reply
+                .deploys
+                .iter()
+                .map(|d| format!("deploy {} of {} is {}\n", d.id, d.environment, d.phase))
+                .collect()
+        })?;
+        return refused.map_or(Ok(()), |exit| Err(Failure::silent(exit)));
+    }
+    let ended = progress::follow(client, &reply.deploys, reach.output).await?;
+    if reach.output == Output::Json {
+        reach.output.print(&DeployReply { deploys: ended.clone(), ..reply }, |_| String::new())?;
+    } else {
+        for deploy in &ended {
+            super::output::write(&ending(deploy))?;
+        }
+    }
+    let worst = ended.iter().filter_map(|deploy| exit_of(&deploy.phase)).chain(refused).max_by_key(severity);
+    worst.map_or(Ok(()), |exit| Err(Failure::silent(exit)))
+}
+
+fn exit_of(phase: &str) -> Option<Exit> {
+    match phase {
+        "live" | "unchanged" | "planned" | "superseded" => None,
+        "behind" => Some(Exit::Behind),
+        _ => Some(Exit::Failed),
+    }
+}
+
+/// A failed deploy says more than a refused one, and that more than one that is only behind.
+fn severity(exit: &Exit) -> u8 {
+    match exit {
+        Exit::Failed => 3,
+        Exit::Refused => 2,
+        Exit::Behind => 1,
+        Exit::WrongUse
+        | Exit::NoAnswer
+        | Exit::NotAllowed
+        | Exit::NotFound
+        | Exit::Unknown
+        | Exit::Interrupted => 0,
+    }
+}
+
+/// How a deploy ended, for people.
+fn ending(deploy: &DeployInfo) -> String {
+    let mut out = match deploy.phase.as_str() {
+        "live" | "behind" => format!(
+            "{} serves {} on {} compilers (skew {} ms, {} in all)\n",
+            deploy.environment,
+            short(&deploy.snapshot),
+            deploy.nodes.iter().filter(|node| node.state == "proven").count(),
+            deploy.skew_ms,
+            took(deploy)
+        ),
+        "unchanged" => format!(
+            "{} is unchanged: every compiler serves {}\n",
+            deploy.environment,
+            short(&deploy.snapshot)
+        ),
+        "planned" => format!("plan for {} (nothing was moved)\n", deploy.environment),
+        "superseded" => {
+            format!("deploy {} of {} gave way to a newer request\n", deploy.id, deploy.environment)
+        }
+        phase => format!("deploy {} of {} {phase}: {}\n", deploy.id, deploy.environment, deploy.reason),
+    };
+    if deploy.phase == "planned"
+        && let Some(difference) = &deploy.difference
+    {
+        out.push_str(&difference_text(difference));
+    }
+    for node in
+        deploy.nodes.iter().filter(|node| matches!(node.state.as_str(), "failed" | "behind" | "skipped"))
+    {
+        out.push_str(&format!("  {} {}: {}\n", node.node, node.state, node.note));
+    }
+    if !deploy.hint.is_empty() {
+        out.push_str(&format!("hint: {}\n", deploy.hint));
+    }
+    if matches!(deploy.phase.as_str(), "failed" | "abandoned") {
+        out.push_str(&format!(
+            "nothing changed on any compiler; details: bunraku deploys show {}\n",
+            deploy.id
+        ));
+    }
+    out
+}
+
+fn took(deploy: &DeployInfo) -> String {
+    let end = if deploy.live_ms == 0 { deploy.ended_ms } else { deploy.live_ms };
+    let ms = end.saturating_sub(deploy.requested_ms);
+    if ms < 10_000 { format!("{ms} ms") } else { format!("{} s", ms / 1000) }
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Deploys {
+    /// The newest deploys
+    #[command(after_help = "Example: bunraku deploys list --environment production")]
+    List {
+        /// Only this environment
+        #[arg(long, value_name = "ENV")]
+        environment: Option<String>,
+        /// At most this many
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+    /// One deploy: nodes, modules, differences, what the builder said
+    #[command(after_help = "Example: bunraku deploys show 17")]
+    Show { deploy: u64 },
+}
+
+impl Deploys {
+    pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
+        let mut client = client::connect(reach).await?;
+        match self {
+            Self::List { environment, limit } => {
+                let request = ListDeploysRequest { environment: environment.unwrap_or_default(), limit };
+                let reply = client.list_deploys(request).await?.into_inner();
+                reach.output.print(&reply, |reply| {
+                    table(
+                        &["DEPLOY", "ENVIRONMENT", "KIND", "PHASE", "COMMIT", "SNAPSHOT", "BY", "WHEN"],
+                        reply.deploys.iter().map(|d| {
+                            vec![
+                                d.id.to_string(),
+                                d.environment.clone(),
+                                d.kind.clone(),
+                                d.phase.clone(),
+                                short(&d.commit).to_owned(),
+                                short(&d.snapshot).to_owned(),
+                                d.who.clone(),
+                                ago(d.requested_ms),
+                            ]
+                        }),
+                    )
+                })
+            }
+            Self::Show { deploy } => {
+                let reply = client.show_deploy(ShowDeployRequest { id: deploy }).await?.into_inner();
+                reach.output.print(&reply, deploy_text)
+            }
+        }
+    }
+}
+
+fn deploy_text(deploy: &DeployInfo) -> String {
+    let mut out = format!(
+        "deploy {} of {} ({}), asked by {} {}\n  phase     {}\n  commit    {}\n  snapshot  {}\n  before    {}\n",
+        deploy.id,
+        deploy.environment,
+        deploy.kind,
+        deploy.who,
+        ago(deploy.requested_ms),
+        deploy.phase,
+        or_dash(&deploy.commit),
+        or_dash(&deploy.snapshot),
+        or_dash(&deploy.previous),
+    );
+    for (head, text) in [("waiting", &deploy.waiting), ("reason", &deploy.reason), ("hint", &deploy.hint)] {
+        if !text.is_empty() {
+            out.push_str(&format!("  {head:<9} {text}\n"));
+        }
+    }
+    for node in &deploy.nodes {
+        out.push_str(&format!("  {:<24} {} {}\n", node.node, node.state, node.note));
+    }
+    if !deploy.modules.is_empty() {
+        let modules: Vec<_> = deploy.modules.iter().map(|m| format!("{} {}", m.name, m.version)).collect();
+        out.push_str(&format!("  modules   {}\n", modules.join(", ")));
+    }
+    if let Some(difference) = &deploy.difference {
+        out.push_str("difference\n");
+        out.push_str(&difference_text(difference));
+    }
+    if !deploy.output.is_empty() {
+        out.push_str("the builder said\n");
+        for line in deploy.output.lines() {
+            out.push_str(&format!("  | {line}\n"));
+        }
+    }
+    out
+}

@@ -1,0 +1,45 @@
+//! `bunraku events`.
+
+use bunraku_proto::v1::{Event, WatchRequest};
+use clap::Args;
+
+use super::{Failure, Output, Reach, client, output::write, tokens::clock_time};
+
+#[derive(Debug, Args)]
+pub(super) struct Events {
+    /// Go on printing as things happen
+    #[arg(short, long)]
+    follow: bool,
+    /// Start behind this sequence number (as printed with -o json)
+    #[arg(long, default_value_t = 0)]
+    after: u64,
+    /// Only this deploy
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    deploy: u64,
+}
+
+impl Events {
+    pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
+        let mut client = client::connect(reach).await?;
+        let request =
+            WatchRequest { after: self.after, from_now: false, deploy: self.deploy, follow: self.follow };
+        let mut stream = client.watch(request).await?.into_inner();
+        while let Some(event) = stream.message().await? {
+            print(reach.output, &event)?;
+        }
+        Ok(())
+    }
+}
+
+fn print(output: Output, event: &Event) -> Result<(), Failure> {
+    match output {
+        // One line an event, so that a program can read while it comes.
+        Output::Json => write(&format!("{}\n", serde_json::to_string(event).unwrap_or_default())),
+        Output::Text => write(&line(event)),
+    }
+}
+
+pub(super) fn line(event: &Event) -> String {
+    let who = if event.who.is_empty() { String::new() } else { format!("  ({})", event.who) };
+    format!("{}  {}{who}\n", clock_time(event.wall_ms / 1000), event.text)
+}

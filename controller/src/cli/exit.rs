@@ -1,0 +1,105 @@
+//! How a command ends when it does not end well: one table of exit codes, one way to print an error.
+
+use std::{fmt, process::ExitCode};
+
+use tonic::{Code, Status};
+
+/// Exit codes: stable, for scripts. `docs/exit-codes.md` and `bunraku --help` show the same table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    Failed = 1,
+    WrongUse = 2,
+    NoAnswer = 3,
+    NotAllowed = 4,
+    NotFound = 5,
+    Refused = 6,
+    Behind = 7,
+    Unknown = 8,
+    Interrupted = 130,
+}
+
+/// Code and meaning of every way a command can end.
+pub const EXIT_CODES: [(u8, &str); 10] = [
+    (0, "done"),
+    (Exit::Failed as u8, "failed: the deploy failed or was abandoned, a check found an error"),
+    (Exit::WrongUse as u8, "wrong use: an argument or the config file is not right"),
+    (Exit::NoAnswer as u8, "no answer from the controller"),
+    (Exit::NotAllowed as u8, "not allowed: your right does not cover this"),
+    (Exit::NotFound as u8, "not found: no such node, environment, snapshot, deploy, token or operator"),
+    (Exit::Refused as u8, "refused in this state: the message says why and what to do first"),
+    (Exit::Behind as u8, "live, but a compiler is behind (it follows when it can)"),
+    (Exit::Unknown as u8, "outcome unknown: ask again with the command that is shown"),
+    (Exit::Interrupted as u8, "interrupted (Ctrl-C): what was ordered goes on"),
+];
+
+/// Why a command ends with something other than 0.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        let text = message.to_string();
+        match text.split_once("\nhint: ") {
+            Some((message, hint)) => Self { exit, message: message.to_owned(), hint: Some(hint.to_owned()) },
+            None => Self { exit, message: text, hint: None },
+        }
+    }
+
+    pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+
+    /// Ends with this code and prints nothing more: the command already said all.
+    pub(crate) fn silent(exit: Exit) -> Self {
+        Self { exit, message: String::new(), hint: None }
+    }
+
+    pub(crate) fn report(&self) -> ExitCode {
+        if !self.message.is_empty() {
+            eprintln!("error: {}", self.message);
+        }
+        if let Some(hint) = &self.hint {
+            eprintln!("hint: {hint}");
+        }
+        ExitCode::from(self.exit as u8)
+    }
+}
+
+/// What a gRPC status means for the one who typed the command.
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        let exit = match status.code() {
+            Code::NotFound => Exit::NotFound,
+            Code::PermissionDenied | Code::Unauthenticated => Exit::NotAllowed,
+            Code::FailedPrecondition | Code::AlreadyExists | Code::Aborted => Exit::Refused,
+            Code::InvalidArgument | Code::OutOfRange => Exit::WrongUse,
+            Code::Unavailable => Exit::NoAnswer,
+            Code::DeadlineExceeded | Code::Cancelled => Exit::Unknown,
+            Code::Ok
+            | Code::Unknown
+            | Code::ResourceExhausted
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::DataLoss => Exit::Failed,
+        };
+        Self::new(exit, status.message())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hint_in_a_status_becomes_a_hint_line() {
+        let failure =
+            Failure::from(Status::failed_precondition("held by alice\nhint: bunraku release production"));
+        assert_eq!(failure.message, "held by alice");
+        assert_eq!(failure.hint.as_deref(), Some("bunraku release production"));
+    }
+}

@@ -1,0 +1,134 @@
+//! Printing: tables for people, JSON for programs.
+
+use std::io::{self, IsTerminal, Write};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use super::{Exit, Failure};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    Text,
+    Json,
+}
+
+impl Output {
+    /// Prints `value` as JSON, or whatever `text` prints.
+    pub(crate) fn print<T: Serialize>(
+        self,
+        value: &T,
+        text: impl FnOnce(&T) -> String,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Json => {
+                let json = serde_json::to_string_pretty(value).map_err(|error| {
+                    Failure::new(Exit::Failed, format!("could not print as JSON: {error}"))
+                })?;
+                write(&format!("{json}\n"))
+            }
+            Self::Text => write(&text(value)),
+        }
+    }
+}
+
+/// Writes to standard output; a closed pipe (`| head`) is a normal end.
+pub(crate) fn write(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Exit::Failed, format!("could not print: {error}")))
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// A plain table: no frame, two spaces between columns, cut to the terminal's width.
+pub(crate) fn table<R, C>(heads: &[&str], rows: R) -> String
+where
+    R: IntoIterator<Item = Vec<C>>,
+    C: Into<comfy_table::Cell>,
+{
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(heads);
+    let mut empty = true;
+    for row in rows {
+        table.add_row(row);
+        empty = false;
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    if empty { "none\n".to_owned() } else { trim_lines(&table.to_string()) }
+}
+
+pub(crate) fn trim_lines(text: &str) -> String {
+    text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+}
+
+/// The first twelve digits of a digest or commit; `-` for none.
+pub(crate) fn short(digest: &str) -> &str {
+    if digest.is_empty() { "-" } else { digest.get(..12).unwrap_or(digest) }
+}
+
+pub(crate) fn or_dash(text: &str) -> &str {
+    if text.is_empty() { "-" } else { text }
+}
+
+/// `12 s ago`, `3 min ago`, `2 h ago`, `5 d ago`; `-` for 0.
+pub(crate) fn ago(unix_ms: u64) -> String {
+    if unix_ms == 0 {
+        return "-".to_owned();
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis());
+    let seconds = (now.saturating_sub(u128::from(unix_ms)) / 1000) as u64;
+    format!("{} ago", span(seconds))
+}
+
+/// A length of time in the largest unit that fits.
+pub(crate) fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7200 => format!("{} min", seconds / 60),
+        7200..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} d", seconds / 86_400),
+    }
+}
+
+/// Asks on a terminal; without one, only `--yes` will do.
+pub(crate) fn confirm(question: &str, yes: bool) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() {
+        return Err(Failure::new(Exit::WrongUse, "this needs a yes, and there is no terminal to ask on")
+            .hint("add --yes"));
+    }
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    let _read = io::stdin().read_line(&mut answer);
+    if matches!(answer.trim(), "y" | "Y" | "yes") {
+        Ok(())
+    } else {
+        Err(Failure::new(Exit::Refused, "not confirmed, nothing was done"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_no_trailing_blanks() {
+        let text = table(&["NODE", "STATE"], [vec!["c1", "proven"], vec!["compiler2", "x"]]);
+        assert_eq!(text, "NODE       STATE\nc1         proven\ncompiler2  x\n");
+    }
+
+    #[test]
+    fn times_are_shown_in_the_largest_unit_that_fits() {
+        assert_eq!([span(5), span(125), span(7300), span(200_000)], ["5 s", "2 min", "2 h", "2 d"]);
+    }
+}

@@ -1,0 +1,43 @@
+//! `bunraku serve`.
+
+use std::path::PathBuf;
+
+use bunraku_common::{Chain, config, telemetry};
+use clap::Args;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{DEFAULT_CONFIG, Exit, Failure};
+use crate::{config::Config, serve::Controller};
+
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Configuration file
+    #[arg(long, env = "BUNRAKU_CONFIG", default_value = DEFAULT_CONFIG, value_name = "FILE")]
+    config: PathBuf,
+    /// Log as JSON
+    #[arg(long)]
+    log_json: bool,
+}
+
+impl Serve {
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let format = if self.log_json { telemetry::Format::Json } else { telemetry::Format::Text };
+        telemetry::start("info", format);
+        let config: Config = config::read(&self.config)
+            .map_err(|error| Failure::new(Exit::WrongUse, Chain(&error)).hint("bunraku init"))?;
+        let failed = |error: crate::ServeError| Failure::new(Exit::Failed, Chain(&error));
+        let controller = Controller::start(config).await.map_err(failed)?;
+        tracing::info!(address = %controller.address(), "serving");
+        // Without systemd there is nobody to tell.
+        let _not_under_systemd = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        controller.run_until(told_to_stop()).await.map_err(failed)
+    }
+}
+
+async fn told_to_stop() {
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

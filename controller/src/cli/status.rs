@@ -1,0 +1,76 @@
+//! `bunraku status`: one screen.
+
+use bunraku_proto::v1::{EnvironmentInfo, NodeInfo, StatusReply, StatusRequest};
+
+use super::{
+    Failure, Reach, client,
+    environments::{branch_note, environment_rows},
+    output::{ago, or_dash, span, table},
+};
+
+pub(super) async fn run(reach: &Reach) -> Result<(), Failure> {
+    let status = client::connect(reach).await?.status(StatusRequest {}).await?.into_inner();
+    reach.output.print(&status, text)
+}
+
+pub(super) fn text(status: &StatusReply) -> String {
+    let mut out = format!(
+        "controller  {} (bunraku {}, fleet {}, term {}, up {})\n            {}\n\n",
+        status.controller,
+        status.version,
+        status.fleet,
+        status.term,
+        span(status.uptime_s),
+        status.standing
+    );
+    out.push_str(&node_table(&status.nodes));
+    out.push('\n');
+    out.push_str(&environment_table(&status.environments));
+    if !status.active.is_empty() {
+        out.push_str("\ngoing on\n");
+        for deploy in &status.active {
+            out.push_str(&format!("  deploy {} of {}: {}\n", deploy.id, deploy.environment, deploy.phase));
+            out.push_str(&format!("    {}\n", deploy.waiting));
+        }
+    }
+    if !status.alarms.is_empty() {
+        out.push_str("\nalarms\n");
+        for alarm in &status.alarms {
+            out.push_str(&format!("  ! {alarm}\n"));
+        }
+    }
+    out
+}
+
+pub(super) fn node_table(nodes: &[NodeInfo]) -> String {
+    if nodes.is_empty() {
+        return "no nodes yet (hint: bunraku token create NODE --role compiler)\n".to_owned();
+    }
+    table(
+        &["NODE", "ROLES", "CONNECTED", "SINCE", "PUPPET SERVER", "STANDING"],
+        nodes.iter().map(|node| {
+            vec![
+                node.name.clone(),
+                node.roles.join(","),
+                if node.connected { "yes" } else { "no" }.to_owned(),
+                ago(node.since_ms),
+                or_dash(&node.puppetserver).to_owned(),
+                node.standing.clone(),
+            ]
+        }),
+    )
+}
+
+fn environment_table(environments: &[EnvironmentInfo]) -> String {
+    if environments.is_empty() {
+        return "no environments yet (hint: bunraku deploy --all)\n".to_owned();
+    }
+    let mut out = table(
+        &["ENVIRONMENT", "SNAPSHOT", "COMMIT", "NODE", "SERVES", "STATE"],
+        environments.iter().flat_map(environment_rows),
+    );
+    for environment in environments {
+        out.push_str(&branch_note(environment));
+    }
+    out
+}

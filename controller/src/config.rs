@@ -1,0 +1,144 @@
+//! The controller's configuration file: every key, its default, and what it is for.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use bunraku_builder::BuildConfig;
+use bunraku_common::Role;
+use serde::{Deserialize, Serialize};
+
+/// `/etc/bunraku/bunraku.toml`. `bunraku init` writes one with every default shown.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Address and port of the one port that nodes and operators reach.
+    #[serde(default = "default_listen")]
+    pub listen: SocketAddr,
+    /// `HOST:PORT` as nodes and operators dial it; shown in the lines to paste.
+    pub address: String,
+    /// Journal, index, objects, build root, mesh CA.
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    /// Unix socket for root on this host.
+    #[serde(default = "default_socket")]
+    pub socket: PathBuf,
+    #[serde(default)]
+    pub deploy: DeployConfig,
+    #[serde(default)]
+    pub identity: IdentityConfig,
+    pub build: BuildConfig,
+    /// Puppet's own certificates on this host; without it nodes can join by token only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub puppet: Option<PuppetConfig>,
+    #[serde(default)]
+    pub audit: AuditConfig,
+}
+
+fn default_listen() -> SocketAddr {
+    SocketAddr::from(([0, 0, 0, 0], 8170))
+}
+
+fn default_data_dir() -> PathBuf {
+    "/var/lib/bunraku".into()
+}
+
+fn default_socket() -> PathBuf {
+    crate::cli::DEFAULT_SOCKET.into()
+}
+
+/// What a deploy waits for, and how long.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DeployConfig {
+    /// A compiler that cannot stage: `fail` abandons the deploy everywhere, `skip` leaves the compiler behind.
+    pub policy: String,
+    /// Seconds for all compilers to stage.
+    pub stage_deadline_s: u64,
+    /// Seconds after the commit decision until a deploy ends with compilers on record as behind.
+    pub commit_deadline_s: u64,
+    /// Seconds without a connection until a compiler counts as unreachable.
+    pub unreachable_s: u64,
+    /// Environments that are built side by side.
+    pub parallel_builds: usize,
+    /// Snapshots kept for each environment on the controller.
+    pub retained: usize,
+}
+
+impl Default for DeployConfig {
+    fn default() -> Self {
+        Self {
+            policy: "fail".into(),
+            stage_deadline_s: 600,
+            commit_deadline_s: 300,
+            unreachable_s: 60,
+            parallel_builds: 2,
+            retained: 10,
+        }
+    }
+}
+
+/// How long identities live.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IdentityConfig {
+    /// Hours that a node's certificate lives; it is renewed at half of that.
+    pub node_hours: u64,
+    /// Days that an operator's certificate lives.
+    pub operator_days: u64,
+    /// Days after its end in which a node's certificate may still renew itself, and nothing else.
+    pub expired_renewal_days: u64,
+    /// Minutes that a token is good when the command does not say.
+    pub token_minutes: u64,
+}
+
+impl Default for IdentityConfig {
+    fn default() -> Self {
+        Self { node_hours: 24, operator_days: 30, expired_renewal_days: 30, token_minutes: 15 }
+    }
+}
+
+/// Puppet's files on the main server: asked from `puppet config print` by `bunraku init`, never guessed.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PuppetConfig {
+    /// Puppet's CA bundle (`localcacert`).
+    pub ca: PathBuf,
+    /// Puppet's full CRL chain (`cacrl`).
+    pub crl: PathBuf,
+    /// The main server's own certificate (`hostcert`) and key (`hostprivkey`).
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    /// Which Puppet certificates may become nodes, and as what. Empty: none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allow: Vec<Allow>,
+}
+
+/// One entry of the allow-list.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allow {
+    /// A certname, `*` standing for any run of characters.
+    pub certname: String,
+    pub roles: Vec<Role>,
+}
+
+/// How much of the past is kept.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    /// Days that closed journal segments are kept.
+    pub keep_days: u64,
+    /// MiB of closed journal segments that are kept at most.
+    pub keep_mib: u64,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { keep_days: 365, keep_mib: 1024 }
+    }
+}
+
+impl DeployConfig {
+    pub(crate) fn stage_deadline(&self) -> Duration {
+        Duration::from_secs(self.stage_deadline_s)
+    }
+}

@@ -1,0 +1,119 @@
+//! Which steps are under way, and when one that ended without an answer may be tried again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use bunraku_common::NodeName;
+use bunraku_engine::StepId;
+use bunraku_proto::backoff;
+use tokio::task::AbortHandle;
+
+#[derive(Debug, Default)]
+pub(crate) struct Flight {
+    under_way: BTreeMap<StepId, AbortHandle>,
+    /// Ended, but (as the state says) still to do: unknown outcomes, and commits that are not proven yet.
+    again: BTreeMap<StepId, Again>,
+}
+
+#[derive(Debug)]
+struct Again {
+    attempt: u32,
+    not_before: Instant,
+}
+
+impl Flight {
+    pub(crate) fn may_start(&self, step: &StepId) -> bool {
+        !self.under_way.contains_key(step)
+            && self.again.get(step).is_none_or(|again| again.not_before <= Instant::now())
+    }
+
+    pub(crate) fn started(&mut self, step: StepId, task: AbortHandle) {
+        self.under_way.insert(step, task);
+    }
+
+    /// The step's task has ended. Whether it is done is for the state to say; if it is asked for again, it waits.
+    pub(crate) fn landed(&mut self, step: &StepId, answered: bool) {
+        self.under_way.remove(step);
+        let attempt = self.again.get(step).map_or(0, |again| again.attempt + 1);
+        // An answer that left something owed (Puppet Server starting) is asked again soon, and evenly.
+        let attempt = if answered { attempt.min(3) } else { attempt };
+        let wait = backoff::wait(attempt, answered.then_some(ASK_AGAIN), random());
+        self.again.insert(step.clone(), Again { attempt, not_before: Instant::now() + wait });
+    }
+
+    /// The node came back: what waited for it need not wait any longer.
+    pub(crate) fn retry_now(&mut self, node: &NodeName) {
+        self.again.retain(|step, _| node_of(step) != Some(node));
+    }
+
+    /// Ends what the state no longer asks for. A late order does no harm: nodes refuse older generations.
+    pub(crate) fn abort_others(&mut self, wanted: &BTreeSet<StepId>) {
+        self.under_way.retain(|step, task| {
+            wanted.contains(step) || {
+                task.abort();
+                false
+            }
+        });
+        self.again.retain(|step, _| wanted.contains(step));
+    }
+
+    pub(crate) fn abort_all(&mut self) {
+        self.abort_others(&BTreeSet::new());
+    }
+
+    pub(crate) fn until_next_retry(&self) -> Option<Duration> {
+        let waiting = self.again.iter().filter(|(step, _)| !self.under_way.contains_key(step));
+        let next = waiting.map(|(_, again)| again.not_before).min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// Least pause between two questions about something that is owed.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+fn node_of(step: &StepId) -> Option<&NodeName> {
+    match step {
+        StepId::Build(_) => None,
+        StepId::Stage(_, node)
+        | StepId::Commit(_, node, _)
+        | StepId::Discard(_, node, _)
+        | StepId::Bring(_, node, _) => Some(node),
+    }
+}
+
+fn random() -> u64 {
+    getrandom::u64().expect("the kernel gives random numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use bunraku_engine::DeployId;
+
+    use super::*;
+
+    fn step() -> StepId {
+        StepId::Stage(DeployId(1), NodeName::parse("c1").unwrap())
+    }
+
+    #[test]
+    fn a_step_without_an_answer_waits_and_a_node_that_comes_back_ends_the_wait() {
+        let mut flight = Flight::default();
+        for _ in 0..20 {
+            flight.landed(&step(), false);
+        }
+        assert!(flight.until_next_retry().is_some());
+        flight.retry_now(&NodeName::parse("c1").unwrap());
+        assert!(flight.may_start(&step()));
+    }
+
+    #[test]
+    fn what_is_no_longer_wanted_is_forgotten() {
+        let mut flight = Flight::default();
+        flight.landed(&step(), true);
+        assert!(!flight.may_start(&step()), "the pause between two questions");
+        flight.abort_others(&BTreeSet::new());
+        assert!(flight.may_start(&step()));
+    }
+}

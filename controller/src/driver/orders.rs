@@ -1,0 +1,283 @@
+//! Does one step: calls the node or runs the builder, and says what came of it.
+//!
+//! A call that timed out, or whose connection broke, is unknown: no event at all. The step is still to do, and the
+//! node will say what became of it.
+
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use bunraku_builder::{Builder, ObjectStore, Pin};
+use bunraku_common::{
+    Chain, Digest, EnvironmentName, Generation, NodeName, Term,
+    snapshot::{diff, ruby},
+};
+use bunraku_engine::{Built, DeployId, Event, Fault, State, Step, StepId};
+use bunraku_proto::v1::{
+    self, CommitRequest, DiscardRequest, Order, StageRequest, stage_failed, stage_reply::Outcome,
+};
+use tokio::{runtime::Handle, task::AbortHandle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::{Code, Request, Status};
+
+use super::Shared;
+use crate::{
+    clock::wall_ms,
+    nodes::Connections,
+    provenance::{Origin, Provenance},
+};
+
+/// A commit waits for the settle, the flush and the proof; Puppet Server answers these within seconds or not at all.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(60);
+const DISCARD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What the steps are done with.
+#[derive(Debug)]
+pub(crate) struct Hands {
+    pub runtime: Handle,
+    pub connections: Arc<Connections>,
+    pub builder: Arc<Builder>,
+    pub store: Arc<ObjectStore>,
+    pub provenance: Arc<Provenance>,
+    pub stage_deadline: Duration,
+    /// To compare a new snapshot with what is committed. Weak: the loop owns the hands.
+    pub shared: Weak<Shared>,
+}
+
+/// A step's task has ended.
+pub(super) struct Done {
+    pub step: StepId,
+    /// Nothing: the outcome is unknown.
+    pub event: Option<Event>,
+    /// Keeps a built snapshot from the sweeper until it is on record.
+    pub pin: Option<Pin>,
+}
+
+impl Hands {
+    /// Starts a step; `done` is called when its task ends by itself.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        step: Step,
+        term: Term,
+        done: impl FnOnce(Done) + Send + 'static,
+    ) -> AbortHandle {
+        let hands = self.clone();
+        let task = self.runtime.spawn(async move {
+            let id = step.id();
+            let (event, pin) = hands.perform(step, term).await;
+            done(Done { step: id, event, pin });
+        });
+        task.abort_handle()
+    }
+
+    pub(super) fn cut_denied(&self, state: &State) {
+        self.connections.cut_denied(state);
+    }
+
+    async fn perform(&self, step: Step, term: Term) -> (Option<Event>, Option<Pin>) {
+        match step {
+            Step::Build { deploy, environment, branch, commit } => {
+                self.build(deploy, environment, &branch, commit.as_deref()).await
+            }
+            Step::Stage { deploy, node, environment, snapshot, generation, generate_types, adopt } => {
+                let order = order(term, generation, &environment);
+                let staged = self.stage(&node, order, snapshot, generate_types, adopt).await;
+                (staged.map(|staged| stage_event(deploy, node, staged)), None)
+            }
+            Step::Commit { environment, node, snapshot, generation, deploy: _ } => {
+                (self.commit(term, environment, node, snapshot, generation).await, None)
+            }
+            Step::Discard { environment, node, snapshot, generation } => {
+                let order = Some(order(term, generation, &environment));
+                let request = DiscardRequest { order, snapshot: snapshot.to_string() };
+                let answer =
+                    self.call(&node, request, DISCARD_DEADLINE, async |mut c, r| c.discard(r).await).await;
+                (answer.map(|_| Event::Discarded { environment, node, snapshot }), None)
+            }
+            Step::Bring { node, environment, snapshot, generation, adopt } => {
+                (self.bring(term, node, environment, snapshot, generation, adopt).await, None)
+            }
+        }
+    }
+
+    async fn build(
+        &self,
+        deploy: DeployId,
+        environment: EnvironmentName,
+        branch: &str,
+        commit: Option<&str>,
+    ) -> (Option<Event>, Option<Pin>) {
+        // An aborted task drops the guard, and the builder ends its processes.
+        let cancel = CancellationToken::new();
+        let _ends_with_the_task: DropGuard = cancel.clone().drop_guard();
+        let built = match self.builder.build(&environment, branch, commit, cancel).await {
+            Ok(built) => built,
+            Err(failed) => {
+                self.describe(self.provenance.keep_output(deploy, failed.output()));
+                let (reason, hint) = split_hint(&Chain(&failed).to_string());
+                return (Some(Event::BuildFailed { deploy, reason, hint }), None);
+            }
+        };
+        self.describe(self.provenance.keep_output(deploy, &built.output));
+        self.describe(self.provenance.keep(&Origin {
+            snapshot: built.digest,
+            environment: environment.clone(),
+            branch: built.branch.clone(),
+            commit: built.commit.clone(),
+            builder: built.builder.clone(),
+            files: built.files,
+            bytes: built.bytes,
+            modules: built.modules.iter().map(|m| (m.name.clone(), m.version.clone())).collect(),
+            built_ms: wall_ms(),
+        }));
+        let generate_types = self.touches_types(&environment, &built.digest).await;
+        let made = Built { snapshot: built.digest, commit: Some(built.commit), generate_types };
+        (Some(Event::BuildDone { deploy, built: made }), Some(built.pin))
+    }
+
+    fn describe(&self, written: std::io::Result<()>) {
+        if let Err(error) = written {
+            tracing::warn!(error = %Chain(&error), "where a snapshot came from could not be written down");
+        }
+    }
+
+    /// Whether the difference to the committed snapshot asks for new `.resource_types`; when in doubt, yes.
+    async fn touches_types(&self, environment: &EnvironmentName, snapshot: &Digest) -> bool {
+        let committed = self.shared.upgrade().and_then(|shared| {
+            shared.state().environments().get(environment)?.committed.as_ref().map(|c| c.snapshot)
+        });
+        let (store, new) = (self.store.clone(), *snapshot);
+        let changes = tokio::task::spawn_blocking(move || diff(&*store, committed.as_ref(), &new)).await;
+        match changes {
+            Ok(Ok(changes)) => ruby::needs_types(&changes),
+            Ok(Err(_)) | Err(_) => true,
+        }
+    }
+
+    /// `None`: unknown.
+    async fn stage(
+        &self,
+        node: &NodeName,
+        order: Order,
+        snapshot: Digest,
+        generate_types: bool,
+        adopt: bool,
+    ) -> Option<Result<(), v1::StageFailed>> {
+        let request =
+            StageRequest { order: Some(order), snapshot: snapshot.to_string(), generate_types, adopt };
+        let reply = self.call(node, request, self.stage_deadline, async |mut c, r| c.stage(r).await).await?;
+        match reply.outcome? {
+            Outcome::Staged(staged) => {
+                tracing::info!(
+                    %node, snapshot = %snapshot.short(), already = staged.already, bytes = staged.fetched_bytes,
+                    objects = staged.fetched_objects, ms = staged.took_ms, note = staged.note, "staged"
+                );
+                Some(Ok(()))
+            }
+            Outcome::Failed(failed) => Some(Err(failed)),
+        }
+    }
+
+    async fn commit(
+        &self,
+        term: Term,
+        environment: EnvironmentName,
+        node: NodeName,
+        snapshot: Digest,
+        generation: Generation,
+    ) -> Option<Event> {
+        let order = Some(order(term, generation, &environment));
+        let request = CommitRequest { order, snapshot: snapshot.to_string() };
+        let reply = self.call(&node, request, COMMIT_DEADLINE, async |mut c, r| c.commit(r).await).await?;
+        let swapped_ms = (reply.swapped_ms != 0).then_some(reply.swapped_ms);
+        let proven = reply.committed && reply.proven;
+        Some(Event::Committed {
+            environment,
+            node,
+            snapshot,
+            generation,
+            proven,
+            owed: reply.owed,
+            swapped_ms,
+        })
+    }
+
+    async fn bring(
+        &self,
+        term: Term,
+        node: NodeName,
+        environment: EnvironmentName,
+        snapshot: Digest,
+        generation: Generation,
+        adopt: bool,
+    ) -> Option<Event> {
+        let order = order(term, generation, &environment);
+        match self.stage(&node, order, snapshot, true, adopt).await? {
+            Ok(()) => self.commit(term, environment, node, snapshot, generation).await,
+            Err(failed) => Some(Event::BringFailed { environment, node, generation, reason: failed.reason }),
+        }
+    }
+
+    /// One call with its deadline on the wire and here. `None`: unknown.
+    async fn call<Q, A, F>(&self, node: &NodeName, request: Q, deadline: Duration, call: F) -> Option<A>
+    where
+        F: AsyncFnOnce(Client, Request<Q>) -> Result<tonic::Response<A>, Status>,
+    {
+        let client = self.connections.client(node)?;
+        let mut request = Request::new(request);
+        request.set_timeout(deadline);
+        match call(client, request).await {
+            Ok(reply) => Some(reply.into_inner()),
+            Err(status) => {
+                // A refused fence is the one clear answer: a newer decision is on its way, or another controller's.
+                let level_is_info = matches!(status.code(), Code::Unavailable | Code::Cancelled);
+                if level_is_info {
+                    tracing::info!(%node, reason = status.message(), "no answer from the node");
+                } else {
+                    tracing::warn!(%node, code = ?status.code(), reason = status.message(), "the node did not obey");
+                }
+                None
+            }
+        }
+    }
+}
+
+type Client = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;
+
+fn stage_event(deploy: DeployId, node: NodeName, staged: Result<(), v1::StageFailed>) -> Event {
+    match staged {
+        Ok(()) => Event::Staged { deploy, node },
+        Err(failed) => {
+            let fault = match failed.fault() {
+                stage_failed::Fault::Content => Fault::Content,
+                stage_failed::Fault::Node | stage_failed::Fault::Unspecified => Fault::Node,
+            };
+            Event::StageFailed { deploy, node, fault, reason: failed.reason, hint: failed.hint }
+        }
+    }
+}
+
+pub(crate) fn order(term: Term, generation: Generation, environment: &EnvironmentName) -> Order {
+    Order {
+        id: format!("{environment}-{}-{}", term.number, generation.0),
+        term: Some(wire_term(term)),
+        generation: generation.0,
+        environment: environment.to_string(),
+    }
+}
+
+pub(crate) fn wire_term(term: Term) -> v1::Term {
+    v1::Term { number: term.number, id: format!("{:032x}", term.id) }
+}
+
+/// `reason`, and what stands behind `hint:`.
+fn split_hint(text: &str) -> (String, String) {
+    match text.split_once("hint: ") {
+        Some((reason, hint)) => {
+            let reason = reason.trim_end_matches(['\n', ' ', '(']).to_owned();
+            (reason, hint.trim_end_matches(')').to_owned())
+        }
+        None => (text.to_owned(), String::new()),
+    }
+}

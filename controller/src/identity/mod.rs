@@ -1,0 +1,12 @@
+//! Who may join, and as whom: the mesh CA, one-time tokens, and the door for holders of a Puppet certificate.
+//!
+//! Used by the enrolment service and the driver. Nothing here decides whether a token is still good or a name is
+//! barred: that is journalled state, and the engine's. Puppet's CA key is never read.
+
+mod ca;
+mod puppet;
+mod tokens;
+
+pub(crate) use ca::{CONTROLLER_RENEWAL, CaError, Issued, MeshCa};
+pub(crate) use puppet::{AllowList, PuppetCertificate, PuppetDoor, PuppetFiles, PuppetTrust};
+pub(crate) use tokens::{NewToken, token_digest};

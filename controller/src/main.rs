@@ -1,0 +1,7 @@
+//! `bunraku`: see `bunraku --help`.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bunraku::cli::main()
+}

@@ -1,0 +1,171 @@
+//! Connections: which node can be called, and how each connection of an identity is ended at once.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bunraku_common::NodeName;
+use bunraku_engine::{Standing, State};
+use bunraku_proto::{
+    cut::Cut,
+    link::{self, NodeLink},
+    serve::FINISH,
+    v1::{HelloReply, node_client::NodeClient},
+};
+
+use crate::clock::wall_ms;
+
+/// So many changes between processes of one identity within a minute mean that two hosts use it.
+const CHANGES_A_MINUTE: usize = 3;
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Every live connection, by what may end it.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    next: u64,
+    nodes: BTreeMap<NodeName, Connected>,
+    /// When a node was last seen, for those that are not connected.
+    last: BTreeMap<NodeName, LastSeen>,
+    changes: BTreeMap<NodeName, VecDeque<Instant>>,
+    /// All connections with a mesh identity: serial, key, and how to end it.
+    cuts: BTreeMap<u64, (String, String, Cut)>,
+}
+
+#[derive(Debug, Clone)]
+struct Connected {
+    id: u64,
+    link: NodeLink,
+    cut: Cut,
+    about: About,
+}
+
+/// What is known of a connected node.
+#[derive(Debug, Clone)]
+pub(crate) struct About {
+    pub hello: HelloReply,
+    pub address: String,
+    pub since_ms: u64,
+}
+
+#[derive(Debug, Clone)]
+struct LastSeen {
+    about: About,
+    until_ms: u64,
+}
+
+/// A connection's place in the registry; given back with [`Connections::ended`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionId(u64);
+
+impl Connections {
+    /// The client to call a node with. Taken for each call: after a re-dial an older one is dead.
+    pub(crate) fn client(&self, node: &NodeName) -> Option<NodeClient<NodeLink>> {
+        self.lock().nodes.get(node).map(|connected| link::client(connected.link.clone()))
+    }
+
+    /// Remembers a connection of an identity, so that a revocation can cut it.
+    pub(crate) fn started(&self, serial: &str, key: &str, cut: Cut) -> ConnectionId {
+        let mut inner = self.lock();
+        inner.next += 1;
+        let id = inner.next;
+        inner.cuts.insert(id, (serial.to_owned(), key.to_owned(), cut));
+        ConnectionId(id)
+    }
+
+    /// A node said hello. It takes the new orders from now on. An older connection of the same process may finish its
+    /// calls; one of another process is cut at once.
+    pub(crate) fn registered(
+        &self,
+        id: ConnectionId,
+        node: &NodeName,
+        link: NodeLink,
+        cut: Cut,
+        about: About,
+    ) {
+        let mut inner = self.lock();
+        let instance = about.hello.instance.clone();
+        inner.last.remove(node);
+        let Some(older) = inner.nodes.insert(node.clone(), Connected { id: id.0, link, cut, about }) else {
+            return;
+        };
+        if older.about.hello.instance == instance {
+            tokio::spawn(async move {
+                let _gone_by_itself = tokio::time::timeout(FINISH, older.cut.closed()).await;
+                older.cut.cut();
+            });
+        } else {
+            older.cut.cut();
+            let now = Instant::now();
+            let changes = inner.changes.entry(node.clone()).or_default();
+            changes.push_back(now);
+            while changes.front().is_some_and(|first| now - *first > MINUTE) {
+                changes.pop_front();
+            }
+        }
+    }
+
+    /// The connection has ended. True when the node has no connection any more.
+    pub(crate) fn ended(&self, id: ConnectionId, node: Option<&NodeName>) -> bool {
+        let mut inner = self.lock();
+        inner.cuts.remove(&id.0);
+        let Some(node) = node else { return false };
+        if inner.nodes.get(node).is_none_or(|connected| connected.id != id.0) {
+            return false;
+        }
+        let connected = inner.nodes.remove(node).expect("it was found under this lock");
+        inner.last.insert(node.clone(), LastSeen { about: connected.about, until_ms: wall_ms() });
+        true
+    }
+
+    /// Ends every connection whose identity may no longer speak.
+    pub(crate) fn cut_denied(&self, state: &State) {
+        for (serial, key, cut) in self.lock().cuts.values() {
+            if let Standing::Denied(reason) = state.standing(serial, key) {
+                tracing::warn!(serial, reason, "connection cut");
+                cut.cut();
+            }
+        }
+    }
+
+    /// Makes every node dial again and hear a fresh hello.
+    pub(crate) fn cut_nodes(&self) {
+        for connected in self.lock().nodes.values() {
+            connected.cut.cut();
+        }
+    }
+
+    pub(crate) fn about(&self, node: &NodeName) -> Option<About> {
+        self.lock().nodes.get(node).map(|connected| connected.about.clone())
+    }
+
+    /// What is remembered of a node that is not connected: what it said, and until when it was there (Unix ms).
+    pub(crate) fn last_seen(&self, node: &NodeName) -> Option<(About, u64)> {
+        self.lock().last.get(node).map(|last| (last.about.clone(), last.until_ms))
+    }
+
+    /// Keeps what a node holds up to date for `status`.
+    pub(crate) fn observed(&self, node: &NodeName, observed: bunraku_proto::v1::ObserveReply) {
+        if let Some(connected) = self.lock().nodes.get_mut(node) {
+            connected.about.hello.observed = Some(observed);
+        }
+    }
+
+    /// Whether two hosts seem to use this node's identity.
+    pub(crate) fn is_contested(&self, node: &NodeName) -> bool {
+        let now = Instant::now();
+        let inner = self.lock();
+        let recent = |times: &VecDeque<Instant>| times.iter().filter(|at| now - **at <= MINUTE).count();
+        inner.changes.get(node).is_some_and(|times| recent(times) >= CHANGES_A_MINUTE)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,248 @@
+//! The state as operators see it: what the engine knows, what nodes said, and where snapshots came from, joined.
+
+use std::sync::Arc;
+
+use bunraku_builder::{ObjectStore, summarize};
+use bunraku_common::{
+    Chain, Digest, EnvironmentName, NodeName,
+    snapshot::{diff, ruby},
+};
+use bunraku_engine::{Deploy, EnrolledBy, Environment, Millis, NodeRecord, Outcome, Phase, State};
+use bunraku_proto::v1;
+
+use crate::{clock::wall_ms, driver::Shared, nodes::Connections, provenance::Provenance};
+
+/// Everything a report is made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Reporter {
+    pub shared: Arc<Shared>,
+    pub connections: Arc<Connections>,
+    pub store: Arc<ObjectStore>,
+    pub provenance: Arc<Provenance>,
+}
+
+impl Reporter {
+    /// Controller time as Unix milliseconds, for people.
+    fn shown(&self, at: Millis) -> u64 {
+        wall_ms().saturating_sub(self.shared.clock.now().saturating_sub(at))
+    }
+
+    pub(crate) fn deploy(&self, deploy: &Deploy) -> v1::DeployInfo {
+        let now = self.shared.clock.now();
+        let built = deploy.built();
+        let snapshot = built.map(|built| built.snapshot).or_else(|| rollback_target(deploy));
+        let mut info = v1::DeployInfo {
+            id: deploy.id.0,
+            environment: deploy.environment.to_string(),
+            kind: deploy.kind.name().to_owned(),
+            phase: deploy.phase_name().to_owned(),
+            who: deploy.who.clone(),
+            commit: built.and_then(|built| built.commit.clone()).unwrap_or_default(),
+            snapshot: snapshot.map(|s| s.to_string()).unwrap_or_default(),
+            previous: deploy.previous.map(|s| s.to_string()).unwrap_or_default(),
+            generation: deploy.generation().map_or(0, |generation| generation.0),
+            requested_ms: self.shown(deploy.requested_at),
+            waiting: deploy.waiting(now),
+            nodes: deploy
+                .nodes()
+                .into_iter()
+                .map(|(node, note)| v1::DeployNode {
+                    node: node.to_string(),
+                    state: note.state,
+                    note: note.note,
+                })
+                .collect(),
+            ..v1::DeployInfo::default()
+        };
+        if let Phase::Ended { outcome, at, .. } = &deploy.phase {
+            info.ended_ms = self.shown(*at);
+            if let Some((reason, hint)) = outcome.reason() {
+                (info.reason, info.hint) = (reason.to_owned(), hint.to_owned());
+            }
+            if let Outcome::Live { skew_ms } | Outcome::Behind { skew_ms, .. } = outcome {
+                info.skew_ms = skew_ms.unwrap_or(0);
+                info.live_ms = info.ended_ms;
+            }
+        }
+        info
+    }
+
+    /// With modules, the difference to what was committed before, and the builder's words. Reads files.
+    pub(crate) fn deploy_in_full(&self, deploy: &Deploy) -> v1::DeployInfo {
+        let mut info = self.deploy(deploy);
+        info.output = self.provenance.output(deploy.id);
+        let Some(snapshot) = deploy.built().map(|built| built.snapshot) else { return info };
+        info.modules = self.modules(&snapshot);
+        info.difference = self.difference(deploy.previous.as_ref(), &snapshot).ok();
+        info
+    }
+
+    fn modules(&self, snapshot: &Digest) -> Vec<v1::ModuleInfo> {
+        let origin = self.provenance.origin(snapshot);
+        let modules = origin.map(|origin| origin.modules).unwrap_or_default();
+        modules.into_iter().map(|(name, version)| v1::ModuleInfo { name, version }).collect()
+    }
+
+    /// What leads from one snapshot to another; the reason where the objects are gone.
+    pub(crate) fn difference(&self, old: Option<&Digest>, new: &Digest) -> Result<v1::Difference, String> {
+        let told = |error| Chain(&error).to_string();
+        let summary = summarize(&self.store, old, new).map_err(told)?;
+        let flush_jrubies =
+            old.is_some() && ruby::flushes_jrubies(&diff(&*self.store, old, new).map_err(told)?);
+        Ok(v1::Difference {
+            added: summary.added,
+            changed: summary.changed,
+            removed: summary.removed,
+            total: summary.total as u64,
+            flush_jrubies,
+            modules: summary.modules,
+        })
+    }
+
+    pub(crate) fn environment(
+        &self,
+        state: &State,
+        name: &EnvironmentName,
+        known: &Environment,
+    ) -> v1::EnvironmentInfo {
+        let committed = known.committed.as_ref();
+        let origin = committed.and_then(|c| self.provenance.origin(&c.snapshot));
+        let nodes = state.fleet().nodes.iter().filter(|(_, node)| node.is_compiler());
+        v1::EnvironmentInfo {
+            name: name.to_string(),
+            committed: committed.map(|c| c.snapshot.to_string()).unwrap_or_default(),
+            generation: known.generation.0,
+            commit: origin.map(|origin| origin.commit).unwrap_or_default(),
+            held: known
+                .held
+                .as_ref()
+                .map(|held| format!("by {}: {}", held.who, held.why))
+                .unwrap_or_default(),
+            nodes: nodes.map(|(node, record)| self.on_node(name, known, node, record)).collect(),
+            deploy: known.active.map_or(0, |deploy| deploy.0),
+            branch: known.branch.clone(),
+        }
+    }
+
+    fn on_node(
+        &self,
+        name: &EnvironmentName,
+        known: &Environment,
+        node: &NodeName,
+        record: &NodeRecord,
+    ) -> v1::EnvironmentNode {
+        let on_node = record.environments.get(name);
+        let live = on_node.and_then(|on_node| on_node.live);
+        let proven = known.committed.as_ref().is_some_and(|committed| record.has_proven(name, committed));
+        let connected = self.shared.presence().is_connected(node);
+        let state = match (&record.held, proven, connected, &known.committed) {
+            (Some(_), ..) => "held",
+            (None, true, true, _) => "proven",
+            (None, true, false, _) => "proven, not connected",
+            (None, false, _, None) => "nothing committed",
+            (None, false, true, Some(_)) => "behind",
+            (None, false, false, Some(_)) => "behind, not connected",
+        };
+        v1::EnvironmentNode {
+            node: node.to_string(),
+            live: live.map(|live| live.to_string()).unwrap_or_default(),
+            proven,
+            state: state.to_owned(),
+            note: on_node.map(|on_node| on_node.owed.clone()).unwrap_or_default(),
+        }
+    }
+
+    pub(crate) fn node(&self, state: &State, name: &NodeName) -> Option<v1::NodeInfo> {
+        let barred = state.fleet().barred.get(name);
+        let record = match state.fleet().nodes.get(name) {
+            Some(record) => record,
+            None => return barred.map(|reason| barred_only(name, reason)),
+        };
+        let connected = self.connections.about(name);
+        let last = self.connections.last_seen(name);
+        let about = connected.clone().or_else(|| last.clone().map(|(about, _)| about));
+        let since_ms = match (&connected, &last) {
+            (Some(about), _) => about.since_ms,
+            (None, Some((_, until))) => *until,
+            (None, None) => 0,
+        };
+        let observed = about.as_ref().and_then(|about| about.hello.observed.clone()).unwrap_or_default();
+        let drift = observed.environments.iter();
+        let drift = drift.flat_map(|e| e.drift.iter().map(|path| format!("{}/{path}", e.environment)));
+        let behind = state.behind().into_iter().filter(|behind| behind.node == *name);
+        let mut alarms = Vec::new();
+        if self.connections.is_contested(name) {
+            alarms.push(format!("two hosts use the identity of {name} (hint: bunraku nodes revoke {name})"));
+        }
+        Some(v1::NodeInfo {
+            name: name.to_string(),
+            roles: record.roles.iter().map(ToString::to_string).collect(),
+            connected: connected.is_some(),
+            version: about.as_ref().map(|about| about.hello.version.clone()).unwrap_or_default(),
+            standing: standing(record, barred),
+            enrolled_by: match &record.by {
+                EnrolledBy::Token { .. } => "token".to_owned(),
+                EnrolledBy::Puppet { .. } => "puppet certificate".to_owned(),
+                EnrolledBy::Renewal { .. } => "renewal".to_owned(),
+            },
+            certificate_expires: record.expires_s,
+            since_ms,
+            behind: behind.map(|behind| behind.environment.to_string()).collect(),
+            drift: drift.collect(),
+            alarms,
+            puppetserver: observed.puppetserver.clone(),
+            address: about.map(|about| about.address).unwrap_or_default(),
+            environments: observed.environments,
+        })
+    }
+
+    pub(crate) fn nodes(&self, state: &State) -> Vec<v1::NodeInfo> {
+        state.fleet().nodes.keys().filter_map(|name| self.node(state, name)).collect()
+    }
+
+    pub(crate) fn snapshots(&self, state: &State, only: Option<&EnvironmentName>) -> Vec<v1::SnapshotInfo> {
+        let mut found = Vec::new();
+        for (name, environment) in state.environments() {
+            if only.is_some_and(|only| only != name) {
+                continue;
+            }
+            for kept in &environment.retained {
+                let origin = self.provenance.origin(&kept.snapshot);
+                let live = environment.committed.as_ref().is_some_and(|c| c.snapshot == kept.snapshot);
+                found.push(v1::SnapshotInfo {
+                    digest: kept.snapshot.to_string(),
+                    environment: name.to_string(),
+                    commit: kept.commit.clone().unwrap_or_default(),
+                    who: kept.who.clone(),
+                    built_ms: origin.as_ref().map_or(0, |origin| origin.built_ms),
+                    files: origin.as_ref().map_or(0, |origin| origin.files),
+                    bytes: origin.as_ref().map_or(0, |origin| origin.bytes),
+                    live,
+                    modules: self.modules(&kept.snapshot),
+                    builder: origin.map(|origin| origin.builder).unwrap_or_default(),
+                });
+            }
+        }
+        found
+    }
+}
+
+fn rollback_target(deploy: &Deploy) -> Option<Digest> {
+    match deploy.kind {
+        bunraku_engine::Kind::Rollback { snapshot } => Some(snapshot),
+        bunraku_engine::Kind::Build { .. } | bunraku_engine::Kind::Plan { .. } => None,
+    }
+}
+
+fn standing(record: &NodeRecord, barred: Option<&String>) -> String {
+    match (barred, &record.held, record.enrolled) {
+        (Some(reason), ..) => format!("revoked: {reason}"),
+        (None, Some(held), _) => format!("held by {}: {}", held.who, held.why),
+        (None, None, true) => "enrolled".to_owned(),
+        (None, None, false) => "identity ended, must enrol again".to_owned(),
+    }
+}
+
+fn barred_only(name: &NodeName, reason: &str) -> v1::NodeInfo {
+    v1::NodeInfo { name: name.to_string(), standing: format!("revoked: {reason}"), ..v1::NodeInfo::default() }
+}

@@ -1,0 +1,428 @@
+//! `bunraku serve`: opens the journal, begins a term, opens the doors, and runs until it is told to stop.
+
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use bunraku_builder::{BuildError, Builder, ObjectStore};
+use bunraku_common::{Chain, NodeName, Term};
+use bunraku_engine::{Event, Fact, Policy, Presence, Settings, State};
+use bunraku_proto::{
+    Door, PROTOCOL, Peer,
+    accept::{self, Accepted, Caller, Limits},
+    link, serve,
+    v1::HelloRequest,
+};
+use bunraku_store::{Keep, LocalStore, Store, StoreError};
+use tokio::net::{TcpListener, UnixListener};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::service::Routes;
+
+use crate::{
+    api::Api,
+    audit::record,
+    clock::{Clock, wall_ms, wall_s},
+    config::Config,
+    driver::{Driver, Hands, Superseded, prune, random_id, wire_term},
+    identities::Identities,
+    identity::{CaError, MeshCa, PuppetFiles},
+    nodes::{About, Connections},
+    provenance::Provenance,
+    report::Reporter,
+};
+
+/// Nodes are asked what they serve this often: drift, and what a node settled by itself, show within it.
+const ASK_NODES: Duration = Duration::from_secs(30);
+/// Old tokens, snapshots, segments and objects are looked for this often.
+const HOUSEKEEPING: Duration = Duration::from_secs(600);
+/// The oldest protocol number that is still spoken.
+const OLDEST_PROTOCOL: u32 = if PROTOCOL > 2 { PROTOCOL - 2 } else { 1 };
+/// Nodes that lost their controller come back spread over this.
+const REDIAL_SPREAD: Duration = Duration::from_millis(500);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the journal's newest checkpoint cannot be read\nhint: it was written by another version; install that version"
+    )]
+    Checkpoint(#[source] serde_json::Error),
+    #[error(
+        "record {sequence} of the journal cannot be read\nhint: it was written by another version; install that version"
+    )]
+    Record {
+        sequence: u64,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("the mesh CA is not usable\nhint: bunraku init makes one")]
+    Ca(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the builder is not usable")]
+    Builder(#[from] BuildError),
+    #[error("`{0}` is not a policy: fail and skip are known")]
+    Policy(String),
+    #[error("could not {doing} {what}")]
+    Io {
+        doing: &'static str,
+        what: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the driver ended: what the journal holds is safe, the process must start again")]
+    Halted,
+}
+
+impl From<CaError> for ServeError {
+    fn from(error: CaError) -> Self {
+        Self::Ca(Box::new(error))
+    }
+}
+
+fn io_error(doing: &'static str, what: impl std::fmt::Display) -> impl FnOnce(io::Error) -> ServeError {
+    let what = what.to_string();
+    move |source| ServeError::Io { doing, what, source }
+}
+
+/// A controller that runs in this process. `bunraku serve` runs one; tests run several.
+#[derive(Debug)]
+pub struct Controller {
+    driver: Driver,
+    connections: Arc<Connections>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+    address: std::net::SocketAddr,
+    socket: PathBuf,
+}
+
+impl Controller {
+    /// Opens everything and starts serving.
+    pub async fn start(config: Config) -> Result<Self, ServeError> {
+        let config = Arc::new(config);
+        let settings = settings(&config)?;
+        let ca = MeshCa::open(&config.data_dir.join("ca"))?;
+        let (mut store, state, clock) = recover(&config.data_dir.join("state"))?;
+        let state = begin_term(&mut store, state, &clock, settings)?;
+        let objects = config.data_dir.join("objects");
+        let objects = ObjectStore::open(&objects).map_err(io_error("open", objects.display()))?;
+        let provenance =
+            Provenance::open(&config.data_dir).map_err(io_error("open", config.data_dir.display()))?;
+        let provenance = Arc::new(provenance);
+        let builder = Arc::new(Builder::new(config.build.clone(), objects.clone())?);
+        let connections = Arc::new(Connections::default());
+        let identities = Arc::new(Identities::new(ca, &config)?);
+        let driver = Driver::start(state, Box::new(store), clock, |shared| Hands {
+            runtime: tokio::runtime::Handle::current(),
+            connections: connections.clone(),
+            builder: builder.clone(),
+            store: objects.clone(),
+            provenance: provenance.clone(),
+            stage_deadline: config.deploy.stage_deadline(),
+            shared: Arc::downgrade(shared),
+        });
+        identities.open_mesh_doors(&driver.shared)?;
+        let reporter = Reporter {
+            shared: driver.shared.clone(),
+            connections: connections.clone(),
+            store: objects,
+            provenance,
+        };
+        let api = Api { driver, reporter, connections, builder, identities, config };
+        api.open().await
+    }
+
+    /// The address that the port really has (a port of 0 in the config picks a free one).
+    pub fn address(&self) -> std::net::SocketAddr {
+        self.address
+    }
+
+    /// Runs until the driver ends (then the process must end too) or `stop` resolves.
+    pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+        let mut head = self.driver.shared.head.subscribe();
+        let halted = async {
+            let _sender_lives_in_the_driver = head.wait_for(|head| *head == u64::MAX).await;
+        };
+        let result = tokio::select! {
+            () = stop => Ok(()),
+            () = halted => Err(ServeError::Halted),
+        };
+        self.stop().await;
+        result
+    }
+
+    /// Ends everything at once; orders under way go on by themselves or are asked about at the next start.
+    pub async fn stop(self) {
+        self.driver.halt();
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.connections.cut_nodes();
+        while !self.driver.shared.halted() {
+            tokio::task::yield_now().await;
+        }
+        let _best_effort = fs::remove_file(&self.socket);
+    }
+}
+
+fn settings(config: &Config) -> Result<Settings, ServeError> {
+    let deploy = &config.deploy;
+    let policy = Policy::parse(&deploy.policy).ok_or_else(|| ServeError::Policy(deploy.policy.clone()))?;
+    Ok(Settings {
+        policy,
+        stage_deadline: deploy.stage_deadline_s * 1000,
+        commit_deadline: deploy.commit_deadline_s * 1000,
+        unreachable: deploy.unreachable_s * 1000,
+        parallel_builds: deploy.parallel_builds,
+        retained: deploy.retained,
+        // The builder ends by its own, shorter deadline and says more.
+        build_deadline: (config.build.deadline_s + 60) * 1000,
+        renew_grace_s: config.identity.expired_renewal_days * 86_400,
+        ..Settings::default()
+    })
+}
+
+/// Reads the newest checkpoint and what follows.
+fn recover(dir: &Path) -> Result<(LocalStore, State, Clock), ServeError> {
+    if let Some(above) = dir.parent() {
+        fs::create_dir_all(above).map_err(io_error("make", above.display()))?;
+    }
+    let (store, recovered) = LocalStore::open(dir)?;
+    let mut state: State = match &recovered.checkpoint {
+        Some(bytes) => serde_json::from_slice(bytes).map_err(ServeError::Checkpoint)?,
+        None => State::default(),
+    };
+    for record in &recovered.records {
+        let fact: Fact = crate::audit::fact(record)
+            .map_err(|source| ServeError::Record { sequence: record.sequence, source })?;
+        state.apply(&fact, record.at_ms);
+    }
+    let last = match recovered.records.last() {
+        Some(record) => Some((record.at_ms, record.wall_ms)),
+        None => store.after(store.head().sequence.saturating_sub(1), 1)?.last().map(|r| (r.at_ms, r.wall_ms)),
+    };
+    Ok((store, state, Clock::continuing(last)))
+}
+
+/// One run of one controller: journalled before anything else happens.
+fn begin_term(
+    store: &mut LocalStore,
+    mut state: State,
+    clock: &Clock,
+    settings: Settings,
+) -> Result<State, ServeError> {
+    let number = state.term().map_or(0, |term| term.number) + 1;
+    let term = Term { number, id: random_id() };
+    let now = clock.now();
+    let mut facts = vec![Fact::TermBegan { term, takeover: None }];
+    facts.extend(state.observe(Event::Configured { settings }, &Presence::new(now), now));
+    store.append(facts.iter().map(|fact| record(fact, "controller", now)).collect())?;
+    for fact in &facts {
+        state.apply(fact, now);
+    }
+    Ok(state)
+}
+
+impl Api {
+    async fn open(self) -> Result<Controller, ServeError> {
+        let listener =
+            TcpListener::bind(self.config.listen).await.map_err(io_error("listen on", self.config.listen))?;
+        let address = listener.local_addr().map_err(io_error("listen on", self.config.listen))?;
+        let socket = self.config.socket.clone();
+        let local = listen_for_root(&socket).map_err(io_error("listen on", socket.display()))?;
+        let mut tasks = vec![self.serve_root(local), self.serve_doors(listener)];
+        tasks.push(tokio::spawn({
+            let (identities, driver) = (self.identities.clone(), self.driver.clone());
+            let puppet = self.config.puppet.as_ref().map(|puppet| PuppetFiles {
+                ca: puppet.ca.clone(),
+                crl: puppet.crl.clone(),
+                certificate: puppet.certificate.clone(),
+                key: puppet.key.clone(),
+            });
+            async move { identities.keep_fresh(driver, puppet).await }
+        }));
+        tasks.push(tokio::spawn(self.clone().ask_nodes_now_and_then()));
+        tasks.push(tokio::spawn(self.clone().housekeep()));
+        Ok(Controller { driver: self.driver, connections: self.connections, tasks, address, socket })
+    }
+
+    fn serve_root(&self, local: UnixListener) -> tokio::task::JoinHandle<()> {
+        let routes = self.control_routes();
+        tokio::spawn(async move {
+            let served = tonic::transport::Server::builder()
+                .max_concurrent_streams(bunraku_common::limits::STREAMS)
+                .add_routes(routes)
+                .serve_with_incoming(UnixListenerStream::new(local));
+            if let Err(error) = served.await {
+                tracing::error!(error = %Chain(&error), "the unix socket is no longer served");
+            }
+        })
+    }
+
+    fn serve_doors(&self, listener: TcpListener) -> tokio::task::JoinHandle<()> {
+        let api = self.clone();
+        let (control, enrollment) = (self.control_routes(), self.enrollment_routes());
+        let handler = move |accepted: Accepted| {
+            let (api, control, enrollment) = (api.clone(), control.clone(), enrollment.clone());
+            async move {
+                match accepted.caller.door {
+                    Door::Node => api.node_door(accepted).await,
+                    Door::H2 => api.h2_door(accepted, control).await,
+                    Door::Enroll | Door::EnrollPuppet => api.enroll_door(accepted, enrollment).await,
+                }
+            }
+        };
+        tokio::spawn(accept::accept(listener, self.identities.doors(), Limits::default(), handler))
+    }
+
+    async fn h2_door(&self, accepted: Accepted, routes: Routes) {
+        let Some(peer) = accepted.caller.peer.clone() else { return };
+        let (cut, served) = serve::serve_h2(accepted.stream, accepted.caller, routes, std::future::pending());
+        let id = self.connections.started(&peer.serial, &peer.key.to_string(), cut);
+        self.connections.cut_denied(&self.driver.shared.state());
+        let ended = served.await;
+        self.connections.ended(id, None);
+        tracing::debug!(peer = %peer.peer, why = ?ended, "connection ended");
+    }
+
+    async fn enroll_door(&self, accepted: Accepted, routes: Routes) {
+        let (_cut, served) =
+            serve::serve_h2(accepted.stream, accepted.caller, routes, std::future::pending());
+        // Enrolling is one call: nobody stays at this door.
+        let _ended = tokio::time::timeout(Duration::from_secs(30), served).await;
+    }
+
+    /// The life of one node's connection: hello, orders, the end.
+    async fn node_door(&self, accepted: Accepted) {
+        let Some(peer) = accepted.caller.peer.clone() else { return };
+        let Peer::Node(node) = peer.peer.clone() else { return };
+        let Caller { address, .. } = accepted.caller;
+        let (node_link, cut, connection) = match link::link(accepted.stream).await {
+            Ok(linked) => linked,
+            Err(error) => {
+                tracing::info!(%node, error = %Chain(&error), "the connection broke before hello");
+                return;
+            }
+        };
+        let id = self.connections.started(&peer.serial, &peer.key.to_string(), cut.clone());
+        // A revocation between the handshake and this line found nothing to cut.
+        self.connections.cut_denied(&self.driver.shared.state());
+        let end = tokio::spawn(connection);
+        if let Some(hello) = self.greet(&node, node_link.clone()).await {
+            let observed = hello.observed.clone().unwrap_or_default();
+            let about = About { hello, address: address.ip().to_string(), since_ms: wall_ms() };
+            tracing::info!(%node, %address, version = about.hello.version, "node connected");
+            self.connections.registered(id, &node, node_link, cut.clone(), about);
+            self.driver
+                .event(Event::NodeObserved { node: node.clone(), environments: crate::api::seen(&observed) });
+            self.driver.connected(node.clone());
+            tokio::select! {
+                _ended = end => {}
+                () = expired(peer.not_after) => tracing::info!(%node, "the connection ends with its certificate"),
+            }
+        }
+        if self.connections.ended(id, Some(&node)) {
+            tracing::info!(%node, "node gone");
+            self.driver.gone(node);
+        }
+        cut.cut();
+    }
+
+    /// The first call on every connection. `None`: this controller will not give orders on it.
+    async fn greet(
+        &self,
+        node: &NodeName,
+        node_link: link::NodeLink,
+    ) -> Option<bunraku_proto::v1::HelloReply> {
+        let term = self.driver.shared.state().term()?;
+        let mut request = tonic::Request::new(HelloRequest {
+            term: Some(wire_term(term)),
+            controller: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol_oldest: OLDEST_PROTOCOL,
+            protocol_newest: PROTOCOL,
+            wall_ms: wall_ms(),
+            redial_spread_ms: REDIAL_SPREAD.as_millis() as u32,
+        });
+        request.set_timeout(bunraku_common::limits::HELLO);
+        let hello = match link::client(node_link).hello(request).await {
+            Ok(reply) => reply.into_inner(),
+            Err(status) => {
+                tracing::warn!(%node, reason = status.message(), "no hello from the node");
+                return None;
+            }
+        };
+        if !(OLDEST_PROTOCOL..=PROTOCOL).contains(&hello.protocol) {
+            tracing::error!(%node, protocol = hello.protocol, "the node speaks another protocol\nhint: upgrade bunraku-agent there");
+            return None;
+        }
+        let highest = hello.highest_term.as_ref().and_then(parse_term);
+        if let Some(highest) = highest.filter(|highest| !highest.yields_to(&term)) {
+            tracing::error!(%node, %highest, own = %term, "the node has obeyed a newer controller: no orders are given");
+            self.driver.superseded(Superseded { by: highest, node: node.clone() });
+            return None;
+        }
+        Some(hello)
+    }
+
+    async fn ask_nodes_now_and_then(self) {
+        let mut turn = tokio::time::interval(ASK_NODES);
+        loop {
+            turn.tick().await;
+            let nodes: Vec<NodeName> = self.driver.shared.state().fleet().nodes.keys().cloned().collect();
+            for node in nodes {
+                self.ask_again(&node).await;
+            }
+        }
+    }
+
+    async fn housekeep(self) {
+        let mut turn = tokio::time::interval(HOUSEKEEPING);
+        loop {
+            turn.tick().await;
+            self.driver.event(Event::Housekeeping { now_s: wall_s() });
+            let api = self.clone();
+            let swept = tokio::task::spawn_blocking(move || api.sweep()).await;
+            if let Ok(Err(error)) = swept {
+                tracing::warn!(error = %Chain(&error), "what is no longer needed could not be removed");
+            }
+        }
+    }
+
+    fn sweep(&self) -> io::Result<()> {
+        let kept = self.driver.shared.state().snapshots();
+        let keep: Vec<_> = kept.iter().copied().collect();
+        let swept = self.reporter.store.sweep(&keep)?;
+        if swept.removed > 0 {
+            tracing::info!(removed = swept.removed, bytes = swept.removed_bytes, "unneeded objects removed");
+        }
+        self.reporter.provenance.sweep(&kept)?;
+        let audit = &self.config.audit;
+        let since_wall_ms = wall_ms().saturating_sub(audit.keep_days * 86_400_000);
+        prune(&self.driver.shared, Keep { bytes: audit.keep_mib << 20, since_wall_ms });
+        Ok(())
+    }
+}
+
+async fn expired(not_after: u64) {
+    tokio::time::sleep(Duration::from_secs(not_after.saturating_sub(wall_s()))).await;
+}
+
+fn parse_term(term: &bunraku_proto::v1::Term) -> Option<Term> {
+    Some(Term { number: term.number, id: u128::from_str_radix(&term.id, 16).ok()? })
+}
+
+/// A socket that only this user (root) can open; what a dead controller left is replaced.
+fn listen_for_root(path: &Path) -> io::Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}

@@ -1,0 +1,109 @@
+//! The node agent's configuration file. It is the last word on what may happen on this host: what it does not grant,
+//! no controller can order.
+
+use std::path::PathBuf;
+
+use bunraku_common::NodeName;
+use serde::{Deserialize, Serialize};
+
+/// `/etc/bunraku/agent.toml`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// `HOST:PORT` of the controller.
+    pub controller: String,
+    /// This node's name: its certname. Without it, Puppet's `certname` is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<NodeName>,
+    /// Identity, state, and the lock files that `code-id` shares with the agent.
+    #[serde(default = "default_data_dir")]
+    pub data_dir: PathBuf,
+    /// What this host grants as a compiler. Without the section it gets no code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<CodeConfig>,
+    /// How to reach Puppet and its server on this host.
+    #[serde(default)]
+    pub puppet: PuppetConfig,
+    /// Enrolment by the existing Puppet certificate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enroll: Option<EnrollConfig>,
+}
+
+pub(crate) fn default_data_dir() -> PathBuf {
+    "/var/lib/bunraku-agent".into()
+}
+
+/// Where code goes on a compiler, and how much of it is kept.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CodeConfig {
+    /// Whole versions live here; one file system, readable by Puppet Server. Must not lie below `environmentpath`.
+    pub versions_dir: PathBuf,
+    /// Puppet's `environmentpath`; without it asked from `puppet config print`.
+    pub environments_dir: Option<PathBuf>,
+    /// Group that may read the code (Puppet Server's); without it everybody may.
+    pub group: Option<String>,
+    /// Versions kept for rollback at least.
+    pub keep_versions: usize,
+    /// Minutes that every version is kept, however many there are.
+    pub keep_minutes: u64,
+    /// MiB that stay free: a stage that would go below fails before it writes.
+    pub reserve_mib: u64,
+    /// Minutes that the longest compile may take: a version is recycled only this long after its successor was proven.
+    pub longest_compile_minutes: u64,
+    /// Make `.resource_types` in a staged version when types changed.
+    pub generate_types: bool,
+}
+
+impl Default for CodeConfig {
+    fn default() -> Self {
+        Self {
+            versions_dir: "/var/lib/bunraku-code".into(),
+            environments_dir: None,
+            group: Some("puppet".into()),
+            keep_versions: 5,
+            keep_minutes: 120,
+            reserve_mib: 256,
+            longest_compile_minutes: 30,
+            generate_types: true,
+        }
+    }
+}
+
+/// Puppet's own programs and its server on this host.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PuppetConfig {
+    /// The `puppet` program: a path, or a name looked up in PATH and in `/opt/puppetlabs/bin`.
+    pub program: PathBuf,
+    /// Arguments after every `puppet` subcommand, such as `["--config", "/srv/puppet.conf"]`.
+    pub arguments: Vec<String>,
+    /// `HOST:PORT` where Puppet Server listens; without it this node's certname and Puppet's `serverport`.
+    pub server: Option<String>,
+    /// Puppet Server's `conf.d`; without it the known places of Debian's and Puppet's packages.
+    pub conf_d: Option<PathBuf>,
+    /// User that Puppet Server runs as.
+    pub user: String,
+}
+
+impl Default for PuppetConfig {
+    fn default() -> Self {
+        Self {
+            program: "puppet".into(),
+            arguments: Vec::new(),
+            server: None,
+            conf_d: None,
+            user: "puppet".into(),
+        }
+    }
+}
+
+/// Joining without a token.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrollConfig {
+    /// certname of the main Puppet server: the controller must present exactly this certificate, not an alias.
+    pub main_certname: String,
+    /// Roles to ask for; granted only as far as the controller's allow-list says.
+    pub roles: Vec<bunraku_common::Role>,
+}

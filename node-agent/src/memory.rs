@@ -1,0 +1,224 @@
+//! What the node must not forget: the highest term, the newest order of each environment, and what it still owes.
+//!
+//! Written and synced before an order takes effect, so that after a crash no older order is obeyed (I5) and nothing
+//! that is owed is lost. One small file; a node has some tens of environments.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use bunraku_common::{Digest, EnvironmentName, Fence, Term};
+use serde::{Deserialize, Serialize};
+
+/// The node's durable memory.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    path: PathBuf,
+    kept: Kept,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Kept {
+    highest_term: Option<Term>,
+    environments: BTreeMap<EnvironmentName, Subject>,
+}
+
+/// What is remembered of one environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Subject {
+    /// The newest order seen.
+    pub fence: Fence,
+    /// The snapshot that was committed and is not yet proven loaded.
+    pub owed: Option<Digest>,
+    /// The snapshot that Puppet Server was last seen to have loaded.
+    pub proven: Option<Digest>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MemoryError {
+    #[error("could not read {path}")]
+    Read { path: PathBuf, #[source] source: io::Error },
+    #[error("{path} is damaged: {reason}\nhint: move it away; the next order of a controller in command makes a new one")]
+    Damaged { path: PathBuf, reason: String },
+    #[error("could not write {path}")]
+    Write { path: PathBuf, #[source] source: io::Error },
+}
+
+/// Why an order was not obeyed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    #[error("this node has seen {highest}, the order carries {offered}")]
+    Term { highest: Term, offered: Term },
+    #[error("this node has seen {seen} for {environment}, the order carries {offered}")]
+    Generation { environment: EnvironmentName, seen: String, offered: String },
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+impl Memory {
+    pub(crate) fn open(path: &Path) -> Result<Self, MemoryError> {
+        let kept = match fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map_err(|error| MemoryError::Damaged { path: path.into(), reason: error.to_string() })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
+            Err(source) => return Err(MemoryError::Read { path: path.into(), source }),
+        };
+        Ok(Self { path: path.into(), kept })
+    }
+
+    pub(crate) fn highest_term(&self) -> Option<Term> {
+        self.kept.highest_term
+    }
+
+    pub(crate) fn subject(&self, environment: &EnvironmentName) -> Option<&Subject> {
+        self.kept.environments.get(environment)
+    }
+
+    /// Environments whose newest commit is not yet proven.
+    pub(crate) fn owed(&self) -> Vec<(EnvironmentName, Digest)> {
+        self.kept.environments.iter().filter_map(|(name, subject)| Some((name.clone(), subject.owed?))).collect()
+    }
+
+    /// Accepts a controller's term, or says why not.
+    pub(crate) fn meet(&mut self, term: Term) -> Result<(), Refused> {
+        match self.kept.highest_term {
+            Some(highest) if !highest.yields_to(&term) => Err(Refused::Term { highest, offered: term }),
+            Some(highest) if highest == term => Ok(()),
+            Some(_) | None => Ok(self.keep(|kept| kept.highest_term = Some(term))?),
+        }
+    }
+
+    /// Admits an order of this environment, and remembers that it was seen.
+    pub(crate) fn admit(&mut self, environment: &EnvironmentName, fence: Fence) -> Result<(), Refused> {
+        self.meet(fence.term)?;
+        let seen = self.kept.environments.get(environment).map(|subject| subject.fence);
+        match seen {
+            Some(seen) if seen == fence => Ok(()),
+            Some(seen) if !seen.admits(&fence) => Err(Refused::Generation {
+                environment: environment.clone(),
+                seen: format!("{} of {}", seen.generation, seen.term),
+                offered: format!("{} of {}", fence.generation, fence.term),
+            }),
+            Some(_) => Ok(self.change(environment, fence, |subject| subject.fence = fence)?),
+            None => Ok(self.change(environment, fence, |_| ())?),
+        }
+    }
+
+    /// A commit is about to change the live link: until it is proven, flush and proof are owed.
+    pub(crate) fn owe(&mut self, environment: &EnvironmentName, fence: Fence, snapshot: Digest) -> Result<(), MemoryError> {
+        if self.subject(environment).is_some_and(|subject| subject.owed == Some(snapshot) && subject.fence == fence) {
+            return Ok(());
+        }
+        self.change(environment, fence, |subject| {
+            subject.owed = Some(snapshot);
+            subject.proven = None;
+        })
+    }
+
+    /// Puppet Server was seen to have loaded this snapshot.
+    pub(crate) fn proven(&mut self, environment: &EnvironmentName, snapshot: Digest) -> Result<(), MemoryError> {
+        let Some(subject) = self.subject(environment) else { return Ok(()) };
+        if subject.owed.is_none() && subject.proven == Some(snapshot) {
+            return Ok(());
+        }
+        let fence = subject.fence;
+        self.change(environment, fence, |subject| {
+            subject.owed = None;
+            subject.proven = Some(snapshot);
+        })
+    }
+
+    fn change(
+        &mut self,
+        environment: &EnvironmentName,
+        fence: Fence,
+        change: impl FnOnce(&mut Subject),
+    ) -> Result<(), MemoryError> {
+        self.keep(|kept| {
+            let fresh = || Subject { fence, owed: None, proven: None };
+            change(kept.environments.entry(environment.clone()).or_insert_with(fresh));
+        })
+    }
+
+    /// Saves first; what is in memory changes only when the disk has it.
+    fn keep(&mut self, change: impl FnOnce(&mut Kept)) -> Result<(), MemoryError> {
+        let mut kept = self.kept.clone();
+        change(&mut kept);
+        save(&self.path, &kept).map_err(|source| MemoryError::Write { path: self.path.clone(), source })?;
+        self.kept = kept;
+        Ok(())
+    }
+}
+
+fn save(path: &Path, kept: &Kept) -> io::Result<()> {
+    let temporary = path.with_extension("new");
+    let mut file = File::create(&temporary)?;
+    file.write_all(&serde_json::to_vec(kept)?)?;
+    file.sync_data()?;
+    fs::rename(&temporary, path)?;
+    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use bunraku_common::Generation;
+
+    use super::*;
+
+    fn fence(number: u64, generation: u64) -> Fence {
+        Fence { term: Term { number, id: 7 }, generation: Generation(generation) }
+    }
+
+    fn production() -> EnvironmentName {
+        EnvironmentName::parse("production").unwrap()
+    }
+
+    #[test]
+    fn i5_an_older_order_is_refused_also_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory.json");
+        Memory::open(&path).unwrap().admit(&production(), fence(2, 5)).unwrap();
+        let mut again = Memory::open(&path).unwrap();
+        assert!(matches!(again.admit(&production(), fence(2, 4)), Err(Refused::Generation { .. })));
+        assert!(matches!(again.admit(&production(), fence(1, 9)), Err(Refused::Term { .. })));
+        again.admit(&production(), fence(2, 5)).unwrap();
+        again.admit(&production(), fence(3, 1)).unwrap();
+    }
+
+    #[test]
+    fn environments_are_fenced_one_by_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut memory = Memory::open(&dir.path().join("memory.json")).unwrap();
+        memory.admit(&production(), fence(2, 5)).unwrap();
+        memory.admit(&EnvironmentName::parse("testing").unwrap(), fence(2, 1)).unwrap();
+    }
+
+    #[test]
+    fn what_is_owed_is_owed_until_it_is_proven() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory.json");
+        let snapshot = Digest::of(b"x");
+        let mut memory = Memory::open(&path).unwrap();
+        memory.admit(&production(), fence(1, 1)).unwrap();
+        memory.owe(&production(), fence(1, 1), snapshot).unwrap();
+        let mut again = Memory::open(&path).unwrap();
+        assert_eq!(again.owed(), [(production(), snapshot)]);
+        again.proven(&production(), snapshot).unwrap();
+        assert_eq!(Memory::open(&path).unwrap().owed(), []);
+    }
+
+    #[test]
+    fn a_damaged_memory_is_named_and_not_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory.json");
+        fs::write(&path, "{").unwrap();
+        let error = Memory::open(&path).unwrap_err().to_string();
+        assert!(error.contains("memory.json is damaged") && error.contains("hint:"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), b"{");
+    }
+}
