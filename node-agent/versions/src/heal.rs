@@ -38,6 +38,12 @@ struct Inode {
     number: u64,
 }
 
+/// By path: the damaged inode, and the file that is sound after mending.
+type Damage = BTreeMap<String, (Inode, PathBuf)>;
+
+/// By path where another version has a sound copy, by digest what nothing here has.
+type Sources = (HashMap<String, Elsewhere>, HashMap<Digest, Need>);
+
 impl Versions {
     /// Hashes every file of the live version and mends what differs: contents, modes, kinds, missing and extra files.
     /// The same damage in other versions (hard links) is mended too; spares that share it are dropped.
@@ -67,7 +73,7 @@ impl Versions {
         live: &Digest,
         pack: &mut dyn PackSource,
         cancel: &AtomicBool,
-    ) -> Result<(Healed, BTreeMap<String, (Inode, PathBuf)>), VersionsError> {
+    ) -> Result<(Healed, Damage), VersionsError> {
         let fetch_error = |error| VersionsError::Fetch { environment: env.clone(), source: Box::new(error) };
         let tree_error = |source| VersionsError::Tree { environment: env.clone(), source };
         self.fetch_listings(live, pack, cancel).map_err(fetch_error)?;
@@ -75,7 +81,7 @@ impl Versions {
         let seen = self.check(env, live, "", everything)?;
         let mut healed = Healed { mended: Vec::new(), checked_files: seen.checked_files };
         if seen.drift.is_empty() {
-            return Ok((healed, BTreeMap::new()));
+            return Ok((healed, Damage::new()));
         }
         let version = self.resolve(env, live);
         let mut tree = Below::open(&version).map_err(VersionsError::io("open", &version))?;
@@ -181,13 +187,12 @@ impl Versions {
     }
 
     /// Files of other versions at the same path that really have the content; and the contents that nothing has.
-    #[allow(clippy::type_complexity)]
     fn sound_copies(
         &self,
         env: &EnvironmentName,
         live: &Digest,
         changes: &[Change],
-    ) -> Result<(HashMap<String, Elsewhere>, HashMap<Digest, Need>), VersionsError> {
+    ) -> Result<Sources, VersionsError> {
         let others: Vec<(Digest, PathBuf)> =
             self.held(env, live).into_iter().filter_map(|held| Some((held.seal.digest, held.at?))).collect();
         let mut found = HashMap::new();
@@ -235,12 +240,8 @@ impl Versions {
 }
 
 /// Damaged inodes by path, with the file that will be mended.
-fn damaged_inodes(
-    tree: &mut Below,
-    drift: &[Drift],
-    version: &Path,
-) -> Result<BTreeMap<String, (Inode, PathBuf)>, VersionsError> {
-    let mut damaged = BTreeMap::new();
+fn damaged_inodes(tree: &mut Below, drift: &[Drift], version: &Path) -> Result<Damage, VersionsError> {
+    let mut damaged = Damage::new();
     for Drift { path, .. } in drift.iter().filter(|drift| matches!(drift.what, What::Content | What::Mode)) {
         let stat = tree.stat(path).map_err(VersionsError::io("look at a file below", version))?;
         if let Some(stat) = stat.filter(|stat| below::is_file(stat) && stat.st_nlink > 1) {

@@ -221,10 +221,10 @@ impl Apply<'_> {
 }
 
 fn stop(error: VersionsError) -> Attempt {
-    Attempt::Stop(match error {
-        VersionsError::Io { doing, path, source } => StageError::io(doing, &path, source),
-        other => StageError::node(Chain(&other).to_string()),
-    })
+    if let VersionsError::Io { doing, path, source } = error {
+        return io_stop(doing, &path, source);
+    }
+    Attempt::Stop(StageError::node(Chain(&error).to_string()))
 }
 
 fn io_stop(doing: &str, path: &Path, error: std::io::Error) -> Attempt {
