@@ -9,8 +9,8 @@
 //! ```
 //!
 //! When `inside` ends, for whatever reason, `init` kills all that is left and removes the files; when `init` is
-//! killed the kernel ends the whole namespace, and the next run removes the files. Loopback addresses, /etc/hosts and
-//! the directory of the stack are seen by nobody else.
+//! killed the kernel ends the whole namespace, and the next run removes the files. Loopback addresses, /etc/hosts,
+//! /etc/passwd and the directory of the stack are seen by nobody else.
 
 mod init;
 mod outer;
@@ -32,10 +32,14 @@ const DIRECTORY: &str = "BUNRAKU_STACK_DIR";
 /// Set when a success leaves everything running.
 const KEEP: &str = "BUNRAKU_STACK_KEEP";
 
-/// Lines for /etc/hosts, and whether a success leaves everything running.
+/// What is different inside.
 #[derive(Clone, Debug)]
 pub struct World {
+    /// Lines for /etc/hosts.
     pub hosts: String,
+    /// A user that exists, beside the machine's own.
+    pub user: &'static str,
+    /// Whether a success leaves everything running.
     pub keep: bool,
 }
 

@@ -4,7 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use bunraku_tests::{
-    namespace::{self, World},
+    namespace,
     process::wait_for,
     progress::Progress,
     stack::{self, BALANCER_NAME, Options, SetState, Setup, Stack},
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     if !suite::selects_any(TESTS) {
         return ExitCode::SUCCESS;
     }
-    namespace::run(&World { hosts: stack::hosts(), keep: false }, |directory| {
+    namespace::run(&stack::world(false), |directory| {
         let progress = Progress::default();
         let options = Options { setup: Setup::Prepared, ..Options::default() };
         let mut stack = Stack::up(directory, &namespace::cache(), &options, &progress)?;

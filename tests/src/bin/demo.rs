@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
 use bunraku_tests::{
-    namespace::{self, World},
+    namespace,
     progress::Progress,
     stack::{self, BALANCER_NAME, Options, Stack},
 };
@@ -28,7 +28,7 @@ const STEPS: &[Step] = &[
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    namespace::run(&World { hosts: stack::hosts(), keep: arguments.keep }, |directory| {
+    namespace::run(&stack::world(arguments.keep), |directory| {
         let progress = Progress::default();
         progress.heading("a Puppet stack on this machine");
         let mut stack = Stack::up(directory, &namespace::cache(), &Options::default(), &progress)?;

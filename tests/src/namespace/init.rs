@@ -30,8 +30,11 @@ use crate::process::output_of;
 /// and Puppet's user may not enter the caller's home.
 const MOUNT_POINTS: [&str; 3] = ["/srv", "/media", "/mnt"];
 
+/// In a range that neither Debian nor its administrators give away (Debian policy 9.2.2).
+const USER_ID: u32 = 65_400;
+
 pub(super) fn run(world: &World) -> Result<ExitCode> {
-    let directory = make_mounts(&world.hosts)?;
+    let directory = make_mounts(world)?;
     output_of(Command::new("ip").args(["link", "set", "lo", "up"]))
         .context("could not start the loopback")?;
 
@@ -56,23 +59,32 @@ pub(super) fn run(world: &World) -> Result<ExitCode> {
     Ok(ExitCode::from(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(130)))
 }
 
-fn make_mounts(names: &str) -> Result<PathBuf> {
+fn make_mounts(world: &World) -> Result<PathBuf> {
     let occupied = |point: &&str| workspace().starts_with(point);
     let usable = |point: &&str| Path::new(point).is_dir() && !occupied(point);
     let point =
         MOUNT_POINTS.into_iter().find(usable).context("no mount point is usable (/srv, /media, /mnt)")?;
-    mount("tmpfs", point, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755,size=64k"))
+    mount("tmpfs", point, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=755,size=1m"))
         .with_context(|| format!("could not mount a tmpfs on {point}"))?;
     let directory = Path::new(point).join("stack");
     fs::create_dir(&directory).with_context(|| format!("could not make {}", directory.display()))?;
     mount_bind(state().join("stack"), &directory)
         .with_context(|| format!("could not mount the stack on {}", directory.display()))?;
 
-    let hosts = Path::new(point).join("hosts");
-    let own = fs::read_to_string("/etc/hosts").unwrap_or_default();
-    fs::write(&hosts, format!("{own}\n{names}")).context("could not write a private hosts file")?;
-    mount_bind(&hosts, "/etc/hosts").context("could not mount a private hosts file")?;
+    let (user, id) = (world.user, USER_ID);
+    extend(Path::new(point), "hosts", &world.hosts)?;
+    extend(Path::new(point), "passwd", &format!("{user}:x:{id}:{id}::/nonexistent:/usr/sbin/nologin\n"))?;
+    extend(Path::new(point), "group", &format!("{user}:x:{id}:\n"))?;
     Ok(directory)
+}
+
+/// Mounts a copy of a file in /etc that holds more lines.
+fn extend(copies: &Path, name: &str, lines: &str) -> Result<()> {
+    let (file, copy) = (Path::new("/etc").join(name), copies.join(name));
+    let own = fs::read_to_string(&file).with_context(|| format!("could not read {}", file.display()))?;
+    fs::write(&copy, format!("{}\n{lines}", own.trim_end()))
+        .with_context(|| format!("could not write {}", copy.display()))?;
+    mount_bind(&copy, &file).with_context(|| format!("could not mount a private {}", file.display()))
 }
 
 fn start_program(directory: &Path) -> Result<Pid> {
@@ -133,7 +145,10 @@ fn remove_files(directory: &Path) {
         } else {
             fs::remove_file(&path)
         };
-        if let Err(error) = removed {
+        // Both threads of this process may be at it.
+        if let Err(error) = removed
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             eprintln!("could not remove {}: {error}", path.display());
         }
     }

@@ -2,13 +2,13 @@
 
 use std::{
     fs::{self, File},
-    io::Read,
+    io::{ErrorKind, Read},
     os::unix::{
         fs::lchown,
         net::UnixStream,
         process::{CommandExt, ExitStatusExt},
     },
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     time::Duration,
 };
@@ -36,14 +36,13 @@ pub(super) fn run(world: &World) -> Result<ExitCode> {
     let directory = state().join("stack");
     fs::create_dir_all(&directory).with_context(|| format!("could not make {}", directory.display()))?;
 
-    let (mut ours, theirs) = UnixStream::pair().context("could not make a socket pair")?;
-    let mut child = unshare(world, theirs)?;
+    let (ours, theirs) = UnixStream::pair().context("could not make a socket pair")?;
+    let mut relay = if world.keep { Some(Relay::new(&directory.join("output"))?) } else { None };
+    let mut child = unshare(theirs, relay.as_ref())?;
     let first = Identity::of(child.id()).context("the namespaces could not be made")?;
     fs::write(runner(), first.to_string()).context("could not note who runs the stack")?;
 
-    // One byte: everything stays. End of file: everything has ended.
-    let stays = ours.read(&mut [0]).context("could not wait for the namespaces")? == 1;
-    if stays {
+    if everything_stays(ours, relay.as_mut())? {
         return say_how_to_look_at_it(&child);
     }
     let status = child.wait().context("could not wait for the namespaces")?;
@@ -91,7 +90,24 @@ fn remove_leftovers() -> Result<()> {
     Ok(())
 }
 
-fn unshare(world: &World, control: UnixStream) -> Result<Child> {
+/// Waits for one byte (everything stays) or the end of file (everything has ended).
+fn everything_stays(mut control: UnixStream, mut relay: Option<&mut Relay>) -> Result<bool> {
+    let pause = relay.is_some().then_some(Duration::from_millis(50));
+    control.set_read_timeout(pause).context("could not wait for the namespaces")?;
+    loop {
+        let read = control.read(&mut [0]);
+        if let Some(relay) = &mut relay {
+            relay.pass_on()?;
+        }
+        match read {
+            Ok(bytes) => return Ok(bytes == 1),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(error) => return Err(error).context("could not wait for the namespaces"),
+        }
+    }
+}
+
+fn unshare(control: UnixStream, relay: Option<&Relay>) -> Result<Child> {
     let mut command = Command::new("unshare");
     command
         .args(["--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child=KILL"])
@@ -100,8 +116,12 @@ fn unshare(world: &World, control: UnixStream) -> Result<Child> {
         .args(std::env::args_os().skip(1))
         .env(ROLE, "init")
         .stdin(Stdio::from(std::os::fd::OwnedFd::from(control)));
-    if world.keep {
-        command.env(KEEP, "1");
+    if let Some(relay) = relay {
+        let output = relay.output.try_clone().context("could not share the output")?;
+        command
+            .stdout(output.try_clone().context("could not share the output")?)
+            .stderr(output)
+            .env(KEEP, "1");
     }
     command.spawn().context("could not start unshare")
 }
@@ -113,6 +133,28 @@ fn say_how_to_look_at_it(child: &Child) -> Result<ExitCode> {
     println!("look at it:  sudo nsenter --target {init} --mount --pid --net bash");
     println!("end it:      sudo kill -9 {init}    (or just run the demo or the tests again)");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The output of what may stay: it goes to a file and from there to the caller, because a process that stays would
+/// hold the caller's pipe open.
+#[derive(Debug)]
+struct Relay {
+    output: File,
+    reader: File,
+}
+
+impl Relay {
+    fn new(path: &Path) -> Result<Self> {
+        let making = || format!("could not make {}", path.display());
+        let output = File::options().create(true).append(true).open(path).with_context(making)?;
+        Ok(Self { output, reader: File::open(path).with_context(making)? })
+    }
+
+    /// Passes on what came since the last time.
+    fn pass_on(&mut self) -> Result<()> {
+        std::io::copy(&mut self.reader, &mut std::io::stdout()).context("could not pass on the output")?;
+        Ok(())
+    }
 }
 
 /// Below sudo, the files go back to the caller, so that `cargo clean` works.
@@ -134,11 +176,11 @@ fn chown_all(path: &Path, user: u32, group: u32) {
     }
 }
 
-fn own_path() -> Result<std::path::PathBuf> {
+fn own_path() -> Result<PathBuf> {
     std::env::current_exe().context("could not find this program's own path")
 }
 
-fn runner() -> std::path::PathBuf {
+fn runner() -> PathBuf {
     state().join("runner")
 }
 

@@ -3,6 +3,8 @@
 
 use std::{fmt::Write, net::Ipv4Addr};
 
+use crate::namespace::World;
+
 /// The DNS domain of the stack; `.test` is reserved and resolves nowhere.
 pub const DOMAIN: &str = "stack.test";
 
@@ -16,6 +18,9 @@ pub const MAIN_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 1);
 
 pub const BALANCER_ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 1, 100);
 
+/// The user that builds environments and owns the git repositories (git refuses those of another user).
+pub const BUILD_USER: &str = "bunraku-build";
+
 /// Compilers beyond this number would run into the balancer's address.
 const MOST_COMPILERS: u8 = 80;
 
@@ -24,8 +29,12 @@ pub fn compiler_address(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 1, 10 + number)
 }
 
-/// The lines that the stack needs in /etc/hosts.
-pub fn hosts() -> String {
+/// What the stack needs around it: its names and the build user.
+pub fn world(keep: bool) -> World {
+    World { hosts: hosts(), user: BUILD_USER, keep }
+}
+
+fn hosts() -> String {
     let mut hosts = format!("{MAIN_ADDRESS} {CA_NAME}\n{BALANCER_ADDRESS} {BALANCER_NAME}\n");
     for number in 1..=MOST_COMPILERS {
         writeln!(hosts, "{} c{number}.{DOMAIN}", compiler_address(number))

@@ -10,6 +10,7 @@ mod certificates;
 mod layout;
 mod puppet_server;
 mod repository;
+mod users;
 
 use std::{
     fs,
@@ -24,9 +25,12 @@ use serde_json::Value;
 pub use self::{
     agent::{Agent, AgentRun},
     balancer::{Balancer, ServerState, SetState},
-    layout::{BALANCER_ADDRESS, BALANCER_NAME, CA_NAME, DOMAIN, MAIN_ADDRESS, compiler_address, hosts},
+    layout::{
+        BALANCER_ADDRESS, BALANCER_NAME, BUILD_USER, CA_NAME, DOMAIN, MAIN_ADDRESS, compiler_address, world,
+    },
     puppet_server::{PuppetServer, Setup},
     repository::{ControlRepository, Repository},
+    users::User,
 };
 use crate::progress::Progress;
 

@@ -5,7 +5,7 @@
 use std::{
     fs,
     net::Ipv4Addr,
-    os::unix::{fs::lchown, process::CommandExt},
+    os::unix::fs::lchown,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -15,8 +15,8 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use super::{
-    CA_NAME, DOMAIN, MAIN_ADDRESS, aot::PACKAGED_JAR, compiler_address, copy_file, make_directory, read_file,
-    write_file,
+    CA_NAME, DOMAIN, MAIN_ADDRESS, User, aot::PACKAGED_JAR, compiler_address, copy_file, make_directory,
+    read_file, write_file,
 };
 use crate::{
     http::Client,
@@ -171,7 +171,6 @@ impl PuppetServer {
     /// Starts it; see [`PuppetServer::wait_until_ready`].
     pub fn start(&mut self) -> Result<()> {
         self.write_restart_file()?;
-        let (user, group) = puppet_user()?;
         let directory = &self.directory;
         let shown = |below: &str| directory.join(below).display().to_string();
         let mut command = Command::new("sh");
@@ -189,10 +188,9 @@ impl PuppetServer {
             .env_clear()
             .envs([("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8")])
             .env("HOME", directory)
-            .current_dir(directory)
-            .uid(user)
-            .gid(group);
-        let service = Service::spawn(&self.name, &mut command, &directory.join("log/stdout.log"))?;
+            .current_dir(directory);
+        let command = User::named("puppet")?.runs(&mut command);
+        let service = Service::spawn(&self.name, command, &directory.join("log/stdout.log"))?;
         self.service = Some(service);
         Ok(())
     }
@@ -248,8 +246,7 @@ impl PuppetServer {
 
     /// Makes Puppet's user the owner of `path` and all below.
     pub(super) fn give_to_puppet(&self, path: &Path) -> Result<()> {
-        let (user, group) = puppet_user()?;
-        output_of(Command::new("chown").args(["-hR", &format!("{user}:{group}")]).arg(path)).map(drop)
+        User::named("puppet")?.owns(path)
     }
 
     fn copy_packaged_files(&self) -> Result<()> {
@@ -363,9 +360,8 @@ reports = none\n",
     fn write_restart_file(&self) -> Result<()> {
         let path = self.restart_file();
         write_file(&path, "0")?;
-        let (user, group) = puppet_user()?;
-        lchown(&path, Some(user), Some(group))
-            .with_context(|| format!("could not give {} away", path.display()))
+        let User { uid, gid } = User::named("puppet")?;
+        lchown(&path, Some(uid), Some(gid)).with_context(|| format!("could not give {} away", path.display()))
     }
 
     fn wait_for_restart_file(&mut self, within: Duration) -> Result<()> {
@@ -375,16 +371,5 @@ reports = none\n",
             service.ensure_running()?;
             Ok(read_file(&path)?.starts_with('1').then_some(()))
         })
-    }
-}
-
-/// The user and group ids of Puppet's user.
-fn puppet_user() -> Result<(u32, u32)> {
-    let users = read_file(Path::new("/etc/passwd"))?;
-    let line = users.lines().find(|line| line.starts_with("puppet:")).context("there is no user puppet")?;
-    let mut ids = line.split(':').skip(2).map(str::parse);
-    match (ids.next(), ids.next()) {
-        (Some(Ok(user)), Some(Ok(group))) => Ok((user, group)),
-        _ => anyhow::bail!("the user puppet has no ids in /etc/passwd"),
     }
 }

@@ -1,5 +1,7 @@
 //! Git repositories as a Puppet site has them: a control repository with the environments production and testing, and
 //! two modules. All are bare and local; changes are made in a clone and pushed.
+//!
+//! They belong to the build user, and so git runs as that user here, too: it refuses repositories of somebody else.
 
 use std::{
     fs,
@@ -10,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use super::{make_directory, read_file, write_file};
+use super::{BUILD_USER, User, make_directory, read_file, write_file};
 use crate::process::output_of;
 
 /// A bare repository and a clone to change it with.
@@ -25,8 +27,9 @@ impl Repository {
         let repository =
             Self { bare: parent.join(format!("{name}.git")), clone: parent.join("clones").join(name) };
         make_directory(&repository.clone)?;
+        build_user()?.owns(parent)?;
         output_of(
-            git().args(["init", "--quiet", "--bare", "--initial-branch", branch]).arg(&repository.bare),
+            git()?.args(["init", "--quiet", "--bare", "--initial-branch", branch]).arg(&repository.bare),
         )?;
         repository.git(&["init", "--quiet", "--initial-branch", branch])?;
         repository.git(&["remote", "add", "origin", &repository.url()])?;
@@ -54,6 +57,7 @@ impl Repository {
             self.git(&["switch", "--quiet", branch])?;
         }
         edit(&self.clone)?;
+        build_user()?.owns(&self.clone)?;
         self.git(&["add", "--all"])?;
         self.git(&["commit", "--quiet", "--message", message])?;
         self.git(&["push", "--quiet", "origin", branch])?;
@@ -86,7 +90,7 @@ impl Repository {
     }
 
     fn git(&self, arguments: &[&str]) -> Result<String> {
-        output_of(git().arg("-C").arg(&self.clone).args(arguments))
+        output_of(git()?.arg("-C").arg(&self.clone).args(arguments))
     }
 }
 
@@ -170,16 +174,10 @@ impl ControlRepository {
                 self.control.url()
             ),
         )?;
-        output_of(
-            without_user_settings(Command::new("r10k").args([
-                "deploy",
-                "environment",
-                environment,
-                "--modules",
-            ]))
-            .arg("--config")
-            .arg(&configuration),
-        )?;
+        build_user()?.owns(directory)?;
+        let mut r10k = as_build_user("r10k")?;
+        r10k.env("HOME", directory).args(["deploy", "environment", environment, "--modules", "--config"]);
+        output_of(r10k.arg(&configuration))?;
         Ok(directory.join("environments").join(environment))
     }
 }
@@ -263,20 +261,25 @@ fn make_parent(tree: &Path, path: &str) -> Result<()> {
     fs::create_dir_all(parent).with_context(|| format!("could not make {}", parent.display()))
 }
 
-fn git() -> Command {
-    let mut command = Command::new("git");
-    without_user_settings(&mut command);
-    command
+fn git() -> Result<Command> {
+    as_build_user("git")
+}
+
+fn build_user() -> Result<User> {
+    User::named(BUILD_USER)
 }
 
 /// The caller's own git settings (hooks, signing, rewritten addresses) must not matter.
-fn without_user_settings(command: &mut Command) -> &mut Command {
-    command.envs([
+fn as_build_user(program: &str) -> Result<Command> {
+    let mut command = Command::new(program);
+    command.current_dir("/").env("HOME", "/nonexistent").envs([
         ("GIT_CONFIG_GLOBAL", "/dev/null"),
         ("GIT_CONFIG_NOSYSTEM", "1"),
         ("GIT_AUTHOR_NAME", "stack"),
         ("GIT_AUTHOR_EMAIL", "stack@stack.test"),
         ("GIT_COMMITTER_NAME", "stack"),
         ("GIT_COMMITTER_EMAIL", "stack@stack.test"),
-    ])
+    ]);
+    build_user()?.runs(&mut command);
+    Ok(command)
 }
