@@ -61,7 +61,23 @@ impl ObjectStore {
 
     /// Removes every object that neither `keep` nor a pinned snapshot needs. Blocks until snapshots under way are
     /// taken. Where a kept snapshot is incomplete, nothing is removed and the error names what is missing.
+    ///
+    /// Builds wait only while objects are renamed away; unlinking them takes a disk much longer. What a crash leaves
+    /// lies in `tmp`, which is emptied when the store is opened.
     pub fn sweep(&self, keep: &[Digest]) -> io::Result<Swept> {
+        let mut swept = Swept::default();
+        let Some(trash) = self.set_aside(keep, &mut swept)? else { return Ok(swept) };
+        for object in fs::read_dir(&trash)? {
+            let object = object?;
+            swept.removed_bytes += object.metadata().map_or(0, |meta| meta.len());
+            fs::remove_file(object.path())?;
+        }
+        fs::remove_dir(&trash)?;
+        Ok(swept)
+    }
+
+    /// The directory of what is not needed, or none where everything is.
+    fn set_aside(&self, keep: &[Digest], swept: &mut Swept) -> io::Result<Option<PathBuf>> {
         let _alone = self.gate.write().unwrap_or_else(PoisonError::into_inner);
         let pinned: Vec<Digest> =
             self.pins.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
@@ -71,16 +87,18 @@ impl ObjectStore {
         }
         let (kept, removed): (Vec<Digest>, Vec<Digest>) =
             self.objects.list()?.into_iter().partition(|digest| needed.contains(digest));
-        let mut swept = Swept { kept: kept.len(), ..Swept::default() };
-        if !removed.is_empty() {
-            self.renew_stamp()?;
+        (swept.kept, swept.removed) = (kept.len(), removed.len());
+        if removed.is_empty() {
+            return Ok(None);
         }
+        self.renew_stamp()?;
+        let (trash, _file) = self.objects.temporary()?;
+        fs::remove_file(&trash)?;
+        fs::create_dir(&trash)?;
         for digest in &removed {
-            swept.removed_bytes += fs::metadata(self.objects.path(digest)).map_or(0, |meta| meta.len());
-            self.objects.remove(digest)?;
-            swept.removed += 1;
+            fs::rename(self.objects.path(digest), trash.join(digest.to_string()))?;
         }
-        Ok(swept)
+        Ok(Some(trash))
     }
 
     /// Removes one object that was found damaged, so that the next build puts it again.
