@@ -52,10 +52,7 @@ pub(crate) enum Operation {
     Lose {
         which: usize,
     },
-    /// A copy of a message is held up somewhere, until `Late`.
-    Delay {
-        which: usize,
-    },
+    /// What the network held up arrives: copies of some of the messages since the last time.
     Late,
     Wait {
         ms: u64,
@@ -87,7 +84,7 @@ pub(crate) enum Operation {
 }
 
 pub(crate) fn history() -> impl Strategy<Value = Vec<Operation>> {
-    vec(operation(), 1..120)
+    vec(operation(), 1..200)
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -110,10 +107,9 @@ fn operation() -> impl Strategy<Value = Operation> {
         8 => Just(Operation::DeliverAll),
         20 => (1..6_usize).prop_map(|rounds| Operation::Calm { rounds }),
         12 => (which.clone(), prop::bool::weighted(0.3)).prop_map(|(which, again)| Operation::Deliver { which, again }),
-        3 => which.clone().prop_map(|which| Operation::Lose { which }),
-        8 => which.prop_map(|which| Operation::Delay { which }),
-        4 => Just(Operation::Late),
-        5 => Just(Operation::ConnectAll),
+        3 => which.prop_map(|which| Operation::Lose { which }),
+        6 => Just(Operation::Late),
+        8 => Just(Operation::ConnectAll),
         4 => prop_oneof![6 => 1..30_000_u64, 2 => 30_000..700_000_u64, 1 => 700_000..8_000_000_u64]
             .prop_map(|ms| Operation::Wait { ms }),
         2 => node.clone().prop_map(|node| Operation::Cut { node }),
@@ -122,6 +118,6 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => (node.clone(), prop::bool::weighted(0.7)).prop_map(|(node, up)| Operation::PuppetServer { node, up }),
         2 => (node, prop::bool::weighted(0.2)).prop_map(|(node, full)| Operation::DiskFull { node, full }),
         2 => Just(Operation::RestartController),
-        2 => (0..40_usize).prop_map(|lost| Operation::Takeover { lost }),
+        1 => (0..40_usize).prop_map(|lost| Operation::Takeover { lost }),
     ]
 }

@@ -3,10 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Role, Term};
-use bunraku_engine::{
-    Built, Deploy, DeployId, Environment, Event, Fact, Millis, Outcome, Phase, Policy, Presence, Request,
-    Stage, State, Step,
-};
+use bunraku_engine::{Built, DeployId, Event, Fact, Millis, Policy, Presence, Request, State, Step};
 
 use crate::{
     node::{Answer, Node, Order},
@@ -17,6 +14,9 @@ use crate::{
 /// next, a plan, and compilers to be brought up, each in a few rounds.
 const ROUNDS: usize = 40;
 
+/// Of every so many messages the network keeps a copy that arrives later.
+const HELD_UP: usize = 4;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Property {
     I2,
@@ -24,6 +24,10 @@ pub(crate) enum Property {
     I5,
     I7,
     Replay,
+}
+
+impl Property {
+    pub(crate) const ALL: [Self; 5] = [Self::I2, Self::I4, Self::I5, Self::I7, Self::Replay];
 }
 
 /// Whether the history is written down: text costs more than the history itself.
@@ -50,11 +54,13 @@ pub(crate) struct World {
     pub(crate) counts: Counts,
     /// The journal: each fact as JSON, with its time.
     journal: Vec<(String, Millis)>,
-    now: Millis,
-    presence: Presence,
+    pub(crate) now: Millis,
+    pub(crate) presence: Presence,
     nodes: Vec<Node>,
     network: Vec<Message>,
+    /// Copies that arrive much later.
     late: Vec<Message>,
+    posted: usize,
     /// Raised when a node restarts: answers of its earlier process never come.
     incarnations: BTreeMap<NodeName, u64>,
     serial: u64,
@@ -62,15 +68,15 @@ pub(crate) struct World {
     story: Vec<String>,
     broken: Vec<(Property, String)>,
     /// Of every order that was sent: the one snapshot that a generation stands for.
-    stands_for: BTreeMap<(EnvironmentName, Term2, Generation), Digest>,
+    pub(crate) stands_for: BTreeMap<(EnvironmentName, Term2, Generation), Digest>,
     /// Decisions of each environment in their order.
-    decisions: BTreeMap<EnvironmentName, Vec<(DeployId, Generation, Digest)>>,
+    pub(crate) decisions: BTreeMap<EnvironmentName, Vec<(DeployId, Generation, Digest)>>,
     /// The newest decision that each node's live link followed.
-    followed: BTreeMap<(NodeName, EnvironmentName), usize>,
+    pub(crate) followed: BTreeMap<(NodeName, EnvironmentName), usize>,
     /// Compilers that each staging must wait for, as the model knows them.
-    required: BTreeMap<DeployId, BTreeSet<NodeName>>,
+    pub(crate) required: BTreeMap<DeployId, BTreeSet<NodeName>>,
     /// The newest accepted request that moves something.
-    newest: BTreeMap<EnvironmentName, DeployId>,
+    pub(crate) newest: BTreeMap<EnvironmentName, DeployId>,
 }
 
 /// Number and id, ordered.
@@ -97,12 +103,14 @@ fn commit_id(number: u8) -> String {
 }
 
 impl World {
-    pub(crate) fn after(operations: &[Operation], end: fn(&mut Self), telling: Telling) -> Self {
+    /// The history, then an end without faults.
+    pub(crate) fn after(operations: &[Operation], telling: Telling) -> Self {
         let mut world = Self::new(telling);
         for operation in operations {
             world.perform(operation);
         }
-        end(&mut world);
+        world.stop_faults();
+        world.replay();
         world
     }
 
@@ -117,6 +125,7 @@ impl World {
             nodes: names.iter().cloned().map(Node::new).collect(),
             network: Vec::new(),
             late: Vec::new(),
+            posted: 0,
             incarnations: BTreeMap::new(),
             serial: 0,
             telling,
@@ -203,11 +212,6 @@ impl World {
                     self.network.remove(which % self.network.len());
                 }
             }
-            Operation::Delay { which } => {
-                if !self.network.is_empty() {
-                    self.late.push(self.network[which % self.network.len()].clone());
-                }
-            }
             Operation::Late => {
                 for message in std::mem::take(&mut self.late) {
                     self.deliver(message);
@@ -235,7 +239,7 @@ impl World {
     }
 
     /// The faults stop: everything answers, nothing is lost. Then everything must come to an end, soon.
-    pub(crate) fn stop_faults(&mut self) {
+    fn stop_faults(&mut self) {
         for node in 0..self.nodes.len() {
             self.perform(&Operation::PuppetServer { node, up: true });
             self.perform(&Operation::DiskFull { node, full: false });
@@ -266,7 +270,7 @@ impl World {
         self.wait(1_000);
     }
 
-    pub(crate) fn replay(&mut self) {
+    fn replay(&mut self) {
         let mut again = State::default();
         for (json, at) in &self.journal {
             again.apply(&serde_json::from_str(json).unwrap(), *at);
@@ -317,84 +321,7 @@ impl World {
         }
     }
 
-    /// What is checked where it happens.
-    fn before(&mut self, fact: &Fact) {
-        match fact {
-            Fact::DeployRequested { deploy, environment, kind, .. } if kind.name() != "plan" => {
-                self.newest.insert(environment.clone(), *deploy);
-            }
-            Fact::StagingStarted { deploy, environment, nodes, .. } => {
-                let compilers: BTreeSet<NodeName> =
-                    self.state.fleet().compilers().map(|(name, _)| name.clone()).collect();
-                if compilers != *nodes {
-                    self.breaks(Property::I2, format!("deploy {deploy} requires {nodes:?} of {compilers:?}"));
-                }
-                self.required.insert(*deploy, compilers);
-                let building = self.state.environments()[environment].active;
-                if building.is_some_and(|active| active != *deploy) {
-                    self.breaks(Property::I4, format!("deploy {deploy} stages beside {building:?}"));
-                }
-            }
-            Fact::CommitDecided { deploy, environment, snapshot, generation } => {
-                self.decided(*deploy, environment, *snapshot, *generation);
-            }
-            Fact::DeployEnded { outcome, .. } => match outcome {
-                Outcome::Abandoned { .. } => self.counts.abandoned += 1,
-                Outcome::Behind { .. } => self.counts.behind += 1,
-                _ => {}
-            },
-            Fact::EnvironmentAdopted { environment, snapshot } => {
-                self.counts.adopted += 1;
-                let compilers = self.state.fleet().compilers().map(|(name, _)| name.clone());
-                let compilers: Vec<NodeName> = compilers.collect();
-                if compilers.iter().any(|name| self.node(name).served(environment).live != Some(*snapshot)) {
-                    self.breaks(Property::I7, format!("{environment} adopted what not all serve"));
-                }
-            }
-            _ => {}
-        }
-        if let Fact::DeployRequested { environment, kind, .. } = fact {
-            let queued = self.state.environments().get(environment).and_then(|e| match kind.name() {
-                "plan" => e.next_plan,
-                _ => e.next,
-            });
-            self.counts.superseded += usize::from(queued.is_some());
-        }
-    }
-
-    fn decided(
-        &mut self,
-        id: DeployId,
-        environment: &EnvironmentName,
-        snapshot: Digest,
-        generation: Generation,
-    ) {
-        self.counts.decided += 1;
-        let deploy = self.state.deploy(id).cloned().unwrap();
-        let Phase::Staging { nodes, .. } = &deploy.phase else {
-            return self.breaks(Property::I2, format!("deploy {id} is committed without staging"));
-        };
-        for name in self.required[&id].clone() {
-            let staged = self.node(&name).served(environment).versions.contains(&snapshot);
-            let excused = match &nodes[&name] {
-                Stage::Waiting => false,
-                Stage::Staged => staged,
-                Stage::Skipped { .. } => deploy.policy == Policy::Skip,
-                Stage::Dropped { reason } => ["held", "revoked", "removed"].contains(&reason.as_str()),
-            };
-            if !excused {
-                self.breaks(Property::I2, format!("deploy {id} is committed while {name} has not staged"));
-            }
-        }
-        let before = self.decisions.entry(environment.clone()).or_default();
-        let late = before.last().is_some_and(|(last, ..)| *last >= id);
-        before.push((id, generation, snapshot));
-        if late {
-            self.breaks(Property::I4, format!("deploy {id} is committed after a newer request was"));
-        }
-    }
-
-    fn steps(&mut self) -> Vec<Step> {
+    pub(crate) fn steps(&mut self) -> Vec<Step> {
         let steps = self.state.steps(&self.presence, self.now);
         let ids: BTreeSet<_> = steps.iter().map(Step::id).collect();
         if ids.len() != steps.len() {
@@ -441,10 +368,7 @@ impl World {
     ) {
         let incarnation = self.incarnations.get(&node).copied().unwrap_or(0);
         let message = Message { node, environment, fence, order, deploy, answer: None, incarnation };
-        // The bound is the model's, to keep histories with many repeats fast.
-        if self.network.len() < 200 {
-            self.network.push(message);
-        }
+        self.post(message);
     }
 
     fn deliver(&mut self, message: Message) {
@@ -472,26 +396,17 @@ impl World {
         }
         message.answer = Some(answer);
         message.incarnation = self.incarnations.get(&message.node).copied().unwrap_or(0);
-        self.network.push(message);
+        self.post(message);
     }
 
-    /// A node's live link names this snapshot.
-    fn committed_on(
-        &mut self,
-        node: &NodeName,
-        environment: &EnvironmentName,
-        snapshot: Digest,
-        generation: Generation,
-    ) {
-        let decisions = self.decisions.get(environment).map_or(&[][..], Vec::as_slice);
-        let decision = decisions.iter().rposition(|(_, of, what)| *what == snapshot && *of <= generation);
-        let Some(decision) = decision else {
-            return self.breaks(Property::I2, format!("{node} committed what was not decided"));
-        };
-        let key = (node.clone(), environment.clone());
-        let before = self.followed.insert(key, decision);
-        if before.is_some_and(|before| before > decision) {
-            self.breaks(Property::I5, format!("{node} went back in {environment} by an old order"));
+    fn post(&mut self, message: Message) {
+        self.posted += 1;
+        if self.posted.is_multiple_of(HELD_UP) {
+            self.late.push(message.clone());
+        }
+        // The bound is the model's, to keep histories with many repeats fast.
+        if self.network.len() < 200 {
+            self.network.push(message);
         }
     }
 
@@ -633,70 +548,13 @@ impl World {
         self.observe(Event::Tick);
     }
 
-    fn check(&mut self) {
-        let mut broken = Vec::new();
-        for (name, environment) in self.state.environments() {
-            let mut moving = Vec::new();
-            let mut queued = 0;
-            for deploy in self.state.deploys().values().filter(|deploy| deploy.environment == *name) {
-                match &deploy.phase {
-                    Phase::Queued if !deploy.is_plan() => queued += 1,
-                    Phase::Building { .. } | Phase::Staging { .. } | Phase::Committing { .. } => {
-                        moving.push(deploy.id);
-                    }
-                    Phase::Queued | Phase::Ended { .. } => {}
-                }
-            }
-            if moving.len() > 1 || queued > 1 || moving.first().copied() != environment.active {
-                broken.push(format!("{name}: {moving:?} are active, {queued} queued"));
-            }
-            let newest = self.newest.get(name).and_then(|id| self.state.deploy(*id));
-            broken.extend(newest.and_then(|deploy| lost(environment, deploy)));
-        }
-        broken.into_iter().for_each(|what| self.breaks(Property::I4, what));
-    }
-
-    fn check_end(&mut self) {
-        let open: Vec<DeployId> = self
-            .state
-            .deploys()
-            .values()
-            .filter(|deploy| !deploy.is_ended())
-            .map(|deploy| deploy.id)
-            .collect();
-        if !open.is_empty() {
-            self.breaks(Property::I7, format!("deploys {open:?} do not end"));
-        }
-        for (name, environment) in self.state.environments().clone() {
-            let Some(committed) = environment.committed.filter(|_| !environment.adopting) else {
-                continue;
-            };
-            let compilers: Vec<NodeName> =
-                self.state.fleet().compilers().map(|(name, _)| name.clone()).collect();
-            for node in compilers {
-                let served = self.node(&node).served(&name);
-                if served.live != Some(committed.snapshot) || !served.proven {
-                    self.breaks(Property::I7, format!("{node} does not serve what is committed of {name}"));
-                }
-            }
-        }
-        if !self.state.behind().is_empty() {
-            self.breaks(Property::I7, format!("{:?} for ever", self.state.alarms(self.now)));
-        }
-        let steps = self.steps();
-        let late = |step: &Step| !matches!(step, Step::Discard { .. });
-        if steps.iter().any(late) || self.state.deadline(&self.presence).is_some() {
-            self.breaks(Property::I7, format!("there is always something left to do: {steps:?}"));
-        }
-    }
-
     fn tell(&mut self, line: impl FnOnce() -> String) {
         if self.telling == Telling::Everything {
             self.story.push(line());
         }
     }
 
-    fn breaks(&mut self, property: Property, what: String) {
+    pub(crate) fn breaks(&mut self, property: Property, what: String) {
         self.tell(|| format!("  BROKEN {property:?}: {what}"));
         self.broken.push((property, what));
     }
@@ -705,25 +563,8 @@ impl World {
         self.nodes[node].name.clone()
     }
 
-    fn node(&self, name: &NodeName) -> &Node {
+    pub(crate) fn node(&self, name: &NodeName) -> &Node {
         self.nodes.iter().find(|node| node.name == *name).unwrap()
-    }
-}
-
-/// How the newest accepted request came to nothing though it could have won.
-fn lost(environment: &Environment, deploy: &Deploy) -> Option<String> {
-    let id = deploy.id;
-    let Phase::Ended { outcome, built, .. } = &deploy.phase else {
-        return None;
-    };
-    match outcome {
-        Outcome::Superseded { .. } => Some(format!("the newest request {id} was superseded")),
-        Outcome::Live { .. } | Outcome::Behind { .. } | Outcome::Unchanged { .. } => {
-            let committed = environment.committed.as_ref().map(|c| c.snapshot);
-            let won = environment.adopting || committed == built.as_ref().map(|b| b.snapshot);
-            (!won).then(|| format!("the newest request {id} did not win"))
-        }
-        Outcome::Failed { .. } | Outcome::Abandoned { .. } | Outcome::Planned { .. } => None,
     }
 }
 

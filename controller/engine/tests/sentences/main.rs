@@ -1,5 +1,7 @@
 //! What the engine decides, one sentence a test.
 
+#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "the whole program is a test")]
+
 mod deploys;
 mod desk;
 mod fleet;
