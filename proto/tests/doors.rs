@@ -1,4 +1,5 @@
 //! Who gets through which door, over real TLS on the loopback.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -28,11 +29,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 /// What came of a dial: the controller's view, or `None` when it refused.
-async fn knock(
-    port: &Port,
-    accepted: &mut UnboundedReceiver<Accepted>,
-    tls: &ClientTls,
-) -> Option<Accepted> {
+async fn knock(port: &Port, accepted: &mut UnboundedReceiver<Accepted>, tls: &ClientTls) -> Option<Accepted> {
     let mut stream = dial(&port.at(), tls, SOON).await.ok()?;
     // With TLS 1.3 a refusal shows at the first read; a welcome, at the other end.
     tokio::select! {
@@ -256,7 +253,8 @@ async fn the_puppet_door_opens_for_certificates_that_puppets_ca_and_crls_accept(
     let (fleet, puppet) = (Fleet::new("f"), Puppet::new());
     let next = SystemTime::now() + DAY;
     let main = puppet.certificate("main.test", "puppet", 2);
-    let (good, revoked) = (puppet.certificate("c1.test", "puppet", 5), puppet.certificate("c2.test", "puppet", 6));
+    let (good, revoked) =
+        (puppet.certificate("c1.test", "puppet", 5), puppet.certificate("c2.test", "puppet", 6));
     let crls = puppet.authorities(&[6], next);
     let mut doors = fleet.doors(everybody(), Duration::ZERO);
     doors.enroll_puppet = Some(tls::puppet_door(&main, &crls).unwrap());
@@ -268,7 +266,10 @@ async fn the_puppet_door_opens_for_certificates_that_puppets_ca_and_crls_accept(
     assert_eq!(came.caller.peer, None);
     assert!(knock(&port, &mut accepted, &client(&revoked)).await.is_none(), "revoked by Puppet's CA");
     let mesh = fleet.mesh(&node("c1")).own;
-    assert!(knock(&port, &mut accepted, &client(&mesh)).await.is_none(), "a mesh certificate at Puppet's door");
+    assert!(
+        knock(&port, &mut accepted, &client(&mesh)).await.is_none(),
+        "a mesh certificate at Puppet's door"
+    );
 
     let ended = puppet.authorities(&[6], SystemTime::now() - HOUR);
     doors.enroll_puppet = Some(tls::puppet_door(&main, &ended).unwrap());

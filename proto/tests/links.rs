@@ -1,4 +1,5 @@
 //! The reversed connection: the node dials and serves, the controller calls.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -266,7 +267,8 @@ async fn a_node_that_answers_with_headers_only_is_held_to_the_deadline() {
         let mut connection = h2::server::handshake(io).await.unwrap();
         let mut streams = Vec::new();
         while let Some(Ok((_, mut respond))) = connection.accept().await {
-            let headers = http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
+            let headers =
+                http::Response::builder().header("content-type", "application/grpc").body(()).unwrap();
             streams.push(respond.send_response(headers, false).unwrap());
         }
     });
