@@ -61,8 +61,12 @@ pub async fn enroll_with_puppet_certificate(
     roles: &[Role],
 ) -> Result<Identity, JoinError> {
     let failed = |source| JoinError::Enroll { address: address.into(), source: Box::new(source) };
-    let own = Credentials::from_pem("this node's Puppet certificate", &read(&files.certificate)?, &read(&files.key)?)
-        .map_err(|source| failed(source.into()))?;
+    let own = Credentials::from_pem(
+        "this node's Puppet certificate",
+        &read(&files.certificate)?,
+        &read(&files.key)?,
+    )
+    .map_err(|source| failed(source.into()))?;
     let puppet = PuppetAuthorities::from_pem(&read(&files.ca)?, &read(&files.crl)?)
         .map_err(|source| failed(source.into()))?;
     identity::with_puppet_certificate(address, &own, &puppet, main, &Peer::Node(name.clone()), roles)
@@ -71,7 +75,5 @@ pub async fn enroll_with_puppet_certificate(
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, JoinError> {
-    fs::read(path)
-        .map(Zeroizing::new)
-        .map_err(|source| JoinError::Read { path: path.into(), source })
+    fs::read(path).map(Zeroizing::new).map_err(|source| JoinError::Read { path: path.into(), source })
 }
