@@ -75,6 +75,8 @@ pub struct Settings {
 pub enum SettingsError {
     #[error("could not ask puppet for its settings")]
     Ask(#[source] CommandError),
+    #[error("could not ask puppet for its version")]
+    Version(#[source] CommandError),
     #[error("`{command}` did not answer with a JSON object")]
     NotJson {
         command: String,
@@ -105,6 +107,12 @@ impl Puppet {
         let run = self.invocation(args, Path::new("/"), ASKING);
         let Output { stdout, .. } = run.run().await.map_err(SettingsError::Ask)?;
         parse(&stdout, &run.to_string())
+    }
+
+    /// Puppet's version, such as `7.23.0`: types are generated again after it has changed.
+    pub async fn version(&self) -> Result<String, SettingsError> {
+        let run = self.invocation(vec!["--version".into()], Path::new("/"), ASKING);
+        Ok(run.run().await.map_err(SettingsError::Version)?.stdout.trim().to_owned())
     }
 
     /// A call of this program, with every argument given by the caller.
@@ -190,5 +198,6 @@ mod tests {
         assert_eq!(settings.versioned_environment_dirs, Some(true));
         std::fs::remove_file(config).unwrap();
         assert_eq!(puppet.settings().await.unwrap().certname, "c9.example");
+        assert!(puppet.version().await.unwrap().split('.').all(|part| part.parse::<u32>().is_ok()));
     }
 }

@@ -170,11 +170,11 @@ fn replace(file: &Path, text: &str) -> io::Result<()> {
     let written = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary).and_then(
         |mut out| {
             out.write_all(text.as_bytes())?;
-            out.set_permissions(fs::Permissions::from_mode(mode))?;
             if let Some(meta) = &like {
                 fchown(&out, Some(meta.uid()), Some(meta.gid()))?;
-                out.set_permissions(fs::Permissions::from_mode(mode))?;
             }
+            // After the owner, and whatever the umask says.
+            out.set_permissions(fs::Permissions::from_mode(mode))?;
             out.sync_all()?;
             fs::rename(&temporary, &file)?;
             fs::File::open(dir)?.sync_all()

@@ -202,7 +202,7 @@ impl Reader<'_> {
 
     /// Quoted and bare words up to the end of the value, joined as they stand.
     fn words(&mut self) -> Result<String, NotUnderstood> {
-        let mut text = String::new();
+        let (from, mut text) = (self.at, String::new());
         loop {
             match self.peek() {
                 None | Some('\n' | ',' | '}' | ']' | '#') => break,
@@ -220,11 +220,8 @@ impl Reader<'_> {
                 }
             }
         }
-        let text = text.trim_end().to_owned();
-        if text.is_empty() && !self.text[..self.at].trim_end().ends_with('"') {
-            return Err(self.wrong("a value is missing"));
-        }
-        Ok(text)
+        // An empty quote is a value; nothing at all is none, and would be found here again and again.
+        if self.at == from { Err(self.wrong("a value is missing")) } else { Ok(text.trim_end().to_owned()) }
     }
 
     fn quoted(&mut self) -> Result<String, NotUnderstood> {
@@ -321,11 +318,25 @@ mod tests {
             ("a: [1] [2]", 1),
             ("a: }", 1),
             ("a: ${b", 1),
+            ("a: [\"x\"}]", 1),
         ] {
             assert_eq!(parse(text).unwrap_err().line, line, "{text}");
         }
         assert!(parse(&"[".repeat(100_000)).is_err());
         assert!(parse(&"a:{".repeat(100_000)).is_err());
+    }
+
+    #[test]
+    fn no_text_makes_it_panic_or_read_for_ever() {
+        let text =
+            "a { b = \"x\\n\", c: [1, \"y\", ${d}, {z: 1}] # e\n \"f\".g: \"\"\"h\"\"\" // i\n j: k l,}\n";
+        assert!(parse(text).is_ok());
+        for at in 0..text.len() {
+            parse(&text[..at]).ok();
+            for sign in ["{", "}", "[", "\"", "$", "\\", "é", "\n", "=", ""] {
+                parse(&format!("{}{sign}{}", &text[..at], &text[at + 1..])).ok();
+            }
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ use settings::{
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![
         server_status(facts),
+        understood(facts),
         same_settings(facts),
         versioned_environment_dirs(facts),
         environment_timeout(facts),
@@ -44,6 +45,21 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         findings.extend(environment_conf(environment));
     }
     findings
+}
+
+/// What the doctor cannot read, it cannot judge: no other check may pass in silence because of it.
+fn understood(facts: &Facts) -> Finding {
+    let check = "configuration";
+    let strange = facts.conf_d.iter().find_map(|file| Some((file, hocon::parse(&file.text).err()?)));
+    match strange {
+        None => ok(check, format!("{} files are understood", facts.conf_d.len())),
+        Some((file, error)) => bad(
+            check,
+            Severity::Warning,
+            format!("{} {error}: what this file says is not judged", file.path.display()),
+            "look at it by hand, or write it without includes",
+        ),
+    }
 }
 
 fn ok(check: &'static str, found: impl Into<String>) -> Finding {

@@ -207,6 +207,8 @@ fn clocks_certificates_and_permissions_have_their_limits() {
 
 #[test]
 fn other_traps_of_the_configuration_are_found() {
+    let strange = only(|facts| replace(facts, "webserver.conf", "webserver {\n include \"tls\"\n}"));
+    assert!(strange.found.starts_with("/s/conf.d/webserver.conf line 2: `include`"), "{strange:?}");
     let conf_dir = "jruby-puppet: { server-conf-dir: /other }";
     assert_eq!(only(|facts| replace(facts, "puppetserver.conf", conf_dir)).check, "same-settings");
     let infra = "certificate-authority: { enable-infra-crl: true }";
