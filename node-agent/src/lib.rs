@@ -1,1 +1,27 @@
-#![doc = "placeholder"]
+//! The node agent: dials the controller and serves its orders; and the helpers that Puppet Server calls.
+//!
+//! `connect` keeps the connection, `service` answers orders (one short function per RPC), `stage` and `commit` are the
+//! two halves of a deploy on this node, `background` does what nobody waits for, `memory` is what must not be
+//! forgotten. What may happen on this host is for `config` to say.
+
+mod agent;
+mod background;
+pub mod cli;
+mod commit;
+mod config;
+mod connect;
+mod content;
+mod doctor;
+mod helpers;
+pub mod identity;
+mod memory;
+mod service;
+mod stage;
+
+pub use agent::{Agent, AgentError};
+pub use config::{CodeConfig, Config, EnrollConfig, PuppetConfig};
+
+/// Random bits from the kernel, for jitter and names.
+fn random() -> u64 {
+    getrandom::u64().expect("the kernel gives random numbers")
+}

@@ -42,11 +42,21 @@ pub(crate) struct Subject {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MemoryError {
     #[error("could not read {path}")]
-    Read { path: PathBuf, #[source] source: io::Error },
-    #[error("{path} is damaged: {reason}\nhint: move it away; the next order of a controller in command makes a new one")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(
+        "{path} is damaged: {reason}\nhint: move it away; the next order of a controller in command makes a new one"
+    )]
     Damaged { path: PathBuf, reason: String },
     #[error("could not write {path}")]
-    Write { path: PathBuf, #[source] source: io::Error },
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Why an order was not obeyed.
@@ -81,7 +91,11 @@ impl Memory {
 
     /// Environments whose newest commit is not yet proven.
     pub(crate) fn owed(&self) -> Vec<(EnvironmentName, Digest)> {
-        self.kept.environments.iter().filter_map(|(name, subject)| Some((name.clone(), subject.owed?))).collect()
+        self.kept
+            .environments
+            .iter()
+            .filter_map(|(name, subject)| Some((name.clone(), subject.owed?)))
+            .collect()
     }
 
     /// Accepts a controller's term, or says why not.
@@ -110,8 +124,16 @@ impl Memory {
     }
 
     /// A commit is about to change the live link: until it is proven, flush and proof are owed.
-    pub(crate) fn owe(&mut self, environment: &EnvironmentName, fence: Fence, snapshot: Digest) -> Result<(), MemoryError> {
-        if self.subject(environment).is_some_and(|subject| subject.owed == Some(snapshot) && subject.fence == fence) {
+    pub(crate) fn owe(
+        &mut self,
+        environment: &EnvironmentName,
+        fence: Fence,
+        snapshot: Digest,
+    ) -> Result<(), MemoryError> {
+        if self
+            .subject(environment)
+            .is_some_and(|subject| subject.owed == Some(snapshot) && subject.fence == fence)
+        {
             return Ok(());
         }
         self.change(environment, fence, |subject| {
@@ -121,7 +143,11 @@ impl Memory {
     }
 
     /// Puppet Server was seen to have loaded this snapshot.
-    pub(crate) fn proven(&mut self, environment: &EnvironmentName, snapshot: Digest) -> Result<(), MemoryError> {
+    pub(crate) fn proven(
+        &mut self,
+        environment: &EnvironmentName,
+        snapshot: Digest,
+    ) -> Result<(), MemoryError> {
         let Some(subject) = self.subject(environment) else { return Ok(()) };
         if subject.owed.is_none() && subject.proven == Some(snapshot) {
             return Ok(());

@@ -1,0 +1,149 @@
+//! Commit: swap the link, flush the environment cache, prove it. What Puppet Server does not answer is owed, and done
+//! as soon as it answers.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bunraku_common::{Chain, Digest, EnvironmentName, Fence};
+use bunraku_proto::v1::CommitReply;
+use bunraku_puppetserver::{PuppetServer, SwapLock};
+use tonic::Status;
+
+use crate::agent::{Compiler, Node};
+
+/// No compile learns its code id while the lock is held; those that learned it have begun to compile after this.
+const SETTLE: Duration = Duration::from_millis(20);
+/// `code-id` holds its lock for milliseconds.
+const LOCK_DEADLINE: Duration = Duration::from_secs(5);
+/// A flush marks the interpreters and answers in 40 to 230 ms (measured); the lock is not held longer for it.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
+/// One borrowed interpreter must answer; all of them may be compiling.
+const PROOF_DEADLINE: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+pub(crate) struct Commit {
+    pub environment: EnvironmentName,
+    pub snapshot: Digest,
+    pub fence: Fence,
+}
+
+impl Commit {
+    /// Everything that is not done yet. Repeated: only what is still owed.
+    pub(crate) async fn run(&self, node: &Arc<Node>, compiler: &Compiler) -> Result<CommitReply, Status> {
+        let began = Instant::now();
+        let already = compiler.versions.live(&self.environment) == Some(self.snapshot);
+        let known = node.memory().subject(&self.environment).map(|subject| (subject.owed, subject.proven));
+        if already && known == Some((None, Some(self.snapshot))) {
+            return Ok(CommitReply { committed: true, proven: true, took_ms: 0, ..CommitReply::default() });
+        }
+        if !compiler.versions.is_sealed(&self.environment, &self.snapshot) {
+            return Err(Status::failed_precondition(format!("{} is not staged here", self.snapshot.short())));
+        }
+        // Save, then act: after a crash the flush is still owed.
+        let owed = node.memory().owe(&self.environment, self.fence, self.snapshot);
+        owed.map_err(|error| Status::internal(Chain(&error).to_string()))?;
+        let (swapped_ms, flushed) = self.swap(node, compiler).await?;
+        let owed = self.settle(node, compiler, flushed).await;
+        Ok(CommitReply {
+            committed: true,
+            proven: owed.is_none(),
+            owed: owed.unwrap_or_default(),
+            swapped_ms,
+            took_ms: began.elapsed().as_millis() as u64,
+        })
+    }
+
+    /// Lock, settle, swap, flush, unlock. Answers when it swapped, and whether the flush was accepted; else it is owed.
+    async fn swap(&self, node: &Arc<Node>, compiler: &Compiler) -> Result<(u64, bool), Status> {
+        let path = SwapLock::path(&compiler.locks, &self.environment);
+        let group = compiler.group;
+        let lock = blocking(move || SwapLock::exclusive(&path, group, LOCK_DEADLINE)).await?;
+        let lock = match lock {
+            Ok(lock) => Some(lock),
+            Err(error) => {
+                // Compiles must not hold up a deploy for ever: the swap is atomic without the lock, too.
+                tracing::warn!(error = %Chain(&error), "the swap goes on without the lock");
+                None
+            }
+        };
+        tokio::time::sleep(SETTLE).await;
+        let (versions, environment, snapshot, now) =
+            (compiler.versions.clone(), self.environment.clone(), self.snapshot, node.now());
+        let swapped = blocking(move || versions.swap(&environment, &snapshot, true, now)).await?;
+        swapped.map_err(|error| Status::failed_precondition(Chain(&error).to_string()))?;
+        let swapped_ms = wall_ms();
+        let flushed = self.flush(node, compiler).await;
+        drop(lock);
+        if let Err(why) = &flushed {
+            tracing::warn!(environment = %self.environment, why, "the flush is owed");
+        }
+        Ok((swapped_ms, flushed.is_ok()))
+    }
+
+    async fn flush(&self, node: &Arc<Node>, compiler: &Compiler) -> Result<(), String> {
+        let (server, _) = self.server(node, compiler).await?;
+        let flushed = server.with_deadline(FLUSH_DEADLINE).flush(&self.environment).await;
+        flushed.map_err(|error| Chain(&error).to_string())
+    }
+
+    /// Proves what is live, after a flush that was accepted (it marks every interpreter, a proof asks only one).
+    /// `None`: proven. Else why it is still owed.
+    pub(crate) async fn settle(
+        &self,
+        node: &Arc<Node>,
+        compiler: &Compiler,
+        flushed: bool,
+    ) -> Option<String> {
+        let owed = self.prove(node, compiler, flushed).await.err();
+        compiler.set_owed(&self.environment, owed.clone());
+        if owed.is_none() {
+            if let Err(error) = node.memory().proven(&self.environment, self.snapshot) {
+                return Some(Chain(&error).to_string());
+            }
+            compiler.successor_is_proven(&self.environment, self.snapshot);
+            compiler.committed.notify_one();
+        }
+        owed
+    }
+
+    async fn prove(&self, node: &Arc<Node>, compiler: &Compiler, flushed: bool) -> Result<(), String> {
+        if !flushed {
+            self.flush(node, compiler).await?;
+        }
+        let (server, version) = self.server(node, compiler).await?;
+        let proven = server.with_deadline(PROOF_DEADLINE).prove(&self.environment, &version).await;
+        proven.map(drop).map_err(|error| Chain(&error).to_string())
+    }
+
+    async fn server(
+        &self,
+        node: &Arc<Node>,
+        compiler: &Compiler,
+    ) -> Result<(PuppetServer, std::path::PathBuf), String> {
+        let settings = node.settings(compiler).await.map_err(|error| Chain(&error).to_string())?;
+        let server = node.server(&settings)?;
+        Ok((server, compiler.versions.resolve(&self.environment, &self.snapshot)))
+    }
+}
+
+impl Compiler {
+    /// From now on the longest compile counts until an older version may be recycled.
+    fn successor_is_proven(&self, environment: &EnvironmentName, proven: Digest) {
+        let now = Instant::now();
+        let mut left = self.left.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        left.remove(&(environment.clone(), proven));
+        for older in self.versions.list(environment).into_iter().filter(|digest| *digest != proven) {
+            left.entry((environment.clone(), older)).or_insert(now);
+        }
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| Status::internal("the work ended early"))
+}
+
+pub(crate) fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,256 @@
+//! The service `Node`, as the controller calls it: one short function per RPC.
+
+use std::{
+    str::FromStr,
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
+};
+
+use bunraku_common::{Chain, Digest, EnvironmentName, Fence, Generation, Term, limits};
+use bunraku_proto::{
+    PROTOCOL,
+    v1::{self, node_server, stage_reply::Outcome},
+};
+use bunraku_puppetserver::server::Status as ServerStatus;
+use tokio::runtime::Handle;
+use tonic::{Request, Response, Status, transport::Channel};
+
+use crate::{
+    agent::{Compiler, Node},
+    commit::{Commit, wall_ms},
+    content::Packs,
+    doctor,
+    memory::Refused,
+    stage::Stage,
+};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// Serves orders on one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Service {
+    pub node: Arc<Node>,
+    /// To the controller's `Content`; replaced with the identity.
+    pub content: Arc<RwLock<Channel>>,
+    /// How the controller wants nodes to come back.
+    pub redial_spread_ms: Arc<std::sync::atomic::AtomicU32>,
+}
+
+#[tonic::async_trait]
+impl node_server::Node for Service {
+    async fn hello(&self, request: Request<v1::HelloRequest>) -> Answer<v1::HelloReply> {
+        let hello = request.into_inner();
+        let term = term(hello.term)?;
+        if !(hello.protocol_oldest..=hello.protocol_newest).contains(&PROTOCOL) {
+            tracing::error!(
+                oldest = hello.protocol_oldest,
+                newest = hello.protocol_newest,
+                own = PROTOCOL,
+                "the controller does not speak this agent's protocol (hint: upgrade bunraku-agent)"
+            );
+        }
+        // A controller of an older term hears so, and gives no orders; those it gave would be refused.
+        if let Err(refused) = self.node.memory().meet(term) {
+            tracing::warn!(reason = %Chain(&refused), "a controller of an older term calls");
+        }
+        let ahead = i64::try_from(wall_ms()).unwrap_or(0) - i64::try_from(hello.wall_ms).unwrap_or(0);
+        *self.node.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
+        self.redial_spread_ms.store(hello.redial_spread_ms, std::sync::atomic::Ordering::Relaxed);
+        let highest_term = self.node.memory().highest_term().map(wire_term);
+        tracing::info!(controller = hello.controller, %term, "the controller said hello");
+        Ok(Response::new(v1::HelloReply {
+            protocol: PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: self.node.instance.clone(),
+            abilities: self.node.compiler.iter().map(|_| "code".to_owned()).collect(),
+            highest_term,
+            wall_ms: wall_ms(),
+            observed: Some(self.observed().await),
+        }))
+    }
+
+    async fn observe(&self, _: Request<v1::ObserveRequest>) -> Answer<v1::ObserveReply> {
+        Ok(Response::new(self.observed().await))
+    }
+
+    async fn stage(&self, request: Request<v1::StageRequest>) -> Answer<v1::StageReply> {
+        let v1::StageRequest { order, snapshot, generate_types, adopt } = request.into_inner();
+        let (environment, _) = self.admit(order)?;
+        let stage = Stage { environment, snapshot: parse(&snapshot)?, generate_types, adopt };
+        let channel = self.content.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let outcome = match stage.run(&self.node, self.compiler()?, channel).await {
+            Ok(staged) => Outcome::Staged(staged),
+            Err(failed) => {
+                tracing::warn!(environment = %stage.environment, reason = failed.reason, "stage failed");
+                Outcome::Failed(failed)
+            }
+        };
+        Ok(Response::new(v1::StageReply { outcome: Some(outcome) }))
+    }
+
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> Answer<v1::CommitReply> {
+        let v1::CommitRequest { order, snapshot } = request.into_inner();
+        let (environment, fence) = self.admit(order)?;
+        let commit = Commit { environment, snapshot: parse(&snapshot)?, fence };
+        // A swap must not stop half way because the call was dropped.
+        let node = self.node.clone();
+        self.compiler()?;
+        let done = tokio::spawn(async move {
+            let compiler = node.compiler.as_ref().ok_or_else(no_code)?;
+            commit.run(&node, compiler).await
+        });
+        done.await.unwrap_or_else(|_| Err(Status::internal("the commit ended early"))).map(Response::new)
+    }
+
+    async fn discard(&self, request: Request<v1::DiscardRequest>) -> Answer<v1::DiscardReply> {
+        let v1::DiscardRequest { order, snapshot } = request.into_inner();
+        let (environment, _) = self.admit(order)?;
+        let (versions, snapshot): (_, Digest) = (self.compiler()?.versions.clone(), parse(&snapshot)?);
+        let owes = self
+            .node
+            .memory()
+            .subject(&environment)
+            .is_some_and(|subject| subject.owed == Some(snapshot) || subject.proven == Some(snapshot));
+        if owes || versions.live(&environment) == Some(snapshot) {
+            return Err(Status::failed_precondition(format!("{} is live here", snapshot.short())));
+        }
+        let discarded = tokio::task::spawn_blocking(move || versions.discard(&environment, &snapshot)).await;
+        match discarded {
+            Ok(Ok(())) => Ok(Response::new(v1::DiscardReply {})),
+            Ok(Err(error)) => Err(Status::internal(Chain(&error).to_string())),
+            Err(_) => Err(Status::internal("the discard ended early")),
+        }
+    }
+
+    async fn heal(&self, request: Request<v1::HealRequest>) -> Answer<v1::HealReply> {
+        let (environment, _) = self.admit(request.into_inner().order)?;
+        let versions = self.compiler()?.versions.clone();
+        let channel = self.content.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let healed = tokio::task::spawn_blocking(move || {
+            let mut packs = Packs::new(Handle::current(), channel);
+            versions.heal(&environment, &mut packs, &AtomicBool::new(false))
+        });
+        match healed.await {
+            Ok(Ok(healed)) => Ok(Response::new(v1::HealReply {
+                mended: healed.mended,
+                checked_files: healed.checked_files,
+            })),
+            Ok(Err(error)) => Err(Status::failed_precondition(Chain(&error).to_string())),
+            Err(_) => Err(Status::internal("healing ended early")),
+        }
+    }
+
+    async fn doctor(&self, _: Request<v1::DoctorRequest>) -> Answer<v1::DoctorReply> {
+        let ahead = *self.node.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner);
+        let findings = doctor::examine(&self.node.config, &self.node.puppet, ahead).await;
+        let findings = findings.map_err(Status::failed_precondition)?;
+        Ok(Response::new(v1::DoctorReply { findings: findings.iter().map(doctor::wire).collect() }))
+    }
+}
+
+impl Service {
+    pub(crate) fn into_server(self) -> node_server::NodeServer<Self> {
+        node_server::NodeServer::new(self)
+            .max_decoding_message_size(limits::MESSAGE_BYTES)
+            .max_encoding_message_size(limits::MESSAGE_BYTES)
+    }
+
+    fn compiler(&self) -> Result<&Compiler, Status> {
+        self.node.compiler.as_ref().ok_or_else(no_code)
+    }
+
+    /// Parses an order at the door and remembers it before anything happens.
+    fn admit(&self, order: Option<v1::Order>) -> Result<(EnvironmentName, Fence), Status> {
+        let order = order.ok_or_else(|| Status::invalid_argument("the order is missing"))?;
+        let environment: EnvironmentName = parse(&order.environment)?;
+        let fence = Fence { term: term(order.term)?, generation: Generation(order.generation) };
+        match self.node.memory().admit(&environment, fence) {
+            Ok(()) => Ok((environment, fence)),
+            Err(Refused::Memory(error)) => Err(Status::internal(Chain(&error).to_string())),
+            Err(refused @ (Refused::Term { .. } | Refused::Generation { .. })) => {
+                tracing::warn!(order = order.id, reason = %refused, "order refused");
+                Err(Status::aborted(refused.to_string()))
+            }
+        }
+    }
+
+    async fn observed(&self) -> v1::ObserveReply {
+        let Some(compiler) = &self.node.compiler else { return v1::ObserveReply::default() };
+        let versions = compiler.versions.clone();
+        let states = tokio::task::spawn_blocking(move || versions.observe()).await.unwrap_or_default();
+        let (free_bytes, free_inodes) = free(&compiler.config.versions_dir);
+        v1::ObserveReply {
+            environments: states.into_iter().map(|state| self.on_node(compiler, state)).collect(),
+            puppetserver: self.puppetserver(compiler).await,
+            free_bytes,
+            free_inodes,
+        }
+    }
+
+    fn on_node(
+        &self,
+        compiler: &Compiler,
+        state: bunraku_versions::EnvironmentState,
+    ) -> v1::EnvironmentOnNode {
+        let memory = self.node.memory();
+        let subject = memory.subject(&state.environment);
+        let proven = state.live.is_some() && subject.and_then(|subject| subject.proven) == state.live;
+        let owed = subject.and_then(|subject| subject.owed);
+        let why = || compiler.owed(&state.environment).unwrap_or_else(|| "flush and proof".to_owned());
+        v1::EnvironmentOnNode {
+            live: state.live.map(|live| live.to_string()).unwrap_or_default(),
+            sealed: state.sealed,
+            proven,
+            owed: owed.map(|_| why()).unwrap_or_default(),
+            term: subject.map(|subject| wire_term(subject.fence.term)),
+            generation: subject.map_or(0, |subject| subject.fence.generation.0),
+            versions: state.versions.iter().map(ToString::to_string).collect(),
+            drift: state.drift,
+            unmanaged: state.unmanaged || state.foreign_link.is_some(),
+            environment: state.environment.to_string(),
+        }
+    }
+
+    async fn puppetserver(&self, compiler: &Compiler) -> String {
+        let asked = async {
+            let settings = self.node.settings(compiler).await.map_err(|error| Chain(&error).to_string())?;
+            self.node.server(&settings)
+        };
+        match asked.await {
+            Err(why) => format!("unknown: {why}"),
+            Ok(server) => match server.with_deadline(std::time::Duration::from_secs(3)).status().await {
+                ServerStatus::Running => "running".to_owned(),
+                ServerStatus::Starting => "starting".to_owned(),
+                ServerStatus::Stopping => "stopping".to_owned(),
+                ServerStatus::Ailing(why) => format!("ailing: {why}"),
+                ServerStatus::Down(why) => format!("down: {why}"),
+            },
+        }
+    }
+}
+
+fn no_code() -> Status {
+    Status::failed_precondition(
+        "this node's configuration grants no code (hint: add a [code] table to agent.toml)",
+    )
+}
+
+fn parse<T: FromStr>(text: &str) -> Result<T, Status>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|error: T::Err| Status::invalid_argument(error.to_string()))
+}
+
+fn term(term: Option<v1::Term>) -> Result<Term, Status> {
+    let parsed = term
+        .and_then(|term| Some(Term { number: term.number, id: u128::from_str_radix(&term.id, 16).ok()? }));
+    parsed.ok_or_else(|| Status::invalid_argument("the term is missing or malformed"))
+}
+
+fn wire_term(term: Term) -> v1::Term {
+    v1::Term { number: term.number, id: format!("{:032x}", term.id) }
+}
+
+fn free(path: &std::path::Path) -> (u64, u64) {
+    rustix::fs::statvfs(path).map_or((0, 0), |fs| (fs.f_bavail * fs.f_frsize, fs.f_favail))
+}

@@ -1,0 +1,224 @@
+//! Stage: fetch, verify, generate types, and rehearse the commit. Nothing that Puppet Server reads changes.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bunraku_common::{Chain, Digest, EnvironmentName};
+use bunraku_proto::v1::{StageFailed, Staged, stage_failed};
+use bunraku_puppetserver::{ServerError, types::GenerateTypes};
+use bunraku_versions::{Fault, RESOURCE_TYPES, StageError};
+use tokio::runtime::Handle;
+use tonic::transport::Channel;
+
+use crate::{
+    agent::{Compiler, Node, puppet_account},
+    content::Packs,
+};
+
+/// `puppet generate types` starts a Ruby and reads every type: seconds, on a loaded host tens of them.
+const TYPES_DEADLINE: Duration = Duration::from_secs(300);
+/// Files found at an adoption that are named in the answer; all of them are kept.
+const FOREIGN_NAMED: usize = 20;
+
+/// One stage order, as far as it concerns the disk and Puppet.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    pub environment: EnvironmentName,
+    pub snapshot: Digest,
+    pub generate_types: bool,
+    pub adopt: bool,
+}
+
+/// Ends the blocking work when the call is dropped.
+struct CancelOnDrop(Arc<AtomicBool>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Stage {
+    pub(crate) async fn run(
+        &self,
+        node: &Node,
+        compiler: &Compiler,
+        channel: Channel,
+    ) -> Result<Staged, StageFailed> {
+        let began = Instant::now();
+        let fetched = self.fetch(compiler, channel).await.map_err(failed)?;
+        let mut notes = Vec::new();
+        self.types(node, compiler).await?;
+        self.foreign(compiler, &mut notes)?;
+        let rehearsed = self.rehearse(node, compiler, &mut notes).await?;
+        Ok(Staged {
+            already: fetched.already,
+            fetched_bytes: fetched.fetched_bytes,
+            fetched_objects: fetched.fetched_objects,
+            written_files: fetched.written_files,
+            from_spare: fetched.from_spare,
+            rehearsed,
+            note: notes.join("; "),
+            took_ms: began.elapsed().as_millis() as u64,
+        })
+    }
+
+    async fn fetch(
+        &self,
+        compiler: &Compiler,
+        channel: Channel,
+    ) -> Result<bunraku_versions::Staged, StageError> {
+        let cancel = Arc::new(AtomicBool::new(false));
+        let _ends_with_the_call = CancelOnDrop(cancel.clone());
+        let (versions, environment, snapshot) =
+            (compiler.versions.clone(), self.environment.clone(), self.snapshot);
+        let mut packs = Packs::new(Handle::current(), channel);
+        let staged =
+            tokio::task::spawn_blocking(move || versions.stage(&environment, &snapshot, &mut packs, &cancel));
+        staged.await.unwrap_or_else(|_| {
+            Err(StageError {
+                fault: Fault::Node,
+                reason: "the stage ended early".into(),
+                hint: None,
+                source: None,
+            })
+        })
+    }
+
+    /// `.resource_types` of the staged version: generated when types changed, else carried over from the live one.
+    async fn types(&self, node: &Node, compiler: &Compiler) -> Result<(), StageFailed> {
+        let version = compiler.versions.resolve(&self.environment, &self.snapshot);
+        if !compiler.config.generate_types || version.join(RESOURCE_TYPES).exists() {
+            return Ok(());
+        }
+        let live = compiler.versions.live(&self.environment).filter(|live| *live != self.snapshot);
+        match live {
+            Some(live) if !self.generate_types => {
+                let carried =
+                    compiler.versions.carry_resource_types(&self.environment, &live, &self.snapshot);
+                carried.map(drop).map_err(|error| node_fault(Chain(&error).to_string(), String::new()))
+            }
+            Some(_) | None if has_types(&version) => self.generate(node, compiler, &version).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn generate(&self, node: &Node, compiler: &Compiler, version: &Path) -> Result<(), StageFailed> {
+        let account =
+            puppet_account(&node.config.puppet.user).map_err(|why| node_fault(why, String::new()))?;
+        let run = GenerateTypes {
+            puppet: &node.puppet,
+            environment: &self.environment,
+            version,
+            scratch: &compiler.scratch,
+            run_as: account.as_ref(),
+            group: compiler.group,
+            deadline: TYPES_DEADLINE,
+        };
+        match run.run().await {
+            Ok(generated) => {
+                tracing::info!(environment = %self.environment, types = generated.types, "types generated");
+                Ok(())
+            }
+            Err(error) => {
+                let fault =
+                    if error.is_content() { stage_failed::Fault::Content } else { stage_failed::Fault::Node };
+                let hint = "mend the type, or set generate_types = false in the [code] table of the agents";
+                Err(StageFailed { fault: fault.into(), reason: Chain(&error).to_string(), hint: hint.into() })
+            }
+        }
+    }
+
+    /// At a first adoption: what the directory holds and git does not, named before anything is replaced.
+    fn foreign(&self, compiler: &Compiler, notes: &mut Vec<String>) -> Result<(), StageFailed> {
+        if !compiler.versions.unmanaged(&self.environment) {
+            return Ok(());
+        }
+        if !self.adopt {
+            return Err(node_fault(
+                format!("a directory stands where the link of {} would be", self.environment),
+                "bunraku-agent doctor tells what to do".to_owned(),
+            ));
+        }
+        let foreign = compiler
+            .versions
+            .foreign_files(&self.environment, &self.snapshot)
+            .map_err(|error| node_fault(Chain(&error).to_string(), String::new()))?;
+        let named: Vec<&str> = foreign.iter().take(FOREIGN_NAMED).map(|file| file.path.as_str()).collect();
+        tracing::warn!(environment = %self.environment, files = foreign.len(), "a directory will be adopted; it is kept whole");
+        notes.push(match foreign.len() {
+            0 => "the existing directory is adopted; it holds nothing that is not in git".to_owned(),
+            more if more > FOREIGN_NAMED => {
+                format!(
+                    "the existing directory is adopted and kept; not in git: {} and {} more",
+                    named.join(", "),
+                    more - FOREIGN_NAMED
+                )
+            }
+            _ => format!("the existing directory is adopted and kept; not in git: {}", named.join(", ")),
+        });
+        Ok(())
+    }
+
+    /// The new link lies ready, and everything that the commit will ask of Puppet Server was asked once.
+    async fn rehearse(
+        &self,
+        node: &Node,
+        compiler: &Compiler,
+        notes: &mut Vec<String>,
+    ) -> Result<bool, StageFailed> {
+        compiler
+            .versions
+            .link_ready(&self.environment, &self.snapshot)
+            .map_err(|error| node_fault(Chain(&error).to_string(), String::new()))?;
+        let hint = "bunraku-agent doctor, on the compiler";
+        let settings = node
+            .settings(compiler)
+            .await
+            .map_err(|error| node_fault(Chain(&error).to_string(), hint.to_owned()))?;
+        let server = node.server(&settings).map_err(|why| node_fault(why, hint.to_owned()))?;
+        match server.rehearse(&settings).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_owed() => {
+                notes.push(format!("not rehearsed: {}", Chain(&error)));
+                Ok(false)
+            }
+            Err(error) => Err(node_fault(told(&error), hint.to_owned())),
+        }
+    }
+}
+
+fn told(error: &ServerError) -> String {
+    format!("the rehearsal failed: {}", Chain(error))
+}
+
+/// Whether any module has a type of its own: without one there is nothing to generate.
+fn has_types(version: &Path) -> bool {
+    let directories = |path: &Path| -> Vec<std::path::PathBuf> {
+        std::fs::read_dir(path)
+            .map(|all| all.flatten().map(|entry| entry.path()).collect())
+            .unwrap_or_default()
+    };
+    directories(version)
+        .iter()
+        .flat_map(|dir| directories(dir))
+        .any(|module| module.join("lib/puppet/type").is_dir())
+}
+
+fn failed(error: StageError) -> StageFailed {
+    let fault = match error.fault {
+        Fault::Content => stage_failed::Fault::Content,
+        Fault::Node => stage_failed::Fault::Node,
+    };
+    StageFailed { fault: fault.into(), reason: error.reason, hint: error.hint.unwrap_or_default() }
+}
+
+fn node_fault(reason: String, hint: String) -> StageFailed {
+    StageFailed { fault: stage_failed::Fault::Node.into(), reason, hint }
+}
