@@ -20,12 +20,14 @@ use bunraku_proto::{
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
-    SubjectPublicKeyInfo, string::Ia5String,
+    string::Ia5String,
 };
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, pem::PemObject};
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate, X509CertificationRequest};
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
+
+use super::request::{self, RequestError};
 
 /// Certificates begin a little in the past, so that a node whose clock is a few minutes behind accepts them.
 const BACKDATED: Duration = Duration::from_secs(5 * 60);
@@ -35,8 +37,6 @@ const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 /// runs for months makes one every [`CONTROLLER_RENEWAL`].
 const CONTROLLER_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 pub(crate) const CONTROLLER_RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
-/// A P-256 request is about 300 bytes.
-const REQUEST_BYTES: usize = 16 << 10;
 
 const KEY_FILE: &str = "ca.key";
 const CERTIFICATE_FILE: &str = "ca.pem";
@@ -137,7 +137,7 @@ impl MeshCa {
         if *subject == Peer::Controller {
             return Err(CaError::Subject);
         }
-        let public = public_key(request_pem)?;
+        let public = request::public_key(request_pem)?;
         let certificate = self.certify(&public, subject, now, life)?;
         let identity = PeerIdentity::from_certificate(certificate.der()).map_err(CaError::Identity)?;
         Ok(Issued { pem: certificate.pem(), identity })
@@ -206,34 +206,14 @@ pub(crate) enum CaError {
     Make(#[source] rcgen::Error),
     #[error("could not get random bytes from the system: {0}")]
     Random(getrandom::Error),
-    #[error("the signing request is refused: {0}")]
-    Request(&'static str),
+    #[error(transparent)]
+    Request(#[from] RequestError),
     #[error("certificates of the controller are not issued on request")]
     Subject,
     #[error("the mesh CA made a certificate that it would not accept")]
     Identity(#[source] PeerError),
     #[error(transparent)]
     Tls(#[from] TlsError),
-}
-
-/// The public key of a signing request: P-256, and its holder has signed the request with it.
-fn public_key(pem: &str) -> Result<SubjectPublicKeyInfo, CaError> {
-    if pem.len() > REQUEST_BYTES {
-        return Err(CaError::Request("it is too large"));
-    }
-    let der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes())
-        .map_err(|_| CaError::Request("it is not PEM"))?;
-    let Ok(([], request)) = X509CertificationRequest::from_der(&der) else {
-        return Err(CaError::Request("it is not DER"));
-    };
-    // The key's own algorithm and curve, not the signature's: those two may differ in a forged request.
-    let public = SubjectPublicKeyInfo::from_der(request.certification_request_info.subject_pki.raw)
-        .map_err(|_| CaError::Request("its key is of an unknown kind; P-256 is expected"))?;
-    if public.algorithm() != &PKCS_ECDSA_P256_SHA256 {
-        return Err(CaError::Request("its key is not P-256"));
-    }
-    request.verify_signature().map_err(|_| CaError::Request("it was not signed with its own key"))?;
-    Ok(public)
 }
 
 fn authority(fleet: &FleetName, now: SystemTime) -> CertificateParams {
@@ -346,44 +326,6 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_weak_dear_or_of_another_curve_are_refused() {
-        let (_dir, ca) = ca();
-        for request in [
-            include_str!("fixtures/rsa-1024.csr"),
-            include_str!("fixtures/rsa-2048.csr"),
-            include_str!("fixtures/p384-sha256.csr"),
-            include_str!("fixtures/ed25519.csr"),
-        ] {
-            let refused = ca.sign(request, &node(), now(), DAY).unwrap_err();
-            assert!(matches!(refused, CaError::Request(_)), "{refused}");
-        }
-    }
-
-    #[test]
-    fn a_request_that_its_key_did_not_sign_is_refused() {
-        let (_dir, ca) = ca();
-        let pem = request(&key(), |_| {});
-        let mut der = CertificateSigningRequestDer::from_pem_slice(pem.as_bytes()).unwrap().to_vec();
-        // The last byte belongs to the signature.
-        *der.last_mut().unwrap() ^= 1;
-        let refused = ca.sign(&to_pem(&der), &node(), now(), DAY).unwrap_err();
-        assert_eq!(refused.to_string(), "the signing request is refused: it was not signed with its own key");
-    }
-
-    #[test]
-    fn what_is_no_request_is_refused() {
-        let (_dir, ca) = ca();
-        let mut trailing = CertificateSigningRequestDer::from_pem_slice(request(&key(), |_| {}).as_bytes())
-            .unwrap()
-            .to_vec();
-        trailing.push(0);
-        let large = "-".repeat(REQUEST_BYTES + 1);
-        for wrong in ["", "x", &to_pem(b"\x30\x03\x02\x01\x01"), &to_pem(&trailing), &large] {
-            assert!(matches!(ca.sign(wrong, &node(), now(), DAY), Err(CaError::Request(_))), "{wrong:.40}");
-        }
-    }
-
-    #[test]
     fn nobody_gets_a_controller_certificate_by_asking() {
         let (_dir, ca) = ca();
         let refused = ca.sign(&request(&key(), |_| {}), &Peer::Controller, now(), DAY);
@@ -458,18 +400,5 @@ mod tests {
         let mut parameters = CertificateParams::default();
         ask(&mut parameters);
         parameters.serialize_request(key).unwrap().pem().unwrap()
-    }
-
-    fn to_pem(der: &[u8]) -> String {
-        const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-        let mut text = String::new();
-        for part in der.chunks(3) {
-            let bits = part.iter().fold(0_u32, |bits, b| bits << 8 | u32::from(*b)) << (8 * (3 - part.len()));
-            for at in 0..4 {
-                let digit = DIGITS[(bits >> (18 - 6 * at) & 63) as usize];
-                text.push(if at <= part.len() { digit.into() } else { '=' });
-            }
-        }
-        format!("-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n")
     }
 }

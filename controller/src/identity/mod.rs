@@ -5,6 +5,7 @@
 
 mod ca;
 mod puppet;
+mod request;
 mod tokens;
 
 pub(crate) use ca::{CONTROLLER_RENEWAL, CaError, Issued, MeshCa};

@@ -211,6 +211,10 @@ fn matches(pattern: &str, text: &str) -> bool {
 }
 
 #[cfg(test)]
+#[path = "puppet_door_test.rs"]
+mod puppet_door_test;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
