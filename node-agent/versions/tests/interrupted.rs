@@ -1,6 +1,8 @@
 //! A stage, a swap or a spare that stops at any step leaves nothing that counts, and the next one succeeds.
 //! `cargo test -p bunraku-versions --features failpoints --test interrupted`.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 #[path = "versions/fixture.rs"]
 #[allow(dead_code)]
 mod fixture;

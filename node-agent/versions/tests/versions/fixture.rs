@@ -31,12 +31,14 @@ pub(crate) fn production() -> EnvironmentName {
 
 pub(crate) static GO: AtomicBool = AtomicBool::new(false);
 
+/// In memory where the machine has it: some disks make 100,000 files a matter of minutes.
+pub(crate) fn directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 impl Node {
     pub(crate) fn new() -> Self {
-        Self::within(tempfile::tempdir().unwrap())
-    }
-
-    pub(crate) fn within(dir: TempDir) -> Self {
+        let dir = directory();
         let shelf = Shelf::open(&dir.path().join("shelf"));
         fs::create_dir(dir.path().join("environments")).unwrap();
         let versions = Versions::open(Self::layout(dir.path())).unwrap();

@@ -1,5 +1,7 @@
 //! What the versions of a node promise, on a real file system.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
 mod adoption;
 mod bench;
 mod disk_full;

@@ -11,7 +11,7 @@ use bunraku_versions::{
     testing::{Files, Item, Source, files},
 };
 
-use crate::fixture::{GO, Node, env, production, read};
+use crate::fixture::{GO, Node, directory, env, production, read};
 
 fn sample() -> Files {
     let mut sample = files(&[
@@ -216,7 +216,7 @@ fn lost_listings_cost_one_full_fetch_and_nothing_else() {
 
 #[test]
 fn a_group_reads_and_others_do_not() {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = directory();
     let shelf = bunraku_versions::testing::Shelf::open(&dir.path().join("shelf"));
     fs::create_dir(dir.path().join("environments")).unwrap();
     let mut layout = Node::layout(dir.path());
