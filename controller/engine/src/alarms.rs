@@ -48,7 +48,7 @@ impl State {
     pub fn alarms(&self, now: Millis) -> Vec<String> {
         let behind = self.behind().into_iter().map(|Behind { node, environment, since, owed }| {
             let why = if owed.is_empty() { owed } else { format!(": {owed}") };
-            format!("{node} is behind in {environment} since {} ago{why}", span(now.saturating_sub(since)))
+            format!("{node} is behind in {environment} for {}{why}", span(now.saturating_sub(since)))
         });
         behind.chain(self.adoptable().iter().filter_map(|name| self.disagreement(name))).collect()
     }

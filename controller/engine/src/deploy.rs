@@ -252,7 +252,10 @@ impl Deploy {
             Phase::Queued => {
                 "for its turn: another deploy of this environment, or a free build slot".to_owned()
             }
-            Phase::Building { since } => format!("for the build, since {}", span(now.saturating_sub(*since))),
+            Phase::Building { since } => format!(
+                "for the build, under way for {}; the builder's deadline ends it as failed",
+                span(now.saturating_sub(*since))
+            ),
             Phase::Staging { nodes, deadline, .. } => {
                 let waiting = nodes.iter().filter(|(_, s)| **s == Stage::Waiting).map(|(n, _)| n);
                 let then = match self.policy {

@@ -173,7 +173,7 @@ fn a_deploy_ends_behind_at_its_deadline_and_the_next_one_may_start() {
     assert!(matches!(desk.outcome(deploy), Outcome::Behind { .. }));
     assert!(matches!(desk.get(next).phase, Phase::Building { .. }));
     let alarms = desk.state.alarms(desk.now);
-    assert_eq!(alarms, ["c2 is behind in production since 5 min ago: Puppet Server is down"]);
+    assert_eq!(alarms, ["c2 is behind in production for 5 min: Puppet Server is down"]);
 }
 
 #[test]
