@@ -4,6 +4,7 @@
 //! [`suite::run`] runs named tests against it. Nothing outside `target/bunraku` is changed.
 
 pub mod http;
+pub mod installed;
 pub mod namespace;
 pub mod process;
 pub mod progress;

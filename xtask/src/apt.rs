@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     cargo::{output_of, program, succeed},
-    policy::Policy,
+    policy,
 };
 
 /// What a real Puppet stack on one machine is made of.
@@ -21,7 +21,7 @@ pub(crate) const BENCH: &[&str] = &["git", "rsync", "r10k", "g10k"];
 
 /// Installs those of `packages` that are missing.
 pub(crate) fn install(packages: &[&str]) -> Result<()> {
-    Policy::remove_leftover()?;
+    policy::remove_leftover()?;
     let before = installed()?;
     let missing: Vec<&str> = packages.iter().copied().filter(|package| !before.contains(*package)).collect();
     if missing.is_empty() {
@@ -76,19 +76,10 @@ fn update() -> Result<()> {
     succeed(as_root("apt-get").args(["update", "-qq"]))
 }
 
-/// `apt-get install` in a mount namespace of its own, where `policy-rc.d` forbids every start of a service.
 fn install_quietly(packages: &[&str]) -> Result<()> {
-    let policy = Policy::prepare()?;
-    let script =
-        "mount --bind \"$1\" \"$2\" && shift 2 && exec apt-get install -y --no-install-recommends \"$@\"";
-    succeed(
-        as_root("env")
-            .args(["DEBIAN_FRONTEND=noninteractive", "unshare", "--mount", "--propagation", "private"])
-            .args(["sh", "-c", script, "sh"])
-            .args([policy.denial(), Path::new(Policy::PATH)])
-            .args(packages),
-    )
-    .context("could not install the missing packages")
+    let options = ["install", "-y", "--no-install-recommends"];
+    succeed(policy::apt_get_without_starts()?.args(options).args(packages))
+        .context("could not install the missing packages")
 }
 
 /// policy-rc.d forbids a start now, not at the next boot: units that came with these packages are disabled.

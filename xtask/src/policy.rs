@@ -9,59 +9,51 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use anyhow::{Context, Result};
 
 use crate::{apt::as_root, cargo, cargo::succeed};
 
-/// The denial, ready to be mounted; dropping it removes the mount point that it made.
-#[derive(Debug)]
-pub(crate) struct Policy {
-    denial: PathBuf,
+/// Where Debian looks for it.
+const PATH: &str = "/usr/sbin/policy-rc.d";
+
+/// Runs as root, in one piece so that Ctrl-C (which ends apt-get) does not keep it from tidying up.
+const SCRIPT: &str = r#"
+policy=$1 denial=$2 marker=$3
+shift 3
+trap : INT TERM
+if [ ! -e "$policy" ]; then touch "$marker" "$policy"; fi
+unshare --mount --propagation private \
+    sh -c 'mount --bind "$1" "$2" && shift 2 && exec apt-get "$@"' sh "$denial" "$policy" "$@"
+status=$?
+if [ -e "$marker" ]; then rm -f "$policy" "$marker"; fi
+exit $status
+"#;
+
+/// An `apt-get` whose packages cannot start their services; arguments may be added.
+pub(crate) fn apt_get_without_starts() -> Result<Command> {
+    let denial = cargo::state().join("policy-rc.d");
+    fs::create_dir_all(cargo::state()).context("could not make target/bunraku")?;
+    fs::write(&denial, "#!/bin/sh\nexit 101\n").context("could not write a policy-rc.d")?;
+    fs::set_permissions(&denial, fs::Permissions::from_mode(0o755))
+        .context("could not make policy-rc.d executable")?;
+    let mut command = as_root("env");
+    command.args(["DEBIAN_FRONTEND=noninteractive", "sh", "-c", SCRIPT, "sh"]);
+    command.args([Path::new(PATH), &denial, &marker()]);
+    Ok(command)
 }
 
-impl Policy {
-    /// Where Debian looks for it.
-    pub(crate) const PATH: &str = "/usr/sbin/policy-rc.d";
-
-    /// Writes the denial, and makes sure that there is a file to mount it on.
-    pub(crate) fn prepare() -> Result<Self> {
-        let denial = cargo::state().join("policy-rc.d");
-        fs::create_dir_all(cargo::state()).context("could not make target/bunraku")?;
-        fs::write(&denial, "#!/bin/sh\nexit 101\n").context("could not write a policy-rc.d")?;
-        fs::set_permissions(&denial, fs::Permissions::from_mode(0o755))
-            .context("could not make policy-rc.d executable")?;
-        if !Path::new(Self::PATH).exists() {
-            fs::write(marker(), "").context("could not note that a mount point is made")?;
-            succeed(as_root("touch").arg(Self::PATH))?;
-        }
-        Ok(Self { denial })
+/// Removes the mount point of a run that was killed.
+pub(crate) fn remove_leftover() -> Result<()> {
+    if !marker().exists() {
+        return Ok(());
     }
-
-    /// Removes the mount point of a run that was killed.
-    pub(crate) fn remove_leftover() -> Result<()> {
-        if !marker().exists() {
-            return Ok(());
-        }
-        if fs::metadata(Self::PATH).is_ok_and(|file| file.len() == 0) {
-            succeed(as_root("rm").args(["-f", Self::PATH]))?;
-        }
-        fs::remove_file(marker()).context("could not remove the note about a mount point")
+    if fs::metadata(PATH).is_ok_and(|file| file.len() == 0) {
+        succeed(as_root("rm").args(["-f", PATH]))?;
     }
-
-    /// The file to mount on [`Policy::PATH`].
-    pub(crate) fn denial(&self) -> &Path {
-        &self.denial
-    }
-}
-
-impl Drop for Policy {
-    fn drop(&mut self) {
-        if let Err(error) = Self::remove_leftover() {
-            eprintln!("xtask: {error:#}");
-        }
-    }
+    fs::remove_file(marker()).context("could not remove the note about a mount point")
 }
 
 fn marker() -> PathBuf {

@@ -1,12 +1,19 @@
 //! `cargo xtask demo`: Bunraku on a real Puppet stack, step by step.
 
-use std::process::ExitCode;
+use std::{
+    fs,
+    process::ExitCode,
+    thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bunraku_tests::{
+    installed::{Bunraku, Said, balancer_node},
     namespace,
+    process::wait_for,
     progress::Progress,
-    stack::{self, BALANCER_NAME, Options, Stack},
+    stack::{self, DOMAIN, Options, Stack},
 };
 use clap::Parser;
 
@@ -18,53 +25,238 @@ struct Arguments {
     keep: bool,
 }
 
+/// What the steps are shown on.
+struct Demo {
+    stack: Stack,
+    bunraku: Bunraku,
+    progress: Progress,
+}
+
 /// A heading, and what is shown under it.
-type Step = (&'static str, fn(&mut Stack, &Progress) -> Result<()>);
+type Step = (&'static str, fn(&mut Demo) -> Result<()>);
 
 const STEPS: &[Step] = &[
-    ("code is placed on both compilers by hand", place_code),
-    ("a real Puppet agent applies it through the load balancer", agent_run),
+    ("today: r10k on every compiler, by hand", place_code),
+    ("Bunraku is installed: a controller, and three nodes join", nodes_join),
+    ("the doctor mends what the compilers lack", doctor),
+    ("the first deploy adopts the directories that are there", adopt),
+    ("a push is deployed, and a real Puppet agent applies it through the load balancer", push),
+    ("a bad commit changes nothing anywhere", bad_commit),
+    ("a rollback takes seconds, and holds the environment", rollback),
+    ("kill -9 of the controller in the middle of a deploy ends well", killed_controller),
+    ("what an operator sees", status),
 ];
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     namespace::run(&stack::world(arguments.keep), |directory| {
         let progress = Progress::default();
-        progress.heading("a Puppet stack on this machine");
-        let mut stack = Stack::up(directory, &namespace::cache(), &Options::default(), &progress)?;
+        progress.heading("a Puppet stack on this machine: CA, two compilers, HAProxy");
+        let stack = Stack::up(directory, &namespace::cache(), &Options::default(), &progress)?;
+        let bunraku = Bunraku::install(&stack, "r10k")?;
+        let mut demo = Demo { stack, bunraku, progress };
         for (heading, step) in STEPS {
-            progress.heading(heading);
-            step(&mut stack, &progress)?;
+            demo.progress.heading(heading);
+            step(&mut demo).with_context(|| format!("in the step \"{heading}\""))?;
         }
         if arguments.keep {
-            show_what_to_try(&stack);
-            stack.leave_running();
+            show_what_to_try(&demo);
+            demo.bunraku.leave_running();
+            demo.stack.leave_running();
             return Ok(());
         }
-        progress.timed("everything is stopped", || stack.stop())
+        demo.progress.timed("everything is stopped", || {
+            demo.bunraku.stop()?;
+            demo.stack.stop()
+        })
     })
 }
 
-fn place_code(stack: &mut Stack, progress: &Progress) -> Result<()> {
-    progress.timed("r10k deployed production and testing", || {
-        stack.place_by_hand("production")?;
-        stack.place_by_hand("testing")
+fn place_code(demo: &mut Demo) -> Result<()> {
+    demo.progress.timed("r10k deployed production and testing on both compilers", || {
+        demo.stack.place_by_hand("production")?;
+        demo.stack.place_by_hand("testing")
     })
 }
 
-fn agent_run(stack: &mut Stack, progress: &Progress) -> Result<()> {
-    let run = stack.agent_run("a1")?;
-    ensure!(run.succeeded(), "the agent failed with exit code {}:\n{}", run.exit, run.output);
-    progress.say(format_args!("the agent a1 ran in {:.1} s", run.took.as_secs_f64()));
-    let applied = std::fs::read_to_string(stack.applied().join("a1.stack.test-motd.txt"))?;
-    progress.say(format_args!("it wrote: {}", applied.trim()));
+fn nodes_join(demo: &mut Demo) -> Result<()> {
+    let (bunraku, progress) = (&mut demo.bunraku, &demo.progress);
+    bunraku.start_controller()?;
+    progress.say(format_args!("the controller runs; CA pin {}…", &bunraku.pin[..16]));
+
+    let lb = balancer_node();
+    bunraku.configure_balancer()?;
+    let token = bunraku.json(&["token", "create", &lb, "--role", "load-balancer"])?;
+    let secret = token["token"].as_str().context("no token")?;
+    let controller = token["controller"].as_str().context("no address")?;
+    let arguments = ["enroll", "--controller", controller, "--pin", &bunraku.pin, "--token-file", "-"];
+    succeeded("enroll", &bunraku.agent_command("lb", &arguments, Some(secret))?)?;
+    bunraku.start_agent("lb")?;
+    progress.say(format_args!("{lb} joins with a one-time token"));
+
+    for compiler in &demo.stack.compilers {
+        bunraku.configure_compiler(compiler)?;
+        bunraku.start_agent(compiler.name())?;
+        progress.say(format_args!("{} joins with its Puppet certificate", compiler.certname()));
+    }
+    let nodes: Vec<String> =
+        demo.stack.compilers.iter().map(stack::PuppetServer::certname).chain([lb]).collect();
+    progress.timed("all three are connected", || bunraku.wait_for_nodes(&nodes))
+}
+
+fn doctor(demo: &mut Demo) -> Result<()> {
+    for compiler in &demo.stack.compilers {
+        let fixed = demo.bunraku.agent_command(compiler.name(), &["doctor", "--fix"], None)?;
+        succeeded("doctor --fix", &fixed)?;
+        let changed = fixed.out.lines().filter(|line| line.starts_with("due:")).count();
+        demo.progress
+            .say(format_args!("{}: {changed} files mended, a copy of each is kept", compiler.certname()));
+    }
+    let compilers = &mut demo.stack.compilers;
+    demo.progress.timed("the compilers are reloaded, as the doctor asks", || {
+        thread::scope(|scope| {
+            let reloads: Vec<_> =
+                compilers.iter_mut().map(|c| scope.spawn(|| c.reload(Duration::from_secs(120)))).collect();
+            reloads
+                .into_iter()
+                .try_for_each(|reload| reload.join().map_err(|_| anyhow::anyhow!("a reload panicked"))?)
+        })
+    })?;
+    let said = demo.bunraku.ask(&["doctor"])?;
+    demo.progress.say(said.out.trim());
+    ensure!(said.succeeded(), "the doctor still finds errors:\n{}{}", said.out, said.err);
     Ok(())
 }
 
-fn show_what_to_try(stack: &Stack) {
-    let directory = stack.directory().display();
-    println!("\nEverything runs on, in namespaces of its own. Inside them, try:");
-    println!("  curl --cacert {directory}/balancer/ca.pem https://{BALANCER_NAME}:8140/status/v1/simple");
+fn adopt(demo: &mut Demo) -> Result<()> {
+    deploy(demo, &["deploy", "--all"])?;
+    show_served(demo, "production")?;
+    show_served(demo, "testing").map(drop)
+}
+
+fn push(demo: &mut Demo) -> Result<()> {
+    let commit = demo.stack.repository.set_message("production", "hello from Bunraku")?;
+    demo.progress.say(format_args!("pushed {}", &commit[..12]));
+    deploy(demo, &["deploy", "production"])?;
+    show_served(demo, "production")?;
+    agent_run(demo, "hello from Bunraku")
+}
+
+fn agent_run(demo: &Demo, message: &str) -> Result<()> {
+    let run = demo.stack.agent_run("a1")?;
+    ensure!(run.succeeded(), "the agent failed with exit code {}:\n{}", run.exit, run.output);
+    let applied = fs::read_to_string(demo.stack.applied().join("a1.stack.test-motd.txt"))?;
+    ensure!(applied.contains(message), "the agent applied other code: {applied}");
+    demo.progress.say(format_args!(
+        "puppet agent ran in {:.1} s and wrote: {}",
+        run.took.as_secs_f64(),
+        applied.trim()
+    ));
+    Ok(())
+}
+
+fn bad_commit(demo: &mut Demo) -> Result<()> {
+    let before = demo.bunraku.proven_everywhere("production")?;
+    let broken = b"Puppet::Type.newtype(:broken) do\n  this is no Ruby\n";
+    demo.stack.repository.add_file("production", "site/broken/lib/puppet/type/broken.rb", broken)?;
+    let said = demo.bunraku.ask(&["deploy", "production"])?;
+    ensure!(said.code == 1, "a broken type was deployed:\n{}{}", said.out, said.err);
+    for line in said.out.lines().take(3) {
+        demo.progress.say(line.chars().take(150).collect::<String>());
+    }
+    ensure!(demo.bunraku.proven_everywhere("production")? == before, "a failed deploy changed something");
+    demo.progress.say(format_args!("both compilers still serve {}", &before[..12]));
+    demo.stack.repository.control.revert("production")?;
+    Ok(())
+}
+
+fn rollback(demo: &mut Demo) -> Result<()> {
+    deploy(demo, &["rollback", "production"])?;
+    show_served(demo, "production")?;
+    let refused = demo.bunraku.ask(&["deploy", "production"])?;
+    ensure!(refused.code == 6, "a held environment was deployed:\n{}{}", refused.out, refused.err);
+    demo.progress.say(format_args!("a deploy now is refused: {}", refused.err.trim().replace('\n', "; ")));
+    demo.bunraku.tell(&["release", "production"])?;
+    demo.progress.say("released");
+    deploy(demo, &["deploy", "production"])
+}
+
+fn killed_controller(demo: &mut Demo) -> Result<()> {
+    demo.stack.repository.set_message("production", "survived")?;
+    let accepted = demo.bunraku.json(&["deploy", "production", "--no-wait"])?;
+    let id = accepted["deploys"][0]["id"].as_u64().context("no deploy")?.to_string();
+    let phase = || -> Result<String> {
+        let shown = demo.bunraku.json(&["deploys", "show", &id])?;
+        Ok(shown["phase"].as_str().unwrap_or_default().to_owned())
+    };
+    let at = wait_for("the deploy to be under way", Duration::from_secs(60), || {
+        let phase = phase()?;
+        Ok((phase != "queued").then_some(phase))
+    })?;
+    demo.bunraku.kill_controller()?;
+    demo.progress.say(format_args!("killed the controller while deploy {id} was {at}"));
+    demo.stack.catalog("c1.stack.test", "a1", "production")?;
+    demo.progress.say("the compilers go on serving");
+    demo.bunraku.start_controller()?;
+    let began = Instant::now();
+    let ended = wait_for("the deploy to end", Duration::from_secs(120), || {
+        let shown = demo.bunraku.json(&["deploys", "show", &id])?;
+        let phase = shown["phase"].as_str().unwrap_or_default().to_owned();
+        Ok((shown["ended_ms"] != 0).then_some(phase))
+    })?;
+    ensure!(ended == "live", "after the restart the deploy ended {ended}");
+    demo.progress.say(format_args!(
+        "started again: deploy {id} is {ended} after {:.1} s",
+        began.elapsed().as_secs_f64()
+    ));
+    show_served(demo, "production")?;
+    agent_run(demo, "survived")
+}
+
+fn status(demo: &mut Demo) -> Result<()> {
+    print!("{}", demo.bunraku.tell(&["status"])?.out);
+    demo.progress.say(demo.bunraku.tell(&["audit", "verify"])?.out.trim());
+    Ok(())
+}
+
+/// Runs a command that deploys, and shows how it ended.
+fn deploy(demo: &Demo, arguments: &[&str]) -> Result<()> {
+    let began = Instant::now();
+    let said = demo.bunraku.tell(arguments)?;
+    for line in said.out.lines() {
+        demo.progress.say(line);
+    }
+    demo.progress.say(format_args!(
+        "bunraku {}: {:.1} s in all",
+        arguments.join(" "),
+        began.elapsed().as_secs_f64()
+    ));
+    Ok(())
+}
+
+fn show_served(demo: &Demo, environment: &str) -> Result<()> {
+    let digest = demo.bunraku.proven_everywhere(environment)?;
+    let nodes = demo.bunraku.served(environment)?.len();
+    demo.progress.say(format_args!("{nodes} compilers prove {} of {environment}", &digest[..12]));
+    Ok(())
+}
+
+fn succeeded(what: &str, said: &Said) -> Result<()> {
+    ensure!(said.succeeded(), "{what} ended with {}:\n{}{}", said.code, said.out, said.err);
+    Ok(())
+}
+
+fn show_what_to_try(demo: &Demo) {
+    let socket = demo.bunraku.socket();
+    let directory = demo.stack.directory().display();
+    println!(
+        "\nEverything runs on, in namespaces of its own. Inside them, try (with --socket {}):",
+        socket.display()
+    );
+    println!("  bunraku status");
+    println!("  bunraku deploy production --plan");
+    println!("  bunraku nodes show c1.{DOMAIN}");
+    println!("  bunraku events");
     println!("  puppet agent --test --config {directory}/agents/a1/puppet.conf");
-    println!("  git clone {}", stack.repository.control.url());
+    println!("  git clone {}", demo.stack.repository.control.url());
 }

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, geteuid, kill_process, set_parent_process_death_signal};
 
-use super::{KEEP, ROLE, World, state};
+use super::{KEEP, ROLE, World, cache, state};
 use crate::process::wait_for;
 
 pub(super) fn run(world: &World) -> Result<ExitCode> {
@@ -25,6 +25,8 @@ pub(super) fn run(world: &World) -> Result<ExitCode> {
         "Puppet Server is not installed\nhint: cargo xtask install"
     );
     if !geteuid().is_root() {
+        // Made by the caller, so that it stays the caller's.
+        fs::create_dir_all(cache()).with_context(|| format!("could not make {}", cache().display()))?;
         let error = Command::new("sudo").arg(own_path()?).args(std::env::args_os().skip(1)).exec();
         return Err(error).context("namespaces need root, and sudo could not be started");
     }

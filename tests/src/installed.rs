@@ -1,0 +1,307 @@
+//! Bunraku on the real stack: the two programs as processes, configured as an operator would, called by the command line.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::{
+    process::{Service, output_of, wait_for},
+    stack::{BUILD_USER, CA_NAME, DOMAIN, MAIN_ADDRESS, PuppetServer, Stack},
+};
+
+const PORT: u16 = 8170;
+const STARTS_WITHIN: Duration = Duration::from_secs(30);
+
+/// The controller on the main server and a node agent on each compiler and on the balancer.
+#[derive(Debug)]
+pub struct Bunraku {
+    directory: PathBuf,
+    pub pin: String,
+    controller: Option<Service>,
+    agents: Vec<(String, Service)>,
+}
+
+/// What a command printed, and how it ended.
+#[derive(Debug)]
+pub struct Said {
+    pub code: i32,
+    pub out: String,
+    pub err: String,
+}
+
+impl Bunraku {
+    /// `bunraku init`, and a configuration for this stack: r10k over the stack's repositories, Puppet's files of the
+    /// main server, and an allow-list for the compilers.
+    pub fn install(stack: &Stack, builder: &str) -> Result<Self> {
+        let directory = stack.directory().join("bunraku");
+        fs::create_dir_all(&directory)?;
+        let mut bunraku = Self { directory, pin: String::new(), controller: None, agents: Vec::new() };
+        let init = output_of(
+            program("bunraku")?
+                .args([
+                    "init",
+                    "--address",
+                    &format!("{MAIN_ADDRESS}:{PORT}"),
+                    "-o",
+                    "json",
+                    "--fleet",
+                    "stack",
+                ])
+                .args(["--remote", &stack.repository.control.url()])
+                .arg("--config")
+                .arg(bunraku.config())
+                .arg("--data-dir")
+                .arg(bunraku.directory.join("controller")),
+        )?;
+        let init: Value = serde_json::from_str(&init)?;
+        bunraku.pin = init["pin"].as_str().context("init printed no pin")?.to_owned();
+        bunraku.edit_config(stack, builder)?;
+        Ok(bunraku)
+    }
+
+    fn edit_config(&self, stack: &Stack, builder: &str) -> Result<()> {
+        let mut config: toml::Table = fs::read_to_string(self.config())?.parse()?;
+        config.insert("listen".into(), format!("{MAIN_ADDRESS}:{PORT}").into());
+        config.insert("socket".into(), text(&self.socket()));
+        let build =
+            config.get_mut("build").and_then(toml::Value::as_table_mut).context("no [build] table")?;
+        build.insert("kind".into(), builder.into());
+        build.insert("user".into(), BUILD_USER.into());
+        build.insert("transports".into(), vec!["file".to_owned()].into());
+        let main = &stack.main;
+        let mut puppet = toml::Table::new();
+        puppet.insert("ca".into(), text(&main.ssldir().join("certs/ca.pem")));
+        puppet.insert("crl".into(), text(&main.cadir().join("ca_crl.pem")));
+        puppet.insert("certificate".into(), text(&main.ssldir().join(format!("certs/{CA_NAME}.pem"))));
+        puppet.insert("key".into(), text(&main.ssldir().join(format!("private_keys/{CA_NAME}.pem"))));
+        let mut allow = toml::Table::new();
+        allow.insert("certname".into(), format!("c*.{DOMAIN}").into());
+        allow.insert("roles".into(), vec!["compiler".to_owned()].into());
+        puppet.insert("allow".into(), toml::Value::Array(vec![allow.into()]));
+        config.insert("puppet".into(), puppet.into());
+        fs::write(self.config(), config.to_string()).context("could not write the controller's configuration")
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn config(&self) -> PathBuf {
+        self.directory.join("bunraku.toml")
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("control.sock")
+    }
+
+    /// Starts the controller and waits until it answers.
+    pub fn start_controller(&mut self) -> Result<()> {
+        let log = self.directory.join("controller.log");
+        let mut command = program("bunraku")?;
+        command.arg("serve").arg("--config").arg(self.config());
+        let mut service = Service::spawn("bunraku serve", &mut command, &log)?;
+        wait_for("the controller to answer", STARTS_WITHIN, || {
+            service.ensure_running()?;
+            Ok(self.ask(&["status", "-o", "json"])?.succeeded().then_some(()))
+        })?;
+        self.controller = Some(service);
+        Ok(())
+    }
+
+    pub fn controller(&mut self) -> Result<&mut Service> {
+        self.controller.as_mut().context("the controller does not run")
+    }
+
+    pub fn kill_controller(&mut self) -> Result<()> {
+        self.controller.take().context("the controller does not run")?.kill()
+    }
+
+    /// The configuration of the agent beside a compiler: it joins by its Puppet certificate.
+    pub fn configure_compiler(&self, compiler: &PuppetServer) -> Result<()> {
+        let data = self.data_dir(compiler.name());
+        fs::create_dir_all(&data)?;
+        let config = format!(
+            "controller = '{MAIN_ADDRESS}:{PORT}'\ndata_dir = '{data}'\n\n\
+             [code]\nversions_dir = '{versions}'\nreserve_mib = 64\n\n\
+             [puppet]\narguments = ['--config', '{puppet_conf}']\nserver = '{address}:8140'\nconf_d = '{conf_d}'\n\n\
+             [enroll]\nmain_certname = '{CA_NAME}'\nroles = ['compiler']\n",
+            data = data.display(),
+            versions = compiler.codedir().with_file_name("bunraku-code").display(),
+            puppet_conf = compiler.puppet_conf().display(),
+            address = compiler.address(),
+            conf_d = compiler.conf_d().display(),
+        );
+        fs::write(self.agent_config(compiler.name()), config)?;
+        Ok(())
+    }
+
+    /// The configuration of the agent beside the balancer: it has no Puppet certificate and joins by token.
+    pub fn configure_balancer(&self) -> Result<()> {
+        let data = self.data_dir("lb");
+        fs::create_dir_all(&data)?;
+        let config = format!(
+            "controller = '{MAIN_ADDRESS}:{PORT}'\nname = 'lb.{DOMAIN}'\ndata_dir = '{}'\n",
+            data.display()
+        );
+        fs::write(self.agent_config("lb"), config)?;
+        Ok(())
+    }
+
+    fn data_dir(&self, node: &str) -> PathBuf {
+        self.directory.join(node)
+    }
+
+    fn agent_config(&self, node: &str) -> PathBuf {
+        self.directory.join(format!("{node}.toml"))
+    }
+
+    /// `bunraku-agent …` on a node.
+    pub fn agent_command(&self, node: &str, arguments: &[&str], input: Option<&str>) -> Result<Said> {
+        let mut command = program("bunraku-agent")?;
+        command.args(arguments).arg("--config").arg(self.agent_config(node));
+        said(&mut command, input)
+    }
+
+    pub fn start_agent(&mut self, node: &str) -> Result<()> {
+        let mut command = program("bunraku-agent")?;
+        command.arg("run").arg("--config").arg(self.agent_config(node));
+        let log = self.directory.join(format!("{node}.log"));
+        let service = Service::spawn(&format!("bunraku-agent on {node}"), &mut command, &log)?;
+        self.agents.push((node.to_owned(), service));
+        Ok(())
+    }
+
+    pub fn agent(&mut self, node: &str) -> Result<&mut Service> {
+        let found = self.agents.iter_mut().find(|(name, _)| name == node);
+        found.map(|(_, service)| service).with_context(|| format!("no agent runs on {node}"))
+    }
+
+    pub fn kill_agent(&mut self, node: &str) -> Result<()> {
+        let at = self.agents.iter().position(|(name, _)| name == node);
+        self.agents.remove(at.with_context(|| format!("no agent runs on {node}"))?).1.kill()
+    }
+
+    /// `bunraku …` as root on the controller's host.
+    pub fn ask(&self, arguments: &[&str]) -> Result<Said> {
+        let mut command = program("bunraku")?;
+        command.args(arguments).arg("--socket").arg(self.socket());
+        said(&mut command, None)
+    }
+
+    /// As `ask`, and it must succeed.
+    pub fn tell(&self, arguments: &[&str]) -> Result<Said> {
+        let said = self.ask(arguments)?;
+        ensure!(
+            said.succeeded(),
+            "bunraku {} ended with {}:\n{}{}",
+            arguments.join(" "),
+            said.code,
+            said.out,
+            said.err
+        );
+        Ok(said)
+    }
+
+    /// As `tell`, with JSON.
+    pub fn json(&self, arguments: &[&str]) -> Result<Value> {
+        let said = self.tell(&[arguments, &["-o", "json"]].concat())?;
+        serde_json::from_str(&said.out).with_context(|| format!("not JSON: {}", said.out))
+    }
+
+    /// Waits until every named node is connected.
+    pub fn wait_for_nodes(&self, nodes: &[String]) -> Result<()> {
+        wait_for("the nodes to connect", Duration::from_secs(60), || {
+            let reply = self.json(&["nodes", "list"])?;
+            let listed = reply["nodes"].as_array().context("no list of nodes")?;
+            let connected =
+                |name: &String| listed.iter().any(|n| n["name"] == **name && n["connected"] == true);
+            Ok(nodes.iter().all(connected).then_some(()))
+        })
+    }
+
+    /// What each compiler serves of an environment: node, digest, whether it is proven.
+    pub fn served(&self, environment: &str) -> Result<Vec<(String, String, bool)>> {
+        let reply = self.json(&["environments", "list"])?;
+        let all = reply["environments"].as_array().context("no list of environments")?;
+        let found =
+            all.iter().find(|e| e["name"] == environment).with_context(|| format!("no {environment}"))?;
+        let nodes = found["nodes"].as_array().context("no nodes")?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        Ok(nodes.iter().map(|n| (text(&n["node"]), text(&n["live"]), n["proven"] == true)).collect())
+    }
+
+    /// The one digest that all compilers serve, proven.
+    pub fn proven_everywhere(&self, environment: &str) -> Result<String> {
+        let served = self.served(environment)?;
+        let Some((_, digest, _)) = served.first() else { bail!("nobody serves {environment}") };
+        ensure!(
+            served.iter().all(|(_, live, proven)| live == digest && *proven),
+            "{environment} is served as {served:?}"
+        );
+        Ok(digest.clone())
+    }
+
+    pub fn stop(mut self) -> Result<()> {
+        for (_, agent) in self.agents.drain(..) {
+            agent.stop(Duration::from_secs(20))?;
+        }
+        if let Some(controller) = self.controller.take() {
+            controller.stop(Duration::from_secs(20))?;
+        }
+        Ok(())
+    }
+
+    pub fn leave_running(mut self) {
+        for (_, agent) in self.agents.drain(..) {
+            agent.leave_running();
+        }
+        if let Some(controller) = self.controller.take() {
+            controller.leave_running();
+        }
+    }
+}
+
+impl Said {
+    pub fn succeeded(&self) -> bool {
+        self.code == 0
+    }
+}
+
+fn text(path: &Path) -> toml::Value {
+    path.display().to_string().into()
+}
+
+/// A program of this workspace, as it was built with the one that runs.
+pub fn program(name: &str) -> Result<Command> {
+    let own = env::current_exe()?;
+    let found = own.ancestors().skip(1).take(2).map(|dir| dir.join(name)).find(|path| path.exists());
+    let path =
+        found.with_context(|| format!("{name} is not built (hint: cargo build --workspace --bins)"))?;
+    Ok(Command::new(path))
+}
+
+fn said(command: &mut Command, input: Option<&str>) -> Result<Said> {
+    use std::io::Write;
+    command.stdin(if input.is_some() { Stdio::piped() } else { Stdio::null() });
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let (Some(text), Some(mut stdin)) = (input, child.stdin.take()) {
+        stdin.write_all(text.as_bytes())?;
+    }
+    let done = child.wait_with_output()?;
+    Ok(Said {
+        code: done.status.code().unwrap_or(-1),
+        out: String::from_utf8_lossy(&done.stdout).into_owned(),
+        err: String::from_utf8_lossy(&done.stderr).into_owned(),
+    })
+}
+
+/// The balancer's node.
+pub fn balancer_node() -> String {
+    format!("lb.{DOMAIN}")
+}
