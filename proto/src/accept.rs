@@ -9,7 +9,7 @@ use rustls::{ServerConfig, pki_types::CertificateDer, server::Acceptor};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{Instant, sleep, timeout_at},
+    time::{sleep, timeout},
 };
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
 
@@ -120,19 +120,14 @@ struct Entrance {
 }
 
 impl Entrance {
-    async fn pass(&self, tcp: TcpStream, mut place: Place) -> Option<Accepted> {
-        match timeout_at(Instant::now() + self.limits.handshake, self.shake_hands(tcp, &mut place)).await {
-            Ok(Ok((door, stream))) => self.welcome(door, stream, place),
-            Ok(Err(refused)) => {
+    async fn pass(&self, tcp: TcpStream, place: Place) -> Option<Accepted> {
+        match self.shake_hands(tcp, &place).await {
+            Ok((door, stream)) => self.welcome(door, stream, place),
+            Err(refused) => {
                 tracing::debug!(address = %self.address, reason = %refused, "refused a connection");
                 if refused.counts() {
                     place.source().failed();
                 }
-                None
-            }
-            Err(_elapsed) => {
-                tracing::debug!(address = %self.address, "a handshake took too long");
-                place.source().failed();
                 None
             }
         }
@@ -141,13 +136,18 @@ impl Entrance {
     async fn shake_hands(
         &self,
         tcp: TcpStream,
-        place: &mut Place,
+        place: &Place,
     ) -> Result<(Door, TlsStream<TcpStream>), Refused> {
-        let _turn = place.turn().await;
-        let crowded = self.handshakes.available_permits() < self.limits.handshakes / 2;
-        let _permit = self.handshakes.acquire().await.expect("the semaphore is never closed");
-        let limit = if crowded { CROWDED.min(self.limits.handshake) } else { self.limits.handshake };
-        timeout_at(Instant::now() + limit, async {
+        let patience = self.limits.handshake;
+        let (_turn, _permit, limit) = timeout(patience, async {
+            let turn = place.turn().await;
+            let crowded = self.handshakes.available_permits() < self.limits.handshakes / 2;
+            let permit = self.handshakes.acquire().await.expect("the semaphore is never closed");
+            (turn, permit, if crowded { CROWDED.min(patience) } else { patience })
+        })
+        .await
+        .map_err(|_| Refused::Waited)?;
+        timeout(limit, async {
             tcp.set_nodelay(true)?;
             let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
             let (door, config) = self.choose(&start)?;
@@ -186,7 +186,9 @@ enum Refused {
     NoDoor,
     #[error("the door {0} is closed")]
     Closed(Door),
-    #[error("its handshake took too long while many others waited")]
+    #[error("too many others were before it")]
+    Waited,
+    #[error("its handshake took too long")]
     Slow,
     #[error("handshake: {0}")]
     Handshake(#[from] io::Error),
@@ -194,11 +196,11 @@ enum Refused {
 
 impl Refused {
     /// Whether it speaks against the source address. A peer that just goes away (a health check of a TCP proxy, a
-    /// node that was killed) and a door that we closed ourselves do not.
+    /// node that was killed), one that never got its turn, and a door that we closed ourselves do not.
     fn counts(&self) -> bool {
         match self {
             Self::NoDoor | Self::Slow => true,
-            Self::Closed(_) => false,
+            Self::Closed(_) | Self::Waited => false,
             Self::Handshake(error) => error.kind() == io::ErrorKind::InvalidData,
         }
     }

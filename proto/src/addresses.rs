@@ -21,7 +21,7 @@ pub struct Limits {
     pub handshakes: usize,
     /// Under way at once, of one address; some more wait for their turn.
     pub handshakes_per_address: usize,
-    /// From accept to the end of the handshake, waiting included.
+    /// For the handshake, and before it as long again for waiting for its turn.
     pub handshake: Duration,
     pub connections_per_address: usize,
     /// Failed handshakes and refused calls; then the address is turned away until the minute is over.

@@ -13,7 +13,7 @@ use bunraku_proto::{
     accept::{Caller, Limits},
     channel::{channel, connect, unix_channel},
     cut::Cut,
-    identity::{Identity, IdentityFiles, Key, with_token},
+    identity::{Identity, IdentityFiles, Key, with_puppet_certificate, with_token},
     peer::{self, FleetName},
     serve::{Ended, serve_h2},
     tls,
@@ -25,7 +25,7 @@ use bunraku_proto::{
     },
 };
 use rcgen::{CertificateSigningRequestParams, ExtendedKeyUsagePurpose, SanType};
-use support::{DAY, Fleet, Port, everybody, node, operator, soon};
+use support::{DAY, Fleet, Port, Puppet, everybody, node, operator, soon};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::UnixListener,
@@ -231,23 +231,31 @@ impl Enrollment for TestEnrollment {
     ) -> Result<Response<v1::Identity>, Status> {
         let request = request.into_inner();
         self.tokens.lock().unwrap().push(request.token);
-        let mut csr = CertificateSigningRequestParams::from_pem(&request.csr).unwrap();
-        csr.params.subject_alt_names =
-            vec![SanType::URI(self.name.uri(&self.fleet.name).try_into().unwrap())];
-        csr.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        Ok(Response::new(v1::Identity {
-            certificate: self.fleet.ca.sign(csr),
-            ca: self.fleet.ca.pem.clone(),
-            fleet: self.fleet.name.to_string(),
-            ..Default::default()
-        }))
+        Ok(Response::new(self.issue(&request.csr)))
     }
 
     async fn with_puppet_certificate(
         &self,
-        _: Request<v1::WithPuppetCertificateRequest>,
+        request: Request<v1::WithPuppetCertificateRequest>,
     ) -> Result<Response<v1::Identity>, Status> {
-        Err(Status::unimplemented("not in this test"))
+        let shown = Caller::of(&request).and_then(|caller| caller.certificate.clone());
+        shown.ok_or_else(|| Status::unauthenticated("no certificate came through the door"))?;
+        Ok(Response::new(self.issue(&request.into_inner().csr)))
+    }
+}
+
+impl TestEnrollment {
+    fn issue(&self, csr: &str) -> v1::Identity {
+        let mut csr = CertificateSigningRequestParams::from_pem(csr).unwrap();
+        csr.params.subject_alt_names =
+            vec![SanType::URI(self.name.uri(&self.fleet.name).try_into().unwrap())];
+        csr.params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        v1::Identity {
+            certificate: self.fleet.ca.sign(csr),
+            ca: self.fleet.ca.pem.clone(),
+            fleet: self.fleet.name.to_string(),
+            ..Default::default()
+        }
     }
 }
 
@@ -281,6 +289,22 @@ async fn a_node_enrols_with_a_token_and_keeps_its_identity() {
     let loaded = files.load(SystemTime::now()).unwrap().unwrap();
     assert_eq!(loaded.certificate(), identity.certificate());
     assert_eq!(*loaded.peer(), node("c1"));
+}
+
+#[tokio::test]
+async fn a_node_enrols_with_its_puppet_certificate() {
+    let (service, port) = enrollment(node("c1.test")).await;
+    let puppet = Puppet::new();
+    let authorities = puppet.authorities(&[], SystemTime::now() + DAY);
+    let main = puppet.certificate("main.test", "puppet", 2);
+    let mut doors = service.fleet.doors(everybody(), Duration::ZERO);
+    doors.enroll_puppet = Some(tls::puppet_door(&main, &authorities).unwrap());
+    port.doors.store(Arc::new(doors));
+
+    let own = puppet.certificate("c1.test", "puppet", 5);
+    let (address, asked) = (port.at(), node("c1.test"));
+    let enrolling = with_puppet_certificate(&address, &own, &authorities, "main.test", &asked, &[]);
+    assert_eq!(*soon(enrolling).await.unwrap().peer(), asked);
 }
 
 #[tokio::test]
