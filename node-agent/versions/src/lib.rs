@@ -27,6 +27,7 @@ mod live;
 mod plan;
 mod resource_types;
 mod retain;
+mod room;
 mod scrub;
 mod seal;
 mod spare;

@@ -11,6 +11,7 @@ use bunraku_common::{Digest, EnvironmentName};
 
 use crate::{
     VersionsError,
+    layout::sync_directory,
     versions::{Versions, file_names, locked},
 };
 
@@ -133,11 +134,14 @@ impl Versions {
 
     /// Deletes what left. Takes time; for the background.
     pub fn empty_trash(&self, cancel: &AtomicBool) -> Result<(), VersionsError> {
-        for name in file_names(&self.layout.trash()) {
+        // What is deleted here must not come back, half empty, under its old name after a power loss.
+        let trash = self.layout.trash();
+        sync_directory(&trash).map_err(VersionsError::io("sync", &trash))?;
+        for name in file_names(&trash) {
             if cancel.load(Ordering::Relaxed) {
                 return Err(VersionsError::Cancelled);
             }
-            let path = self.layout.trash().join(name);
+            let path = trash.join(name);
             let is_directory = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir());
             let gone = if is_directory { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             gone.map_err(VersionsError::io("delete", &path))?;

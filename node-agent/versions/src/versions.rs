@@ -119,7 +119,10 @@ impl Versions {
     /// What this node holds and serves, environment by environment.
     pub fn observe(&self) -> Vec<EnvironmentState> {
         let mut environments = self.environments();
-        environments.extend(names_in(&self.layout.environments_dir));
+        let is_environment = |env: &EnvironmentName| {
+            fs::symlink_metadata(self.layout.link(env)).is_ok_and(|found| !found.is_file())
+        };
+        environments.extend(names_in(&self.layout.environments_dir).into_iter().filter(is_environment));
         environments.into_iter().map(|env| self.observe_one(env)).collect()
     }
 

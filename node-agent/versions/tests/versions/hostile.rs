@@ -127,17 +127,11 @@ fn refused(files: &Files) -> StageError {
 
 #[test]
 fn links_out_of_the_tree_by_their_depth_or_in_two_hops_are_bad_content() {
-    let deep = Files::from([("d/e/l".to_owned(), link("../../../x"))]);
-    let mut two_hops = Files::from([("d/up".to_owned(), link(".."))]);
-    two_hops.insert("l".into(), link("d/up/../../etc"));
-    for files in [deep] {
-        let error = refused(&files);
-        assert_eq!(error.fault, Fault::Content);
-        assert!(error.reason.contains("leads out of the environment"), "{}", error.reason);
-    }
-    // The shelf's own encoder refuses the second: the node gets it as raw bytes.
+    let error = refused(&Files::from([("d/e/l".to_owned(), link("../../../x"))]));
+    assert_eq!(error.fault, Fault::Content);
+    assert!(error.reason.contains("leads out of the environment"), "{}", error.reason);
+    // `d/up` is a link to `..`, as far as a text can tell: encoding refuses it, so the node gets raw bytes.
     assert_eq!(stage_raw(&raw_link(b"l", b"d/up/../../etc")).fault, Fault::Content);
-    drop(two_hops);
 }
 
 #[test]
