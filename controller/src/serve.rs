@@ -5,14 +5,14 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bunraku_builder::{BuildError, Builder, ObjectStore};
-use bunraku_common::{Chain, NodeName, Term};
+use bunraku_common::{Chain, Digest, NodeName, Term};
 use bunraku_engine::{Event, Fact, Policy, Presence, Settings, State};
 use bunraku_proto::{
-    Door, PROTOCOL, Peer,
+    Door, FleetName, PROTOCOL, Peer,
     accept::{self, Accepted, Caller, Limits},
     link, serve,
     v1::HelloRequest,
@@ -92,6 +92,7 @@ fn io_error(doing: &'static str, what: impl std::fmt::Display) -> impl FnOnce(io
 #[derive(Debug)]
 pub struct Controller {
     driver: Driver,
+    thread: std::thread::JoinHandle<()>,
     connections: Arc<Connections>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
     address: std::net::SocketAddr,
@@ -99,6 +100,12 @@ pub struct Controller {
 }
 
 impl Controller {
+    /// Makes a mesh CA in a data directory that has none, as `bunraku init` does, and answers its pin.
+    pub fn found(data_dir: &Path, fleet: &FleetName) -> Result<Digest, ServeError> {
+        let ca = MeshCa::create(&data_dir.join("ca"), fleet, SystemTime::now())?;
+        ca.pin().map_err(|error| ServeError::Ca(Box::new(error)))
+    }
+
     /// Opens everything and starts serving.
     pub async fn start(config: Config) -> Result<Self, ServeError> {
         let config = Arc::new(config);
@@ -114,7 +121,7 @@ impl Controller {
         let builder = Arc::new(Builder::new(config.build.clone(), objects.clone())?);
         let connections = Arc::new(Connections::default());
         let identities = Arc::new(Identities::new(ca, &config)?);
-        let driver = Driver::start(state, Box::new(store), clock, |shared| Hands {
+        let (driver, thread) = Driver::start(state, Box::new(store), clock, |shared| Hands {
             runtime: tokio::runtime::Handle::current(),
             connections: connections.clone(),
             builder: builder.clone(),
@@ -131,7 +138,7 @@ impl Controller {
             provenance,
         };
         let api = Api { driver, reporter, connections, builder, identities, config };
-        api.open().await
+        api.open(thread).await
     }
 
     /// The address that the port really has (a port of 0 in the config picks a free one).
@@ -160,9 +167,9 @@ impl Controller {
             task.abort();
         }
         self.connections.cut_nodes();
-        while !self.driver.shared.halted() {
-            tokio::task::yield_now().await;
-        }
+        // The journal is closed when the thread has ended: the next start may open it.
+        let thread = self.thread;
+        let _ended = tokio::task::spawn_blocking(move || thread.join()).await;
         let _best_effort = fs::remove_file(&self.socket);
     }
 }
@@ -226,7 +233,7 @@ fn begin_term(
 }
 
 impl Api {
-    async fn open(self) -> Result<Controller, ServeError> {
+    async fn open(self, thread: std::thread::JoinHandle<()>) -> Result<Controller, ServeError> {
         let listener =
             TcpListener::bind(self.config.listen).await.map_err(io_error("listen on", self.config.listen))?;
         let address = listener.local_addr().map_err(io_error("listen on", self.config.listen))?;
@@ -245,7 +252,7 @@ impl Api {
         }));
         tasks.push(tokio::spawn(self.clone().ask_nodes_now_and_then()));
         tasks.push(tokio::spawn(self.clone().housekeep()));
-        Ok(Controller { driver: self.driver, connections: self.connections, tasks, address, socket })
+        Ok(Controller { driver: self.driver, thread, connections: self.connections, tasks, address, socket })
     }
 
     fn serve_root(&self, local: UnixListener) -> tokio::task::JoinHandle<()> {

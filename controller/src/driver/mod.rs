@@ -12,9 +12,9 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, Ordering},
         mpsc::{self, RecvTimeoutError},
     },
+    thread::JoinHandle,
     time::Duration,
 };
 
@@ -48,7 +48,6 @@ pub(crate) struct Shared {
     pub(crate) head: watch::Sender<u64>,
     /// A node's word that another controller's term is higher; while it stands no order leaves.
     superseded: RwLock<Option<Superseded>>,
-    halted: AtomicBool,
 }
 
 /// Why this controller gives no orders.
@@ -73,11 +72,6 @@ impl Shared {
 
     pub(crate) fn with_store<T>(&self, ask: impl FnOnce(&mut dyn Store) -> T) -> T {
         ask(self.store.lock().unwrap_or_else(PoisonError::into_inner).as_mut())
-    }
-
-    /// True once the loop has ended: the process must end too.
-    pub(crate) fn halted(&self) -> bool {
-        self.halted.load(Ordering::Relaxed)
     }
 }
 
@@ -120,13 +114,14 @@ pub(crate) enum RequestError {
 }
 
 impl Driver {
-    /// Starts the loop on its own thread. `state` is what the journal says, `term` has begun in it.
+    /// Starts the loop on its own thread, which lives until [`Driver::halt`]. `state` is what the journal says, `term`
+    /// has begun in it.
     pub(crate) fn start(
         state: State,
         store: Box<dyn Store>,
         clock: Clock,
         hands: impl FnOnce(&Arc<Shared>) -> Hands,
-    ) -> Self {
+    ) -> (Self, JoinHandle<()>) {
         let head = watch::Sender::new(store.head().sequence);
         let presence = Presence::new(clock.now());
         let shared = Arc::new(Shared {
@@ -136,7 +131,6 @@ impl Driver {
             clock,
             head,
             superseded: RwLock::new(None),
-            halted: AtomicBool::new(false),
         });
         let (inputs, incoming) = mpsc::channel();
         let driver = Self {
@@ -146,11 +140,11 @@ impl Driver {
         };
         let hands = Arc::new(hands(&shared));
         let run = Loop { state, shared, incoming, inputs, hands, flight: Flight::default() };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("driver".into())
             .spawn(move || run.run())
             .expect("a thread can be started at the beginning of the process");
-        driver
+        (driver, thread)
     }
 
     /// Asks the engine; the answer comes when the facts are on disk.
@@ -239,7 +233,6 @@ impl Loop {
             }
         }
         self.flight.abort_all();
-        self.shared.halted.store(true, Ordering::Relaxed);
         self.shared.head.send_replace(u64::MAX);
     }
 
