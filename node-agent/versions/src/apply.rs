@@ -9,11 +9,15 @@ use std::{
         unix::fs::{MetadataExt, symlink},
     },
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bunraku_common::{
     Digest,
+    objects::Objects,
     snapshot::{Change, Node, Tree, TreeError, Trees},
 };
 use rustix::{
@@ -45,6 +49,7 @@ pub(crate) enum ApplyError {
 #[derive(Debug)]
 pub(crate) struct Apply<'a> {
     pub(crate) versions: &'a Versions,
+    incoming: Arc<Objects>,
     pub(crate) tree: Below,
     /// What the tree holds before.
     pub(crate) base: Option<Digest>,
@@ -68,12 +73,14 @@ pub(crate) struct Elsewhere {
 impl<'a> Apply<'a> {
     pub(crate) fn new(
         versions: &'a Versions,
+        incoming: Arc<Objects>,
         tree: Below,
         base: Option<Digest>,
         cancel: &'a AtomicBool,
     ) -> Self {
         Self {
             versions,
+            incoming,
             tree,
             base,
             received: HashMap::new(),
@@ -182,14 +189,14 @@ impl<'a> Apply<'a> {
         let need = self.received.get_mut(digest).ok_or(io::ErrorKind::NotFound)?;
         need.uses = need.uses.saturating_sub(1);
         let last = need.uses == 0;
-        let (mut file, _) = self.versions.incoming.open_object(digest)?;
+        let (mut file, _) = self.incoming.open_object(digest)?;
         if !last || file.metadata()?.nlink() > 1 {
             return self.copy(&mut file, executable);
         }
         let layout = &self.versions.layout;
         below::set_owner_and_mode(file.as_fd(), layout.file_mode(executable), layout.group)?;
         self.wrote(file);
-        Ok(self.versions.incoming.path(digest))
+        Ok(self.incoming.path(digest))
     }
 
     fn copy(&mut self, from: &mut File, executable: bool) -> io::Result<PathBuf> {

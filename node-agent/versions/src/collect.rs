@@ -8,11 +8,14 @@ use std::{
 };
 
 use bunraku_common::{
-    Digest,
+    Digest, EnvironmentName,
     snapshot::{Node, Trees},
 };
 
-use crate::{VersionsError, versions::Versions};
+use crate::{
+    VersionsError,
+    versions::{Versions, file_names},
+};
 
 impl Versions {
     /// Removes directory listings that no kept version needs, and received files older than `incoming_age` (younger
@@ -38,13 +41,24 @@ impl Versions {
         for digest in listed.iter().filter(|digest| !needed.contains(digest)) {
             removed += usize::from(self.trees.remove(digest).is_ok());
         }
-        let incoming =
-            self.incoming.list().map_err(VersionsError::io("list the objects below", &self.layout.root))?;
-        for digest in incoming {
-            let modified = fs::metadata(self.incoming.path(&digest)).and_then(|found| found.modified());
+        for env in
+            file_names(&self.layout.incoming()).iter().filter_map(|name| EnvironmentName::parse(name).ok())
+        {
+            removed += self.forget_received(&env, incoming_age)?;
+        }
+        Ok(removed)
+    }
+
+    fn forget_received(&self, env: &EnvironmentName, older_than: Duration) -> Result<usize, VersionsError> {
+        let incoming = self.incoming(env)?;
+        let listed =
+            incoming.list().map_err(VersionsError::io("list the objects below", &self.layout.incoming()))?;
+        let mut removed = 0;
+        for digest in listed {
+            let modified = fs::metadata(incoming.path(&digest)).and_then(|found| found.modified());
             let age = modified.ok().and_then(|modified| modified.elapsed().ok());
-            if age.is_some_and(|age| age >= incoming_age) {
-                removed += usize::from(self.incoming.remove(&digest).is_ok());
+            if age.is_some_and(|age| age >= older_than) {
+                removed += usize::from(incoming.remove(&digest).is_ok());
             }
         }
         Ok(removed)

@@ -10,11 +10,15 @@ use std::{
     io::{self, Read},
     path::PathBuf,
     rc::Rc,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bunraku_common::{
     Chain, Digest, limits,
+    objects::Objects,
     snapshot::{
         Node, Tree, TreeError,
         pack::{Frame, Kind, Object, PackError, Reader, missing},
@@ -77,6 +81,7 @@ impl From<StageError> for FetchError {
 #[derive(Debug)]
 pub(crate) struct Fetch<'a> {
     versions: &'a Versions,
+    incoming: Arc<Objects>,
     want: Digest,
     held: &'a [Held],
     base: Option<&'a Held>,
@@ -101,6 +106,7 @@ enum Stream {
 impl<'a> Fetch<'a> {
     pub(crate) fn new(
         versions: &'a Versions,
+        incoming: Arc<Objects>,
         want: &Digest,
         held: &'a [Held],
         base: Option<&'a Held>,
@@ -108,6 +114,7 @@ impl<'a> Fetch<'a> {
     ) -> Self {
         Self {
             versions,
+            incoming,
             want: *want,
             held,
             base,
@@ -126,11 +133,12 @@ impl<'a> Fetch<'a> {
     /// begins at the first of them and is left after the last.
     pub(crate) fn mending(
         versions: &'a Versions,
+        incoming: Arc<Objects>,
         want: &Digest,
         needs: HashMap<Digest, Need>,
         cancel: &'a AtomicBool,
     ) -> Result<Self, FetchError> {
-        let mut fetch = Self::new(versions, want, &[], None, cancel);
+        let mut fetch = Self::new(versions, incoming, want, &[], None, cancel);
         let guard = Guard::new(&versions.trees);
         let list = missing(&guard, want, &[]).map_err(|error| FetchError::Lost(Chain(&error).to_string()))?;
         let first = list.iter().position(|object| needs.contains_key(&object.digest));
@@ -235,7 +243,7 @@ impl<'a> Fetch<'a> {
 
     /// Files that an earlier stage left are hashed again: nothing made them last.
     fn verify_incoming(&mut self) -> Result<(), FetchError> {
-        let incoming = &self.versions.incoming;
+        let incoming = Arc::clone(&self.incoming);
         let needs = self.plan.iter().flat_map(|plan| &plan.needs);
         for digest in needs.map(|(digest, _)| digest).filter(|digest| !self.got.contains(&blob(digest))) {
             if !incoming.has(digest) {
@@ -371,7 +379,7 @@ impl<'a> Fetch<'a> {
             ))
             .into());
         }
-        let incoming = &self.versions.incoming;
+        let incoming = Arc::clone(&self.incoming);
         let failed = |error| StageError::io("keep a received file below", &self.versions.layout.root, error);
         let (temporary, mut file) = incoming.temporary().map_err(failed)?;
         let kept = match reader.blob(digest, length, &mut file) {

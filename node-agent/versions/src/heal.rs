@@ -4,11 +4,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
-    sync::atomic::AtomicBool,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use bunraku_common::{
     Digest, EnvironmentName,
+    objects::Objects,
     snapshot::{Change, Node, TreeError, Trees},
 };
 use rustix::fs::{AtFlags, CWD, linkat};
@@ -76,7 +77,7 @@ impl Versions {
     ) -> Result<(Healed, Damage), VersionsError> {
         let fetch_error = |error| VersionsError::Fetch { environment: env.clone(), source: Box::new(error) };
         let tree_error = |source| VersionsError::Tree { environment: env.clone(), source };
-        self.fetch_listings(live, pack, cancel).map_err(fetch_error)?;
+        self.fetch_listings(&self.incoming(env)?, live, pack, cancel).map_err(fetch_error)?;
         let everything = Budget { files: u64::MAX, bytes: u64::MAX };
         let seen = self.check(env, live, "", everything)?;
         let mut healed = Healed { mended: Vec::new(), checked_files: seen.checked_files };
@@ -89,10 +90,11 @@ impl Versions {
         let changes = self.changes(live, &seen.drift).map_err(tree_error)?;
         let (elsewhere, lacking) = self.sound_copies(env, live, &changes)?;
 
-        let mut apply = Apply::new(self, tree, None, cancel);
+        let mut apply = Apply::new(self, self.incoming(env)?, tree, None, cancel);
         apply.elsewhere = elsewhere;
         if !lacking.is_empty() {
-            let fetched = Fetch::mending(self, live, lacking, cancel).and_then(|fetch| fetch.run(pack));
+            let fetched = Fetch::mending(self, self.incoming(env)?, live, lacking, cancel)
+                .and_then(|fetch| fetch.run(pack));
             apply.received = fetched.map_err(|error| fetch_error(stage_error(error)))?.received;
         }
         for drift in seen.drift.iter().filter(|drift| matches!(drift.what, What::Extra | What::Kind)) {
@@ -118,6 +120,7 @@ impl Versions {
     /// The listings of the live version may be lost after a power loss: then everything is fetched once.
     fn fetch_listings(
         &self,
+        incoming: &Arc<Objects>,
         live: &Digest,
         pack: &mut dyn PackSource,
         cancel: &AtomicBool,
@@ -132,7 +135,7 @@ impl Versions {
                     self.forget_damaged(&error);
                 }
             }
-            Fetch::new(self, live, &[], None, cancel).run(pack).map_err(stage_error)?;
+            Fetch::new(self, Arc::clone(incoming), live, &[], None, cancel).run(pack).map_err(stage_error)?;
         }
     }
 

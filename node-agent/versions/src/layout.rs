@@ -30,6 +30,10 @@ impl Layout {
         Self { root, environments_dir, group, reserve_bytes: 256 << 20, reserve_inodes: 10_000 }
     }
 
+    pub(crate) fn incoming(&self) -> PathBuf {
+        self.root.join("incoming")
+    }
+
     pub(crate) fn versions(&self) -> PathBuf {
         self.root.join("versions")
     }

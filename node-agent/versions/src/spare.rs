@@ -70,12 +70,13 @@ impl Versions {
         let room = live.totals.directories;
         self.room_for(room * 4096, room)
             .map_err(|source| VersionsError::Fetch { environment: env.clone(), source: Box::new(source) })?;
+        let incoming = self.incoming(env)?;
         let linked = self.link_tree(&self.resolve(env, &live.digest), &live.digest, &dirty, cancel);
         let done = linked
             .and_then(|()| {
                 let opened = Below::open(&dirty)
                     .map_err(|error| ApplyError::Io("open a new tree below".into(), error));
-                Apply::new(self, opened?, None, cancel).sync(true)
+                Apply::new(self, incoming, opened?, None, cancel).sync(true)
             })
             .map_err(|error| VersionsError::apply(env, &self.layout.root, error))
             .and_then(|()| self.seal_spare(env, &dirty, &live));
@@ -126,7 +127,9 @@ impl Versions {
         let (elsewhere, _all_are_live) = find_elsewhere(&self.trees, &plan.changes, &HashSet::new(), &from);
         let tree =
             Below::open(dirty).map_err(|error| ApplyError::NotAsSealed(base.digest, error.to_string()))?;
-        let mut apply = Apply::new(self, tree, Some(base.digest), cancel);
+        let incoming =
+            self.incoming(env).map_err(|error| ApplyError::Io("use".into(), std::io::Error::other(error)))?;
+        let mut apply = Apply::new(self, incoming, tree, Some(base.digest), cancel);
         apply.elsewhere = elsewhere;
         apply.run(&plan.changes)?;
         let failed = |error| ApplyError::Io(format!("remove {RESOURCE_TYPES} below"), error);

@@ -100,10 +100,12 @@ impl Versions {
         cancel: &AtomicBool,
     ) -> Result<Staged, Attempt> {
         let base = held.first();
-        let fetched = Fetch::new(self, want, held, base, cancel).run(pack).map_err(|error| match error {
-            FetchError::Stop(error) => Attempt::Stop(error),
-            FetchError::Lost(reason) => Attempt::Cold(reason),
-        })?;
+        let fetched = Fetch::new(self, self.incoming(env).map_err(stop)?, want, held, base, cancel)
+            .run(pack)
+            .map_err(|error| match error {
+                FetchError::Stop(error) => Attempt::Stop(error),
+                FetchError::Lost(reason) => Attempt::Cold(reason),
+            })?;
         let dirty = self.layout.dirty(env);
         let built = self.build(env, want, &dirty, base, fetched, cancel);
         if built.is_err() {
@@ -143,7 +145,8 @@ impl Versions {
             self.make_tree(dirty).map_err(|error| self.attempt_error(error))?;
         }
         let tree = Below::open(dirty).map_err(|error| io_stop("open", dirty, error))?;
-        let mut apply = Apply::new(self, tree, base.map(|held| held.seal.digest), cancel);
+        let incoming = self.incoming(env).map_err(stop)?;
+        let mut apply = Apply::new(self, incoming, tree, base.map(|held| held.seal.digest), cancel);
         apply.received = fetched.received;
         apply.elsewhere = fetched.elsewhere;
         apply

@@ -26,7 +26,8 @@ use crate::{
 pub struct Versions {
     pub(crate) layout: Layout,
     pub(crate) trees: Objects,
-    pub(crate) incoming: Objects,
+    /// By environment: what one stage has received must not be taken by another that runs beside it.
+    incoming: Mutex<BTreeMap<EnvironmentName, Arc<Objects>>>,
     turns: Mutex<BTreeMap<EnvironmentName, Arc<Mutex<()>>>>,
     /// Held shared while something may need objects that no sealed version needs yet.
     pub(crate) collecting: RwLock<()>,
@@ -69,7 +70,7 @@ impl Versions {
             |path: PathBuf| Objects::open(&path).map_err(VersionsError::io("open the objects in", &path));
         let versions = Self {
             trees: objects(layout.root.join("trees"))?,
-            incoming: objects(layout.root.join("incoming"))?,
+            incoming: Mutex::default(),
             layout,
             turns: Mutex::default(),
             collecting: RwLock::default(),
@@ -85,6 +86,18 @@ impl Versions {
 
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Files that were received for this environment and are not yet in a version.
+    pub(crate) fn incoming(&self, env: &EnvironmentName) -> Result<Arc<Objects>, VersionsError> {
+        let mut all = locked(&self.incoming);
+        if let Some(known) = all.get(env) {
+            return Ok(Arc::clone(known));
+        }
+        let path = self.layout.incoming().join(env.as_str());
+        let opened = Arc::new(Objects::open(&path).map_err(VersionsError::io("open the objects in", &path))?);
+        all.insert(env.clone(), Arc::clone(&opened));
+        Ok(opened)
     }
 
     /// Where this version is, whether it is there or not.

@@ -77,7 +77,7 @@ fn a_received_file_that_was_damaged_on_disk_is_fetched_again() {
     node.versions.stage(&production(), &want, &mut lacking, &GO).unwrap_err();
     drop(lacking);
     let one = Digest::of(b"1");
-    let shelf_path = node.root().join("incoming").join(&one.to_string()[..2]);
+    let shelf_path = node.root().join("incoming/production").join(&one.to_string()[..2]);
     fs::create_dir_all(&shelf_path).unwrap();
     fs::write(shelf_path.join(one.to_string()), "spoilt").unwrap();
     node.reopen();

@@ -6,6 +6,7 @@ use std::{
     sync::atomic::AtomicBool,
 };
 
+use bunraku_common::EnvironmentName;
 use bunraku_versions::{
     Layout, Prepared, Replaced, Versions, VersionsError,
     testing::{Files, Item, Source, files},
@@ -39,7 +40,7 @@ fn what_is_served_is_the_snapshot_byte_for_byte() {
     let target = fs::read_link(node.dir.path().join("environments/production")).unwrap();
     assert!(target.is_absolute());
     assert_eq!(target, node.version(&digest));
-    assert_eq!(fs::read_dir(node.root().join("incoming/tmp")).unwrap().count(), 0);
+    assert_eq!(fs::read_dir(node.root().join("incoming/production/tmp")).unwrap().count(), 0);
 }
 
 #[test]
@@ -353,4 +354,26 @@ fn a_link_among_generated_types_is_refused() {
 fn relative_places_are_refused() {
     let layout = Layout::new("relative".into(), "/tmp".into(), None);
     assert!(matches!(Versions::open(layout), Err(VersionsError::NotAbsolute { .. })));
+}
+
+/// Found by the demo: two environments share contents, and the one that was staged first took the received file away
+/// from the other.
+#[test]
+fn environments_that_are_staged_side_by_side_do_not_take_each_others_files() {
+    let node = Node::new();
+    let all: Vec<(String, String)> =
+        (0..300).map(|n| (format!("dir{}/f{n}", n % 7), format!("shared {n}"))).collect();
+    let all: Vec<(&str, &str)> =
+        all.iter().map(|(path, content)| (path.as_str(), content.as_str())).collect();
+    let want = node.shelf.put(&files(&all));
+    let names: Vec<EnvironmentName> =
+        (0..6).map(|n| EnvironmentName::parse(&format!("env_{n}")).unwrap()).collect();
+    std::thread::scope(|scope| {
+        for env in &names {
+            scope.spawn(|| node.versions.stage(env, &want, &mut Source::new(&node.shelf), &GO).unwrap());
+        }
+    });
+    for env in &names {
+        assert!(node.versions.is_sealed(env, &want));
+    }
 }
