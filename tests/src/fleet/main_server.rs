@@ -1,0 +1,269 @@
+//! The controller with its data directory, and root's questions to it over the unix socket.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fs::DirBuilder,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use bunraku::{Controller, ServeError, config::Config};
+use bunraku_common::Digest;
+use bunraku_proto::{
+    FleetName, channel,
+    v1::{self, DeployInfo, control_client::ControlClient},
+};
+use tonic::{Status, transport::Channel};
+
+use super::{ControlRepository, host::Host, host_in, until};
+
+/// The controller's own address ends with this.
+const HOST: u8 = 1;
+/// Another controller's in the same fleet.
+const OTHER_HOST: u8 = 2;
+
+/// A main server: stopped, or with a controller that runs.
+#[derive(Debug)]
+pub struct MainServer {
+    config: Config,
+    network: [u8; 3],
+    pin: Digest,
+    running: Option<(Host, Controller)>,
+}
+
+impl MainServer {
+    pub(super) fn found(
+        dir: &Path,
+        network: [u8; 3],
+        repository: &ControlRepository,
+        change: fn(&mut Config),
+    ) -> Self {
+        let data_dir = dir.join("data");
+        for dir in [dir, &data_dir] {
+            DirBuilder::new().mode(0o711).create(dir).unwrap();
+        }
+        let pin = Controller::found(&data_dir, &FleetName::parse("test").unwrap()).unwrap();
+        let address = SocketAddr::from((host_in(network, HOST), 8170));
+        let mut config = Config {
+            listen: address,
+            address: address.to_string(),
+            build: repository.build_config(data_dir.join("build")),
+            data_dir,
+            socket: dir.join("control.sock"),
+            deploy: Default::default(),
+            identity: Default::default(),
+            puppet: None,
+            audit: Default::default(),
+        };
+        change(&mut config);
+        Self { config, network, pin, running: None }
+    }
+
+    pub async fn start(&mut self) -> Result<(), ServeError> {
+        let host = Host::new("controller", 2);
+        let config = self.config.clone();
+        match host.run(Controller::start(config)).await {
+            Ok(controller) => {
+                self.running = Some((host, controller));
+                Ok(())
+            }
+            Err(error) => {
+                host.end().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends the controller with everything in it. Nothing happens when it is stopped already.
+    pub async fn stop(&mut self) {
+        if let Some((host, controller)) = self.running.take() {
+            host.run(controller.stop()).await;
+            host.end().await;
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start().await.unwrap();
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// For the next start.
+    pub fn config_mut(&mut self) -> &mut Config {
+        &mut self.config
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.config.listen
+    }
+
+    pub fn pin(&self) -> Digest {
+        self.pin
+    }
+
+    pub(super) fn network(&self) -> [u8; 3] {
+        self.network
+    }
+
+    /// Copies the data directory of a stopped controller, as a backup does.
+    pub fn back_up(&self, to: &Path) {
+        assert!(!self.is_running());
+        let copied = Command::new("cp").arg("-a").arg(&self.config.data_dir).arg(to).status().unwrap();
+        assert!(copied.success());
+    }
+
+    /// A second controller over a copy of the data directory, on another address; not started.
+    pub fn twin(&self, backup: &Path) -> Self {
+        let mut config = self.config.clone();
+        config.data_dir = backup.into();
+        config.build.root = backup.join("build");
+        config.socket = backup.with_extension("sock");
+        config.listen.set_ip(IpAddr::V4(host_in(self.network, OTHER_HOST)));
+        config.address = config.listen.to_string();
+        Self { config, network: self.network, pin: self.pin, running: None }
+    }
+
+    /// Where the controller keeps an object.
+    pub fn object(&self, digest: &Digest) -> PathBuf {
+        let name = digest.to_string();
+        self.config.data_dir.join("objects").join(&name[..2]).join(name)
+    }
+
+    /// A client as root on this host.
+    pub fn client(&self) -> ControlClient<Channel> {
+        ControlClient::new(channel::unix_channel(self.config.socket.clone()))
+    }
+
+    pub async fn status(&self) -> v1::StatusReply {
+        self.client().status(v1::StatusRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Asks for a deploy and does not wait; answers its id.
+    pub async fn ask_deploy(&self, environment: &str) -> Result<u64, Status> {
+        self.ask_deploys(v1::DeployRequest {
+            environments: vec![environment.to_owned()],
+            ..Default::default()
+        })
+        .await
+        .map(|deploys| deploys[0].id)
+    }
+
+    pub async fn ask_deploys(&self, request: v1::DeployRequest) -> Result<Vec<DeployInfo>, Status> {
+        let reply = self.client().deploy(request).await?.into_inner();
+        match reply.refused.first() {
+            Some(refused) => Err(Status::failed_precondition(refused.reason.clone())),
+            None => Ok(reply.deploys),
+        }
+    }
+
+    /// `bunraku rollback ENV [--to DIGEST]`, to its end.
+    pub async fn roll_back(&self, environment: &str, to: &str) -> DeployInfo {
+        let request = v1::RollbackRequest { environment: environment.into(), to: to.into() };
+        let reply = self.client().rollback(request).await.unwrap().into_inner();
+        self.until_ended(reply.deploys[0].id).await
+    }
+
+    pub async fn show_deploy(&self, id: u64) -> DeployInfo {
+        self.client().show_deploy(v1::ShowDeployRequest { id }).await.unwrap().into_inner()
+    }
+
+    /// Waits until the deploy has ended, and answers how.
+    pub async fn until_ended(&self, id: u64) -> DeployInfo {
+        let open = ["queued", "building", "staging", "committing"];
+        until(&format!("deploy {id} ends"), || async {
+            !open.contains(&self.show_deploy(id).await.phase.as_str())
+        })
+        .await;
+        self.show_deploy(id).await
+    }
+
+    /// Waits until the deploy is in this phase.
+    pub async fn until_phase(&self, id: u64, phase: &str) {
+        until(&format!("deploy {id} is {phase}"), || async { self.show_deploy(id).await.phase == phase })
+            .await;
+    }
+
+    pub async fn node(&self, name: &str) -> v1::NodeInfo {
+        self.client().show_node(v1::NodeRequest { node: name.into() }).await.unwrap().into_inner()
+    }
+
+    pub async fn until_connected(&self, name: &str) {
+        until(&format!("{name} is connected"), || async { self.node(name).await.connected }).await;
+    }
+
+    pub async fn until_gone(&self, name: &str) {
+        until(&format!("{name} is gone"), || async { !self.node(name).await.connected }).await;
+    }
+
+    pub async fn environment(&self, name: &str) -> v1::EnvironmentInfo {
+        let request = v1::ListEnvironmentsRequest {};
+        let all = self.client().list_environments(request).await.unwrap().into_inner().environments;
+        all.into_iter().find(|environment| environment.name == name).unwrap_or_default()
+    }
+
+    /// Waits until every compiler that is not held is on record as proven to serve this snapshot.
+    pub async fn until_all_proven(&self, environment: &str, snapshot: Digest) {
+        until(&format!("all are proven to serve {environment} {}", snapshot.short()), || async {
+            let info = self.environment(environment).await;
+            let proven = |node: &v1::EnvironmentNode| node.proven && node.live == snapshot.to_string();
+            info.committed == snapshot.to_string()
+                && info.nodes.iter().filter(|node| node.state != "held").all(proven)
+        })
+        .await;
+    }
+
+    /// The whole audit, oldest first.
+    pub async fn audit(&self) -> Vec<v1::AuditRecord> {
+        let request = v1::ListAuditRequest { after: 0, limit: 10_000 };
+        self.client().list_audit(request).await.unwrap().into_inner().records
+    }
+
+    pub async fn verify_audit(&self) -> v1::VerifyAuditReply {
+        self.client().verify_audit(v1::VerifyAuditRequest {}).await.unwrap().into_inner()
+    }
+
+    /// How often each kind of record stands in the audit.
+    pub async fn audit_counts(&self) -> HashMap<String, usize> {
+        let mut counts = HashMap::new();
+        for record in self.audit().await {
+            *counts.entry(record.kind).or_default() += 1;
+        }
+        counts
+    }
+
+    /// Snapshots whose commit was ever decided, or which were adopted after a takeover.
+    pub(super) async fn ever_committed(&self) -> BTreeSet<Digest> {
+        let decided = ["commit-decided", "environment-adopted"];
+        let records = self.audit().await.into_iter().filter(|record| decided.contains(&record.kind.as_str()));
+        records.filter_map(|record| snapshot_in(&serde_json::from_str(&record.json).unwrap())).collect()
+    }
+}
+
+/// The snapshot that a deploy is about.
+pub fn digest_of(deploy: &DeployInfo) -> Digest {
+    deploy.snapshot.parse().unwrap()
+}
+
+/// Wherever the record has it.
+fn snapshot_in(json: &serde_json::Value) -> Option<Digest> {
+    match json {
+        serde_json::Value::Object(fields) => match fields.get("snapshot").and_then(|text| text.as_str()) {
+            Some(text) => text.parse().ok(),
+            None => fields.values().find_map(snapshot_in),
+        },
+        serde_json::Value::Array(all) => all.iter().find_map(snapshot_in),
+        serde_json::Value::Null
+        | serde_json::Value::Bool(_)
+        | serde_json::Value::Number(_)
+        | serde_json::Value::String(_) => None,
+    }
+}

@@ -1,0 +1,252 @@
+//! A controller and node agents in one process, over real mTLS, with faults that a test switches on and off.
+//!
+//! Real: git, g10k, the controller with its journal, the agents, TLS, every byte on the wire. Stand-ins: Puppet Server
+//! ([`PuppetServer`]) and the `puppet` program. Each agent dials through a [`Link`] of its own that can be cut, held,
+//! slowed or made to flip bits. Times never decide: a test waits for conditions, with deadlines ([`until`]).
+//!
+//! Every stand-in watches the live links of its node all the time and fails the test when one ever resolves to
+//! something else than a whole, sealed tree (I1); [`Fleet::end`] checks that all of them were committed (I1, I2).
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "what helps tests, outside of the functions that clippy knows as tests"
+)]
+
+mod authority;
+mod disk;
+mod host;
+mod link;
+mod main_server;
+mod node;
+mod puppet_server;
+mod repository;
+mod tree;
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    future::Future,
+    net::Ipv4Addr,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use bunraku_common::Digest;
+use bunraku_proto::v1::DeployInfo;
+use tempfile::TempDir;
+
+pub use disk::SmallDisk;
+pub use link::{Flow, Link};
+pub use main_server::{MainServer, digest_of};
+pub use node::Node;
+pub use puppet_server::{Mood, PuppetServer};
+pub use repository::ControlRepository;
+
+use authority::Authority;
+
+/// How long a condition may take on a loaded machine before the test says that it never came.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A controller, its control repository, and its nodes `c1`, `c2`, …
+#[derive(Debug)]
+pub struct Fleet {
+    nodes: Vec<Node>,
+    main: MainServer,
+    repository: ControlRepository,
+    authority: Authority,
+    change_agents: fn(&mut bunraku_agent::Config),
+    dir: TempDir,
+}
+
+/// What a fleet should be like; [`FleetPlan::up`] starts it.
+#[derive(Debug)]
+pub struct FleetPlan {
+    nodes: usize,
+    change: fn(&mut bunraku::config::Config),
+    change_agents: fn(&mut bunraku_agent::Config),
+}
+
+impl FleetPlan {
+    #[must_use]
+    pub fn nodes(mut self, nodes: usize) -> Self {
+        self.nodes = nodes;
+        self
+    }
+
+    /// Changes the controller's configuration before its first start.
+    #[must_use]
+    pub fn controller(mut self, change: fn(&mut bunraku::config::Config)) -> Self {
+        self.change = change;
+        self
+    }
+
+    /// Changes each agent's configuration before its first start.
+    #[must_use]
+    pub fn agents(mut self, change: fn(&mut bunraku_agent::Config)) -> Self {
+        self.change_agents = change;
+        self
+    }
+
+    /// Starts everything: every node is enrolled by a token and connected when this returns.
+    pub async fn up(self) -> Fleet {
+        show_logs_if_asked();
+        let dir = tempfile::tempdir().unwrap();
+        // Only to be passed through: the build user lists nothing here.
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o711)).unwrap();
+        let repository = ControlRepository::make(&dir.path().join("git"));
+        let network = free_network();
+        let mut main = MainServer::found(&dir.path().join("main"), network, &repository, self.change);
+        main.start().await.unwrap();
+        let authority = Authority::new();
+        let mut fleet =
+            Fleet { nodes: Vec::new(), main, repository, authority, change_agents: self.change_agents, dir };
+        for number in 1..=self.nodes {
+            fleet.add_node(&format!("c{number}")).await;
+        }
+        for node in &fleet.nodes {
+            fleet.main.until_connected(node.name()).await;
+        }
+        fleet
+    }
+}
+
+impl Fleet {
+    #[expect(clippy::new_ret_no_self, reason = "a test reads `Fleet::new().nodes(3).up()`")]
+    pub fn new() -> FleetPlan {
+        FleetPlan { nodes: 1, change: |_| (), change_agents: |_| () }
+    }
+
+    /// Enrols one more compiler by a token and starts its agent.
+    pub async fn add_node(&mut self, name: &str) -> &Node {
+        let node = self.join(name).await;
+        self.nodes.push(node);
+        self.nodes.last().unwrap()
+    }
+
+    async fn join(&self, name: &str) -> Node {
+        let number = self.nodes.len() + 1;
+        let from = host_in(self.main.network(), u8::try_from(number + 10).unwrap());
+        let dir = self.dir.path().join(name);
+        let node = Node::make(&dir, name, &self.main, &self.authority, from, self.change_agents).await;
+        node.enrol(&self.main).await;
+        node.start().await.unwrap();
+        node
+    }
+
+    pub fn node(&self, name: &str) -> &Node {
+        self.nodes.iter().find(|node| node.name() == name).unwrap()
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    pub fn main(&self) -> &MainServer {
+        &self.main
+    }
+
+    /// To stop and start the controller.
+    pub fn main_mut(&mut self) -> &mut MainServer {
+        &mut self.main
+    }
+
+    pub fn repository(&self) -> &ControlRepository {
+        &self.repository
+    }
+
+    /// A place for what a test needs beside the fleet; goes with it.
+    pub fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    /// Writes files on a branch of the control repository, as a git push does; answers the commit.
+    pub fn push(&self, branch: &str, files: &[(&str, &str)]) -> String {
+        self.repository.commit(branch, files)
+    }
+
+    /// `bunraku deploy ENV`: asks, waits for the end, and answers how it ended.
+    pub async fn deploy(&self, environment: &str) -> DeployInfo {
+        let id = self.main.ask_deploy(environment).await.unwrap();
+        self.main.until_ended(id).await
+    }
+
+    /// Pushes a change that nothing was before, deploys it, and insists that it goes live everywhere.
+    pub async fn deploy_change(&self, environment: &str, text: &str) -> Digest {
+        self.push(environment, &[("manifests/site.pp", &format!("# {text}\n"))]);
+        let deploy = self.deploy(environment).await;
+        assert_eq!(deploy.phase, "live", "{deploy:#?}");
+        digest_of(&deploy)
+    }
+
+    /// Waits until every node's Puppet Server serves this snapshot, and the controller knows.
+    pub async fn until_all_serve(&self, environment: &str, snapshot: Digest) {
+        for node in &self.nodes {
+            node.until_serves(environment, snapshot).await;
+        }
+        self.main.until_all_proven(environment, snapshot).await;
+    }
+
+    /// What is true of every fleet at the end of a test, then a proper stop of everything.
+    pub async fn end(mut self) {
+        if self.main.is_running() {
+            self.check_what_was_served().await;
+            let verified = self.main.verify_audit().await;
+            assert_eq!(verified.error, "", "I12: the chain is unbroken");
+        }
+        for node in &self.nodes {
+            node.stop().await;
+            node.puppet_server().check();
+        }
+        self.main.stop().await;
+    }
+
+    /// I1: whatever a node ever served, somebody had decided to commit it before.
+    async fn check_what_was_served(&self) {
+        let committed: BTreeSet<Digest> = self.main.ever_committed().await;
+        for node in &self.nodes {
+            for served in node.puppet_server().ever_served() {
+                let (environment, digest) = (&served.environment, &served.snapshot);
+                assert!(
+                    committed.contains(digest),
+                    "I1: {} served {environment} {digest}, which was never committed",
+                    node.name()
+                );
+            }
+        }
+    }
+}
+
+/// Waits for a condition and says what was waited for when it does not come within [`PATIENCE`].
+pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A /24 of loopback addresses that most likely nobody else uses: ports and source addresses are this fleet's own.
+fn free_network() -> [u8; 3] {
+    let mut random = [0; 2];
+    getrandom::fill(&mut random).unwrap();
+    [127, 64 + random[0] % 128, random[1]]
+}
+
+fn host_in(network: [u8; 3], host: u8) -> Ipv4Addr {
+    Ipv4Addr::new(network[0], network[1], network[2], host)
+}
+
+fn write_executable(path: &Path, text: &str) {
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// `RUST_LOG=bunraku=info,bunraku_agent=info` shows what both programs say.
+fn show_logs_if_asked() {
+    if std::env::var_os("RUST_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_default_env();
+        let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        let _another_test_did = logs.try_init();
+    }
+}
