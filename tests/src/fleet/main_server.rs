@@ -227,6 +227,17 @@ impl MainServer {
         self.client().list_audit(request).await.unwrap().into_inner().records
     }
 
+    /// `bunraku events --after N`: what is there, without waiting for more.
+    pub async fn events_after(&self, after: u64) -> Vec<v1::Event> {
+        let request = v1::WatchRequest { after, ..Default::default() };
+        let mut stream = self.client().watch(request).await.unwrap().into_inner();
+        let mut events = Vec::new();
+        while let Some(event) = stream.message().await.unwrap() {
+            events.push(event);
+        }
+        events
+    }
+
     pub async fn verify_audit(&self) -> v1::VerifyAuditReply {
         self.client().verify_audit(v1::VerifyAuditRequest {}).await.unwrap().into_inner()
     }

@@ -226,6 +226,13 @@ pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() ->
     }
 }
 
+/// Text of so many bytes that no compression makes small.
+pub fn noise(bytes: usize) -> String {
+    let mut random = vec![0; bytes];
+    getrandom::fill(&mut random).unwrap();
+    random.iter().map(|byte| char::from(b' ' + byte % 95)).collect()
+}
+
 /// A /24 of loopback addresses that most likely nobody else uses: ports and source addresses are this fleet's own.
 fn free_network() -> [u8; 3] {
     let mut random = [0; 2];
