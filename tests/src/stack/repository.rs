@@ -190,7 +190,7 @@ fn write_control(tree: &Path, motd: &str, ntp: &str, applied: &Path) -> Result<(
         &tree.join("Puppetfile"),
         format!("mod 'motd', git: '{motd}', branch: 'main'\nmod 'ntp', git: '{ntp}', branch: 'main'\n"),
     )?;
-    write_file(&tree.join("environment.conf"), "modulepath = modules:$basemodulepath\n")?;
+    write_file(&tree.join("environment.conf"), "modulepath = site:modules:$basemodulepath\n")?;
     write_file(
         &tree.join("hiera.yaml"),
         "version: 5\nhierarchy:\n  - name: common\n    path: common.yaml\n    datadir: data\n    data_hash: yaml_data\n",
