@@ -5,8 +5,10 @@
 
 pub mod chain;
 pub mod config;
+pub mod descriptors;
 pub mod digest;
 pub mod fence;
+pub mod hint;
 pub mod limits;
 pub mod names;
 pub mod objects;
