@@ -157,6 +157,13 @@ impl MainServer {
         .map(|deploys| deploys[0].id)
     }
 
+    /// As [`MainServer::ask_deploy`] with `--policy skip`.
+    pub async fn ask_skipping_deploy(&self, environment: &str) -> Result<u64, Status> {
+        let (environments, policy) = (vec![environment.to_owned()], "skip".to_owned());
+        let request = v1::DeployRequest { environments, policy, ..Default::default() };
+        self.ask_deploys(request).await.map(|deploys| deploys[0].id)
+    }
+
     pub async fn ask_deploys(&self, request: v1::DeployRequest) -> Result<Vec<DeployInfo>, Status> {
         let reply = self.client().deploy(request).await?.into_inner();
         match reply.refused.first() {
@@ -240,6 +247,21 @@ impl MainServer {
 
     pub async fn verify_audit(&self) -> v1::VerifyAuditReply {
         self.client().verify_audit(v1::VerifyAuditRequest {}).await.unwrap().into_inner()
+    }
+
+    /// Waits until a record of this kind about this node stands in the audit so many times; answers the newest.
+    pub async fn until_recorded(&self, kind: &str, node: &str, times: usize) -> v1::AuditRecord {
+        let found = || async {
+            let named = format!("\"{node}\"");
+            let all = self.audit().await;
+            let about = |record: &v1::AuditRecord| record.kind == kind && record.json.contains(&named);
+            all.into_iter().filter(about).collect::<Vec<_>>()
+        };
+        until(&format!("{kind} of {node} is recorded {times} times"), || async {
+            found().await.len() >= times
+        })
+        .await;
+        found().await.pop().unwrap()
     }
 
     /// How often each kind of record stands in the audit.
