@@ -2,7 +2,14 @@
 
 use std::{fs, io, os::unix::fs as unix, path::Path, process::Command};
 
-use crate::error::BuildError;
+/// Why nobody can build.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    #[error("there is no user {0} to build with (hint: useradd --system --create-home {0})")]
+    Unknown(String),
+    #[error("only root can build as user {0} (hint: run as root, or set `user` to yourself)")]
+    NotRoot(String),
+}
 
 /// User and group of the programs, or none: this process is already that user.
 #[derive(Debug, Clone, Copy)]
@@ -12,8 +19,8 @@ pub(crate) struct Account {
 
 impl Account {
     /// Asks `id`, which knows users of LDAP and sssd, too.
-    pub(crate) fn resolve(name: &str) -> Result<Self, BuildError> {
-        let unknown = || BuildError::User { name: name.to_owned() };
+    pub(crate) fn resolve(name: &str) -> Result<Self, AccountError> {
+        let unknown = || AccountError::Unknown(name.to_owned());
         let id = |which: &str| {
             let out = Command::new("id").args([which, "--", name]).output().ok()?;
             String::from_utf8(out.stdout).ok()?.trim().parse::<u32>().ok()
@@ -23,7 +30,7 @@ impl Account {
         match own {
             _ if own == uid => Ok(Self { ids: None }),
             0 => Ok(Self { ids: Some((uid, gid)) }),
-            _ => Err(BuildError::NotRoot { name: name.to_owned() }),
+            _ => Err(AccountError::NotRoot(name.to_owned())),
         }
     }
 

@@ -4,18 +4,21 @@ use std::{io, path::PathBuf};
 
 use bunraku_common::{EnvironmentName, snapshot::TreeError};
 
-use crate::{remotes::Forbidden, run::RunError, snapshot::SnapshotError};
+use crate::{
+    account::AccountError,
+    remotes::Forbidden,
+    run::RunError,
+    snapshot::{BadPattern, SnapshotError},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    #[error("there is no user {name} to build with (hint: useradd --system --create-home {name})")]
-    User { name: String },
-    #[error("only root can build as user {name} (hint: run as root, or set `user` to yourself)")]
-    NotRoot { name: String },
+    #[error(transparent)]
+    Account(#[from] AccountError),
     #[error("no control repository is configured (hint: set `remote` in the [build] table)")]
     NoRemote,
-    #[error("the exclude pattern `{pattern}` is not valid: {reason}")]
-    Exclude { pattern: String, reason: &'static str },
+    #[error(transparent)]
+    Exclude(#[from] BadPattern),
     #[error("could not prepare {path}")]
     Prepare {
         path: PathBuf,
@@ -59,10 +62,9 @@ impl BuildError {
     pub fn output(&self) -> &str {
         match self {
             Self::Run(error) => error.output(),
-            Self::User { .. }
-            | Self::NotRoot { .. }
+            Self::Account(_)
             | Self::NoRemote
-            | Self::Exclude { .. }
+            | Self::Exclude(_)
             | Self::Prepare { .. }
             | Self::NoBranch { .. }
             | Self::BranchRefused { .. }

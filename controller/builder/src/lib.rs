@@ -24,11 +24,12 @@ mod store;
 mod summary;
 mod tool;
 
+pub use account::AccountError;
 pub use branches::{Branch, Branches, RefusedBranch, environment_of};
 pub use builder::{Builder, Built};
 pub use config::{BuildConfig, Kind};
 pub use error::BuildError;
 pub use manifest::{Module, modules};
-pub use snapshot::{Exclude, Offence, Snapshot, SnapshotError, take};
+pub use snapshot::{BadPattern, Exclude, Offence, Snapshot, SnapshotError, take};
 pub use store::{ObjectStore, Pin, Swept};
 pub use summary::{Summary, summarize};

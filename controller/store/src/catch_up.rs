@@ -14,8 +14,17 @@ use crate::{
     disk::{Disk, make_private_dir, private_file},
     index::{Entry, FORMAT, Index},
     journal::Journal,
-    local::Lost,
 };
+
+/// The index knew records that the journal does not have any more: the last batch was damaged, or the journal was
+/// restored from a backup. (The index only ever learns of a record when it is durable.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lost {
+    /// The newest record that is known to have been durable.
+    pub acknowledged: u64,
+    /// The newest record that is there.
+    pub kept: u64,
+}
 
 /// The index's directory.
 const INDEX: &str = "index";

@@ -19,9 +19,9 @@ use std::fmt;
 use bunraku_common::Digest;
 
 pub use crate::{
-    catch_up::WhyRebuilt,
+    catch_up::{Lost, WhyRebuilt},
     error::{Damage, StoreError},
-    local::{LocalStore, Lost, Recovered},
+    local::{LocalStore, Recovered},
     memory::MemoryStore,
     record::{NewRecord, RECORD_BYTES, Record},
 };

@@ -14,7 +14,7 @@ use std::{
 use bunraku_common::Chain;
 
 use crate::{
-    JournalId, Keep, Link, NewRecord, Record, Store, StoreError, Verified, WhyRebuilt,
+    JournalId, Keep, Link, Lost, NewRecord, Record, Store, StoreError, Verified, WhyRebuilt,
     catch_up::{Brought, bring_up},
     disk::{OsDisk, make_private_dir, private_file},
     index::{Entry, Index},
@@ -43,16 +43,6 @@ pub struct Recovered {
     /// Acknowledged records are gone. To be reported loudly: orders that they stood for may have been carried out.
     pub lost: Option<Lost>,
     pub rebuilt_index: Option<WhyRebuilt>,
-}
-
-/// The index knew records that the journal does not have any more: the last batch was damaged, or the journal was
-/// restored from a backup. (The index only ever learns of a record when it is durable.)
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lost {
-    /// The newest record that is known to have been durable.
-    pub acknowledged: u64,
-    /// The newest record that is there.
-    pub kept: u64,
 }
 
 impl LocalStore {

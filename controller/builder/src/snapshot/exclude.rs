@@ -1,7 +1,5 @@
 //! Patterns of paths that stay out of snapshots.
 
-use crate::error::BuildError;
-
 /// `*` and `?` stay within one name, `**` crosses directories; a pattern without `/` matches a name in any directory.
 /// What matches is left out with everything below it.
 #[derive(Debug, Clone, Default)]
@@ -9,10 +7,17 @@ pub struct Exclude {
     patterns: Vec<Vec<u8>>,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the exclude pattern `{pattern}` is not valid: {reason}")]
+pub struct BadPattern {
+    pattern: String,
+    reason: &'static str,
+}
+
 impl Exclude {
-    pub fn parse(patterns: &[String]) -> Result<Self, BuildError> {
+    pub fn parse(patterns: &[String]) -> Result<Self, BadPattern> {
         let parse = |pattern: &String| {
-            let wrong = |reason| BuildError::Exclude { pattern: pattern.clone(), reason };
+            let wrong = |reason| BadPattern { pattern: pattern.clone(), reason };
             let bare = pattern.trim_end_matches('/');
             match bare {
                 "" => Err(wrong("it is empty")),

@@ -18,7 +18,7 @@ use bunraku_common::Digest;
 use rustix::fs::{Mode, OFlags};
 use tokio_util::sync::CancellationToken;
 
-pub use exclude::Exclude;
+pub use exclude::{BadPattern, Exclude};
 pub use offence::Offence;
 use stat_cache::StatCache;
 
