@@ -88,19 +88,20 @@ async fn tidy_one(
         excess.into_iter().find(|digest| outlived(&left, environment, digest, policy.longest_compile))
     };
     let outcome = on_versions(compiler, move |versions| {
-        let prepared = versions.prepare_spare(&env, recyclable.as_ref(), &AtomicBool::new(false))?;
+        // Where there is no room for a spare, old versions must go all the same: they are what fills the disk.
+        let prepared = versions.prepare_spare(&env, recyclable.as_ref(), &AtomicBool::new(false));
         versions.retain(&env, now, &policy).map(|gone| (prepared, gone))
     });
     let Some(outcome) = outcome.await else { return Ok(()) };
     let (prepared, gone) = outcome?;
-    if matches!(prepared, Prepared::Recycled | Prepared::Linked) {
-        tracing::debug!(%environment, how = ?prepared, "spare prepared");
+    if let Ok(how @ (Prepared::Recycled | Prepared::Linked)) = &prepared {
+        tracing::debug!(%environment, ?how, "spare prepared");
     }
     let mut left = compiler.left.lock().unwrap_or_else(PoisonError::into_inner);
     for digest in gone.iter().chain(&recyclable) {
         left.remove(&(environment.clone(), *digest));
     }
-    Ok(())
+    prepared.map(drop)
 }
 
 fn outlived(

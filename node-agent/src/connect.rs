@@ -1,6 +1,7 @@
 //! Keeps the connection to the controller: identity, dial, serve, and again.
 
 use std::{
+    pin::pin,
     sync::{
         Arc, RwLock,
         atomic::{AtomicU32, Ordering},
@@ -27,6 +28,8 @@ use crate::{
 
 /// A connection that lasted so long was a good one: the next failure is a first failure again.
 const GOOD: Duration = Duration::from_secs(10);
+/// A renewal that failed (the controller's clock jumped, this disk is full) is tried again after once to twice this.
+const RENEW_AGAIN: Duration = Duration::from_secs(60);
 
 pub(crate) struct Connection {
     node: Arc<Node>,
@@ -147,18 +150,27 @@ impl Connection {
                 let _dropped_or_sent = stopped.await;
             },
         )));
-        let renewal = tokio::time::sleep(identity.until_renewal(SystemTime::now(), self.random));
-        tokio::select! {
-            ended = &mut serving.0 => match ended {
-                Ok(Ended::Lost(error)) => Err(format!("the connection to the controller broke: {}", Chain(&error))),
-                Ok(Ended::Silent) => Err("the controller said no hello".to_owned()),
-                Ok(Ended::Stopped | Ended::Closed | Ended::Expired | Ended::Cut) | Err(_) => Ok(Renewed::No),
-            },
-            () = renewal => {
-                self.renew(&identity).await?;
-                let _it_may_have_ended_meanwhile = stop.send(());
-                serving.finish_by_itself();
-                Ok(Renewed::Yes)
+        let mut renewal = pin!(tokio::time::sleep(identity.until_renewal(SystemTime::now(), self.random)));
+        loop {
+            tokio::select! {
+                ended = &mut serving.0 => return match ended {
+                    Ok(Ended::Lost(error)) => Err(format!("the connection to the controller broke: {}", Chain(&error))),
+                    Ok(Ended::Silent) => Err("the controller said no hello".to_owned()),
+                    Ok(Ended::Stopped | Ended::Closed | Ended::Expired | Ended::Cut) | Err(_) => Ok(Renewed::No),
+                },
+                () = renewal.as_mut() => match self.renew(&identity).await {
+                    Ok(_kept_in_its_files) => {
+                        let _it_may_have_ended_meanwhile = stop.send(());
+                        serving.finish_by_itself();
+                        return Ok(Renewed::Yes);
+                    }
+                    // The connection is good until the certificate ends: half of its life is left to try again.
+                    Err(why) => {
+                        tracing::warn!("{why}; the present identity is still good");
+                        let again = RENEW_AGAIN.mul_f64(1.0 + crate::random() as f64 / u64::MAX as f64);
+                        renewal.set(tokio::time::sleep(again));
+                    }
+                },
             }
         }
     }
