@@ -5,6 +5,7 @@
 
 pub mod chain;
 pub mod config;
+pub mod crash;
 pub mod descriptors;
 pub mod digest;
 pub mod fence;

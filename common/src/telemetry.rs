@@ -33,7 +33,7 @@ const VARIABLE: &str = "BUNRAKU_LOG";
 /// Starts logging for this process. `BUNRAKU_LOG` overrides `default` (the syntax of tracing's `EnvFilter`).
 pub fn start(default: &str, format: Format) {
     let asked = env::var(VARIABLE).ok().filter(|text| !text.is_empty());
-    let parsed = asked.as_ref().map(|text| EnvFilter::try_new(text));
+    let parsed = asked.as_ref().map(EnvFilter::try_new);
     let wrong = parsed.as_ref().and_then(|parsed| Some(parsed.as_ref().err()?.to_string()));
     let filter = match parsed {
         Some(Ok(filter)) => filter,

@@ -1,7 +1,7 @@
 //! A fact changes the state. Total: a fact that does not fit changes nothing, because the journal is the truth and
 //! `decide`, `observe` and `due` have checked before.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
@@ -242,7 +242,7 @@ impl State {
         let Some(deploy) = self.deploys.get_mut(&id).filter(|deploy| !deploy.is_ended()) else {
             return;
         };
-        let nodes = deploy.nodes_at_end();
+        let nodes = deploy.nodes_at_end(&outcome);
         let built = match &outcome {
             Outcome::Unchanged { built } | Outcome::Planned { built } => Some(built.clone()),
             Outcome::Live { .. }
@@ -358,7 +358,7 @@ impl State {
 }
 
 pub(crate) fn abandoned(reason: String, hint: String) -> Outcome {
-    Outcome::Abandoned { reason, hint }
+    Outcome::Abandoned { reason, hint, failed: BTreeMap::new() }
 }
 
 /// Remembers a committed snapshot for rollback. A rollback keeps the snapshot's place, so that a second one goes

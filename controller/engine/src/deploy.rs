@@ -165,6 +165,9 @@ pub enum Outcome {
     Abandoned {
         reason: String,
         hint: String,
+        /// The nodes that it was abandoned for, and why of each.
+        #[serde(default)]
+        failed: BTreeMap<NodeName, String>,
     },
     /// A newer request took its place before it began.
     Superseded {
@@ -182,7 +185,8 @@ pub enum Outcome {
 /// What is told of a node of a deploy, also after its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeNote {
-    /// `waiting`, `staged`, `skipped`, `dropped`, `committed`, `proven`, `behind`.
+    /// While it goes on `waiting`, `staged`, `committing`, `committed`; at the end `proven`, `behind`, `skipped`,
+    /// `dropped`; of an abandoned deploy `failed`, `staged`, and `not staged`.
     pub state: String,
     pub note: String,
 }
@@ -236,12 +240,18 @@ impl Deploy {
         }
     }
 
-    /// As [`Deploy::nodes`], with those that did not follow in time called what they are.
-    pub(crate) fn nodes_at_end(&self) -> BTreeMap<NodeName, NodeNote> {
+    /// As [`Deploy::nodes`], with those that did not follow in time, and those that failed, called what they are.
+    pub(crate) fn nodes_at_end(&self, outcome: &Outcome) -> BTreeMap<NodeName, NodeNote> {
         let mut nodes = self.nodes();
-        if matches!(self.phase, Phase::Committing { .. }) {
-            let open = nodes.values_mut().filter(|n| matches!(n.state.as_str(), "committing" | "committed"));
-            open.for_each(|note| "behind".clone_into(&mut note.state));
+        for (node, note) in &mut nodes {
+            match (note.state.as_str(), outcome) {
+                (_, Outcome::Abandoned { failed, .. }) if failed.contains_key(node) => {
+                    *note = NodeNote::new("failed", &failed[node]);
+                }
+                ("waiting", _) => "not staged".clone_into(&mut note.state),
+                ("committing" | "committed", _) => "behind".clone_into(&mut note.state),
+                _ => {}
+            }
         }
         nodes
     }
@@ -313,7 +323,7 @@ impl Outcome {
     /// Reason and hint, where there is one.
     pub fn reason(&self) -> Option<(&str, &str)> {
         match self {
-            Self::Failed { reason, hint } | Self::Abandoned { reason, hint } => Some((reason, hint)),
+            Self::Failed { reason, hint } | Self::Abandoned { reason, hint, .. } => Some((reason, hint)),
             Self::Live { .. }
             | Self::Behind { .. }
             | Self::Superseded { .. }

@@ -251,7 +251,7 @@ impl fmt::Display for Outcome {
         match self {
             Self::Live { .. } | Self::Unchanged { .. } | Self::Planned { .. } => Ok(()),
             Self::Behind { nodes, .. } => write!(f, " on {}", names(nodes.iter())),
-            Self::Failed { reason, hint } | Self::Abandoned { reason, hint } => {
+            Self::Failed { reason, hint } | Self::Abandoned { reason, hint, .. } => {
                 write!(f, ": {reason}")?;
                 if hint.is_empty() { Ok(()) } else { write!(f, " (hint: {hint})") }
             }

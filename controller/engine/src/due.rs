@@ -11,6 +11,23 @@ use crate::{
     deploy::{names, span},
 };
 
+/// Why a node cannot stage.
+pub(crate) struct NodeFault<'a> {
+    pub node: &'a NodeName,
+    pub reason: String,
+    /// May be empty.
+    pub hint: String,
+}
+
+impl NodeFault<'_> {
+    fn told(&self) -> String {
+        match self.hint.as_str() {
+            "" => self.reason.clone(),
+            hint => format!("{} (hint: {hint})", self.reason),
+        }
+    }
+}
+
 impl State {
     /// `facts` and everything that follows from them, in order. Without a presence nobody counts as unreachable.
     pub(crate) fn settle(&self, mut facts: Vec<Fact>, presence: Option<&Presence>, now: Millis) -> Vec<Fact> {
@@ -119,8 +136,11 @@ impl State {
             }
             Phase::Staging { nodes, deadline, built, generation } => {
                 let waiting = || nodes.iter().filter(|(_, s)| **s == Stage::Waiting).map(|(node, _)| node);
-                let faults: Vec<(&NodeName, String)> = waiting()
-                    .filter_map(|node| Some((node, self.fault_of(node, *deadline, presence, now)?)))
+                let faults: Vec<NodeFault<'_>> = waiting()
+                    .filter_map(|node| {
+                        let reason = self.fault_of(node, *deadline, presence, now)?;
+                        Some(NodeFault { node, reason, hint: String::new() })
+                    })
                     .collect();
                 if !faults.is_empty() {
                     return self.node_faults(deploy, &faults);
@@ -173,30 +193,30 @@ impl State {
     }
 
     /// What nodes that cannot stage do to the deploy, by its policy.
-    pub(crate) fn node_faults(&self, deploy: &Deploy, faults: &[(&NodeName, String)]) -> Vec<Fact> {
+    pub(crate) fn node_faults(&self, deploy: &Deploy, faults: &[NodeFault<'_>]) -> Vec<Fact> {
         let environment = || deploy.environment.clone();
         match deploy.policy {
             Policy::Fail => {
-                let (first, reason) = &faults[0];
+                let NodeFault { node: first, reason, hint } = &faults[0];
                 let more = match faults.len() {
                     1 => String::new(),
                     all => format!(" (and {} more)", all - 1),
                 };
-                let outcome = abandoned(
-                    format!("{first} could not stage: {reason}{more}"),
-                    format!(
-                        "mend it, or put it aside with `bunraku nodes hold {first}`, or deploy with --policy skip"
-                    ),
-                );
+                let mend = if hint.is_empty() { "mend it" } else { hint };
+                let outcome = Outcome::Abandoned {
+                    reason: format!("{first} could not stage: {reason}{more}"),
+                    hint: format!("{mend}; or go on without it: bunraku nodes hold {first} --reason '…'"),
+                    failed: faults.iter().map(|fault| (fault.node.clone(), fault.reason.clone())).collect(),
+                };
                 vec![Fact::DeployEnded { deploy: deploy.id, environment: environment(), outcome }]
             }
             Policy::Skip => faults
                 .iter()
-                .map(|(node, reason)| Fact::NodeSkipped {
+                .map(|fault| Fact::NodeSkipped {
                     deploy: deploy.id,
                     environment: environment(),
-                    node: (*node).clone(),
-                    reason: reason.clone(),
+                    node: fault.node.clone(),
+                    reason: fault.told(),
                 })
                 .collect(),
         }

@@ -6,7 +6,7 @@ use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
 use crate::{
     Deploy, DeployId, Event, Fact, Fault, Identity, Millis, OnNode, Outcome, Phase, Presence, Seen, Stage,
-    State, apply::abandoned, fact::Serving, fleet::EnrolledBy,
+    State, due::NodeFault, fact::Serving, fleet::EnrolledBy,
 };
 
 /// Expired tokens are shown for a day.
@@ -42,10 +42,11 @@ impl State {
                     None => Vec::new(),
                     Some(deploy) => match fault {
                         Fault::Content => {
+                            let failed = BTreeMap::from([(node.clone(), reason.clone())]);
                             let reason = format!("{node} refused the content: {reason}");
-                            vec![ended(deploy, abandoned(reason, hint))]
+                            vec![ended(deploy, Outcome::Abandoned { reason, hint, failed })]
                         }
-                        Fault::Node => self.node_faults(deploy, &[(&node, with_hint(reason, &hint))]),
+                        Fault::Node => self.node_faults(deploy, &[NodeFault { node: &node, reason, hint }]),
                     },
                 }
             }
@@ -205,8 +206,4 @@ impl State {
 
 fn ended(deploy: &Deploy, outcome: Outcome) -> Fact {
     Fact::DeployEnded { deploy: deploy.id, environment: deploy.environment.clone(), outcome }
-}
-
-fn with_hint(reason: String, hint: &str) -> String {
-    if hint.is_empty() { reason } else { format!("{reason} (hint: {hint})") }
 }

@@ -95,9 +95,21 @@ fn a_node_that_cannot_stage_abandons_the_deploy_by_policy_fail() {
     let deploy = desk.ask_deploy(Policy::Fail).unwrap();
     desk.built(deploy, "a");
     desk.stage_failed(deploy, "c1", Fault::Node);
-    let Outcome::Abandoned { reason, hint } = desk.outcome(deploy) else { panic!() };
+    let Outcome::Abandoned { reason, hint, .. } = desk.outcome(deploy) else { panic!() };
     assert_eq!(reason, "c1 could not stage: disk full");
     assert!(hint.contains("bunraku nodes hold c1"), "{hint}");
+}
+
+#[test]
+fn an_abandoned_deploy_tells_of_each_compiler_whether_it_failed_staged_or_never_came_to_it() {
+    let mut desk = Desk::with(&["c1", "c2", "c3"]);
+    let deploy = desk.ask_deploy(Policy::Fail).unwrap();
+    desk.built(deploy, "a");
+    desk.staged(deploy, "c2");
+    desk.stage_failed(deploy, "c1", Fault::Node);
+    let told = desk.state.deploy(deploy).unwrap().nodes();
+    let told: Vec<_> = told.values().map(|n| (n.state.as_str(), n.note.as_str())).collect();
+    assert_eq!(told, [("failed", "disk full"), ("staged", ""), ("not staged", "")]);
 }
 
 #[test]
