@@ -8,7 +8,6 @@ mod audit;
 pub mod cli;
 mod clock;
 pub mod config;
-mod crash;
 mod driver;
 mod identities;
 mod identity;

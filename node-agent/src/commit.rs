@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use bunraku_common::{Chain, Digest, EnvironmentName, Fence};
+use bunraku_common::{Chain, Digest, EnvironmentName, Fence, crash};
 use bunraku_proto::v1::CommitReply;
 use bunraku_puppetserver::{PuppetServer, SwapLock};
 use tonic::Status;
@@ -44,8 +44,10 @@ impl Commit {
         // Save, then act: after a crash the flush is still owed.
         let owed = node.memory().owe(&self.environment, self.fence, self.snapshot);
         owed.map_err(|error| Status::internal(Chain(&error).to_string()))?;
+        crash::point("commit-owed");
         let (swapped_ms, flushed) = self.swap(node, compiler).await?;
         let owed = self.settle(node, compiler, flushed).await;
+        crash::point("commit-reported");
         Ok(CommitReply {
             committed: true,
             proven: owed.is_none(),
@@ -74,7 +76,9 @@ impl Commit {
         let swapped = blocking(move || versions.swap(&environment, &snapshot, true, now)).await?;
         swapped.map_err(|error| Status::failed_precondition(Chain(&error).to_string()))?;
         let swapped_ms = wall_ms();
+        crash::point("commit-swapped");
         let flushed = self.flush(node, compiler).await;
+        crash::point("commit-flushed");
         drop(lock);
         if let Err(why) = &flushed {
             tracing::warn!(environment = %self.environment, why, "the flush is owed");
@@ -97,6 +101,7 @@ impl Commit {
         flushed: bool,
     ) -> Option<String> {
         let owed = self.prove(node, compiler, flushed).await.err();
+        crash::point("commit-proven");
         compiler.set_owed(&self.environment, owed.clone());
         if owed.is_none() {
             if let Err(error) = node.memory().proven(&self.environment, self.snapshot) {

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bunraku_common::{Digest, EnvironmentName, Fence, Term};
+use bunraku_common::{Digest, EnvironmentName, Fence, Term, crash};
 use serde::{Deserialize, Serialize};
 
 /// The node's durable memory.
@@ -186,6 +186,7 @@ fn save(path: &Path, kept: &Kept) -> io::Result<()> {
     let mut file = File::create(&temporary)?;
     file.write_all(&serde_json::to_vec(kept)?)?;
     file.sync_data()?;
+    crash::point("memory-written");
     fs::rename(&temporary, path)?;
     File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
 };
 
-use bunraku_common::{Chain, Digest, EnvironmentName, Fence, Generation, Term, limits};
+use bunraku_common::{Chain, Digest, EnvironmentName, Fence, Generation, Term, crash, limits};
 use bunraku_proto::{
     PROTOCOL,
     v1::{self, node_server, stage_reply::Outcome},
@@ -75,6 +75,7 @@ impl node_server::Node for Service {
     async fn stage(&self, request: Request<v1::StageRequest>) -> Answer<v1::StageReply> {
         let v1::StageRequest { order, snapshot, generate_types, adopt } = request.into_inner();
         let (environment, _) = self.admit(order)?;
+        crash::point("stage-admitted");
         let stage = Stage { environment, snapshot: parse(&snapshot)?, generate_types, adopt };
         let channel = self.content.read().unwrap_or_else(PoisonError::into_inner).clone();
         let outcome = match stage.run(&self.node, self.compiler()?, channel).await {
@@ -90,6 +91,7 @@ impl node_server::Node for Service {
     async fn commit(&self, request: Request<v1::CommitRequest>) -> Answer<v1::CommitReply> {
         let v1::CommitRequest { order, snapshot } = request.into_inner();
         let (environment, fence) = self.admit(order)?;
+        crash::point("commit-admitted");
         let commit = Commit { environment, snapshot: parse(&snapshot)?, fence };
         // A swap must not stop half way because the call was dropped.
         let node = self.node.clone();

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bunraku_common::{Chain, Digest, EnvironmentName};
+use bunraku_common::{Chain, Digest, EnvironmentName, crash};
 use bunraku_proto::v1::{StageFailed, Staged, stage_failed};
 use bunraku_puppetserver::{ServerError, types::GenerateTypes};
 use bunraku_versions::{Fault, RESOURCE_TYPES, StageError};
@@ -53,10 +53,12 @@ impl Stage {
     ) -> Result<Staged, StageFailed> {
         let began = Instant::now();
         let fetched = self.fetch(compiler, channel).await.map_err(failed)?;
+        crash::point("stage-fetched");
         let mut notes = Vec::new();
         self.types(node, compiler).await?;
         self.foreign(compiler, &mut notes)?;
         let rehearsed = self.rehearse(node, compiler, &mut notes).await?;
+        crash::point("stage-rehearsed");
         Ok(Staged {
             already: fetched.already,
             fetched_bytes: fetched.fetched_bytes,

@@ -19,7 +19,7 @@ use std::{
 };
 
 use bunraku_builder::Pin;
-use bunraku_common::{Chain, NodeName, Term};
+use bunraku_common::{Chain, NodeName, Term, crash};
 use bunraku_engine::{Event, Fact, Presence, Refusal, Request, State};
 use bunraku_store::{Keep, Store, StoreError};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -313,7 +313,7 @@ impl Loop {
     fn save(&mut self, batch: Batch, now: u64) -> Result<(), StoreError> {
         if !batch.facts.is_empty() {
             for (fact, _) in &batch.facts {
-                crate::crash::point("before", fact.kind());
+                crash::point(format_args!("before:{}", fact.kind()));
             }
             let records = batch.facts.iter().map(|(fact, who)| record(fact, who, now)).collect();
             let appended =
@@ -327,7 +327,7 @@ impl Loop {
                 Err(error) => return Err(error),
             }
             for (fact, _) in &batch.facts {
-                crate::crash::point("after", fact.kind());
+                crash::point(format_args!("after:{}", fact.kind()));
             }
         }
         for answer in batch.answers {

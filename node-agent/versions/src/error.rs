@@ -137,9 +137,9 @@ impl StageError {
     }
 }
 
-/// A place where tests make a step fail (`failpoints` feature); nothing otherwise.
-#[cfg_attr(not(feature = "failpoints"), expect(unused_variables, reason = "there is no place to fail"))]
+/// A place where tests make a step fail (`failpoints` feature), or kill the process (debug builds); else nothing.
 pub(crate) fn fail_point(name: &'static str) -> io::Result<()> {
+    bunraku_common::crash::point(name);
     fail::fail_point!(name, |_| Err(io::Error::other(format!("fail point {name}"))));
     Ok(())
 }
