@@ -2,6 +2,7 @@
 //! as soon as it answers.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -9,9 +10,13 @@ use std::{
 use bunraku_common::{Chain, Digest, EnvironmentName, Fence, crash};
 use bunraku_proto::v1::CommitReply;
 use bunraku_puppetserver::{PuppetServer, SwapLock};
+use bunraku_versions::VersionsError;
 use tonic::Status;
 
-use crate::agent::{Compiler, Node};
+use crate::{
+    agent::{Compiler, Node},
+    memory::MemoryError,
+};
 
 /// No compile learns its code id while the lock is held; those that learned it have begun to compile after this.
 const SETTLE: Duration = Duration::from_millis(20);
@@ -22,7 +27,7 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(5);
 /// One borrowed interpreter must answer; all of them may be compiling.
 const PROOF_DEADLINE: Duration = Duration::from_secs(30);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Commit {
     pub environment: EnvironmentName,
     pub snapshot: Digest,
@@ -41,10 +46,6 @@ impl Commit {
         if !compiler.versions.is_sealed(&self.environment, &self.snapshot) {
             return Err(Status::failed_precondition(format!("{} is not staged here", self.snapshot.short())));
         }
-        // Save, then act: after a crash the flush is still owed.
-        let owed = node.memory().owe(&self.environment, self.fence, self.snapshot);
-        owed.map_err(|error| Status::internal(Chain(&error).to_string()))?;
-        crash::point("commit-owed");
         let (swapped_ms, flushed) = self.swap(node, compiler).await?;
         let owed = self.settle(node, compiler, flushed).await;
         crash::point("commit-reported");
@@ -60,21 +61,19 @@ impl Commit {
     /// Lock, settle, swap, flush, unlock. Answers when it swapped, and whether the flush was accepted; else it is owed.
     async fn swap(&self, node: &Arc<Node>, compiler: &Compiler) -> Result<(u64, bool), Status> {
         let path = SwapLock::path(&compiler.locks, &self.environment);
-        let group = compiler.group;
-        let lock = blocking(move || SwapLock::exclusive(&path, group, LOCK_DEADLINE)).await?;
-        let lock = match lock {
-            Ok(lock) => Some(lock),
-            Err(error) => {
-                // Compiles must not hold up a deploy for ever: the swap is atomic without the lock, too.
-                tracing::warn!(error = %Chain(&error), "the swap goes on without the lock");
-                None
-            }
-        };
-        tokio::time::sleep(SETTLE).await;
-        let (versions, environment, snapshot, now) =
-            (compiler.versions.clone(), self.environment.clone(), self.snapshot, node.now());
-        let swapped = blocking(move || versions.swap(&environment, &snapshot, true, now)).await?;
-        swapped.map_err(|error| Status::failed_precondition(Chain(&error).to_string()))?;
+        let gate = Gate { node: node.clone(), order: self.clone(), lock: path, group: compiler.group };
+        let (versions, order, now) = (compiler.versions.clone(), self.clone(), node.now());
+        let swapped = blocking(move || {
+            let mut failed = None;
+            let swapped = versions.swap_if(&order.environment, &order.snapshot, true, now, || {
+                gate.pass().unwrap_or_else(|error| {
+                    failed = Some(Status::internal(Chain(&error).to_string()));
+                    None
+                })
+            });
+            swapped.map_err(|error| failed.unwrap_or_else(|| refused(&error)))
+        });
+        let (_, lock) = swapped.await??;
         let swapped_ms = wall_ms();
         crash::point("commit-swapped");
         let flushed = self.flush(node, compiler).await;
@@ -100,13 +99,18 @@ impl Commit {
         compiler: &Compiler,
         flushed: bool,
     ) -> Option<String> {
-        let owed = self.prove(node, compiler, flushed).await.err();
+        let proven = self.prove(node, compiler, flushed).await;
         crash::point("commit-proven");
+        let owed = match proven {
+            Err(why) => Some(why),
+            Ok(()) => match node.memory().proven(&self.environment, self.fence, self.snapshot) {
+                Ok(true) => None,
+                Ok(false) => return Some("a newer order came before this was proven".to_owned()),
+                Err(error) => Some(Chain(&error).to_string()),
+            },
+        };
         compiler.set_owed(&self.environment, owed.clone());
         if owed.is_none() {
-            if let Err(error) = node.memory().proven(&self.environment, self.snapshot) {
-                return Some(Chain(&error).to_string());
-            }
             compiler.successor_is_proven(&self.environment, self.snapshot);
             compiler.committed.notify_one();
         }
@@ -130,6 +134,47 @@ impl Commit {
         let settings = node.settings(compiler).await.map_err(|error| Chain(&error).to_string())?;
         let server = node.server(&settings)?;
         Ok((server, compiler.versions.resolve(&self.environment, &self.snapshot)))
+    }
+}
+
+/// What stands between a commit and its swap. Passed when it is the commit's turn, so that no compile waits for the
+/// lock while another's work on the environment (a stage, healing) goes on, and so that no order that was overtaken
+/// while it waited takes effect (I5).
+struct Gate {
+    node: Arc<Node>,
+    order: Commit,
+    lock: PathBuf,
+    group: Option<u32>,
+}
+
+impl Gate {
+    /// `None`: a newer order has come.
+    fn pass(self) -> Result<Option<Option<SwapLock>>, MemoryError> {
+        let Commit { environment, snapshot, fence } = &self.order;
+        // Save, then act: after a crash the flush is still owed.
+        if !self.node.memory().owe(environment, *fence, *snapshot)? {
+            return Ok(None);
+        }
+        crash::point("commit-owed");
+        let lock = match SwapLock::exclusive(&self.lock, self.group, LOCK_DEADLINE) {
+            Ok(lock) => Some(lock),
+            Err(error) => {
+                // Compiles must not hold up a deploy for ever: the swap is atomic without the lock, too.
+                tracing::warn!(error = %Chain(&error), "the swap goes on without the lock");
+                None
+            }
+        };
+        std::thread::sleep(SETTLE);
+        Ok(self.node.memory().is_newest(environment, *fence).then_some(lock))
+    }
+}
+
+fn refused(error: &VersionsError) -> Status {
+    let reason = Chain(error).to_string();
+    if matches!(error, VersionsError::Overtaken { .. }) {
+        Status::aborted(reason)
+    } else {
+        Status::failed_precondition(reason)
     }
 }
 

@@ -123,40 +123,52 @@ impl Memory {
         }
     }
 
-    /// A commit is about to change the live link: until it is proven, flush and proof are owed.
+    /// Whether no newer order of this environment was admitted since the one with this fence. Asked again right
+    /// before an order takes effect, because it may have waited.
+    pub(crate) fn is_newest(&self, environment: &EnvironmentName, fence: Fence) -> bool {
+        self.subject(environment).is_some_and(|subject| subject.fence == fence)
+    }
+
+    /// A commit is about to change the live link: until it is proven, flush and proof are owed. False, and nothing
+    /// remembered, when a newer order has come meanwhile.
     pub(crate) fn owe(
         &mut self,
         environment: &EnvironmentName,
         fence: Fence,
         snapshot: Digest,
-    ) -> Result<(), MemoryError> {
-        if self
-            .subject(environment)
-            .is_some_and(|subject| subject.owed == Some(snapshot) && subject.fence == fence)
-        {
-            return Ok(());
+    ) -> Result<bool, MemoryError> {
+        let Some(subject) = self.subject(environment).filter(|subject| subject.fence == fence) else {
+            return Ok(false);
+        };
+        if subject.owed != Some(snapshot) {
+            self.change(environment, fence, |subject| {
+                subject.owed = Some(snapshot);
+                subject.proven = None;
+            })?;
         }
-        self.change(environment, fence, |subject| {
-            subject.owed = Some(snapshot);
-            subject.proven = None;
-        })
+        Ok(true)
     }
 
-    /// Puppet Server was seen to have loaded this snapshot.
+    /// Puppet Server was seen to have loaded this snapshot, by an order with this fence. False when that pays no debt:
+    /// a newer order has come meanwhile, and what it owes stays owed.
     pub(crate) fn proven(
         &mut self,
         environment: &EnvironmentName,
+        fence: Fence,
         snapshot: Digest,
-    ) -> Result<(), MemoryError> {
-        let Some(subject) = self.subject(environment) else { return Ok(()) };
+    ) -> Result<bool, MemoryError> {
+        let Some(subject) = self.subject(environment) else { return Ok(false) };
         if subject.owed.is_none() && subject.proven == Some(snapshot) {
-            return Ok(());
+            return Ok(true);
         }
-        let fence = subject.fence;
+        if subject.fence != fence || subject.owed != Some(snapshot) {
+            return Ok(false);
+        }
         self.change(environment, fence, |subject| {
             subject.owed = None;
             subject.proven = Some(snapshot);
-        })
+        })?;
+        Ok(true)
     }
 
     fn change(
@@ -235,8 +247,31 @@ mod tests {
         memory.owe(&production(), fence(1, 1), snapshot).unwrap();
         let mut again = Memory::open(&path).unwrap();
         assert_eq!(again.owed(), [(production(), snapshot)]);
-        again.proven(&production(), snapshot).unwrap();
+        assert!(again.proven(&production(), fence(1, 1), snapshot).unwrap());
         assert_eq!(Memory::open(&path).unwrap().owed(), []);
+    }
+
+    #[test]
+    fn a_late_proof_of_older_code_does_not_pay_the_newer_debt() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut memory = Memory::open(&dir.path().join("memory.json")).unwrap();
+        let (old, new) = (Digest::of(b"old"), Digest::of(b"new"));
+        memory.admit(&production(), fence(1, 1)).unwrap();
+        assert!(memory.owe(&production(), fence(1, 1), old).unwrap());
+        memory.admit(&production(), fence(1, 2)).unwrap();
+        assert!(memory.owe(&production(), fence(1, 2), new).unwrap());
+        assert!(!memory.proven(&production(), fence(1, 1), old).unwrap());
+        assert_eq!(memory.owed(), [(production(), new)]);
+    }
+
+    #[test]
+    fn i5_a_commit_that_was_overtaken_owes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut memory = Memory::open(&dir.path().join("memory.json")).unwrap();
+        memory.admit(&production(), fence(1, 1)).unwrap();
+        memory.admit(&production(), fence(1, 2)).unwrap();
+        assert!(!memory.owe(&production(), fence(1, 1), Digest::of(b"old")).unwrap());
+        assert_eq!(memory.owed(), []);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use bunraku_proto::{
     v1::{self, node_server, stage_reply::Outcome},
 };
 use bunraku_puppetserver::server::Status as ServerStatus;
+use bunraku_versions::VersionsError;
 use tokio::runtime::Handle;
 use tonic::{Request, Response, Status, transport::Channel};
 
@@ -105,7 +106,7 @@ impl node_server::Node for Service {
 
     async fn discard(&self, request: Request<v1::DiscardRequest>) -> Answer<v1::DiscardReply> {
         let v1::DiscardRequest { order, snapshot } = request.into_inner();
-        let (environment, _) = self.admit(order)?;
+        let (environment, fence) = self.admit(order)?;
         let (versions, snapshot): (_, Digest) = (self.compiler()?.versions.clone(), parse(&snapshot)?);
         let owes = self
             .node
@@ -115,9 +116,15 @@ impl node_server::Node for Service {
         if owes || versions.live(&environment) == Some(snapshot) {
             return Err(Status::failed_precondition(format!("{} is live here", snapshot.short())));
         }
-        let discarded = tokio::task::spawn_blocking(move || versions.discard(&environment, &snapshot)).await;
-        match discarded {
+        // A call that was given up may still wait for its turn when the same snapshot is staged again.
+        let node = self.node.clone();
+        let discarded = tokio::task::spawn_blocking(move || {
+            let still = || node.memory().is_newest(&environment, fence);
+            versions.discard_if(&environment, &snapshot, still)
+        });
+        match discarded.await {
             Ok(Ok(())) => Ok(Response::new(v1::DiscardReply {})),
+            Ok(Err(error @ VersionsError::Overtaken { .. })) => Err(Status::aborted(error.to_string())),
             Ok(Err(error)) => Err(Status::internal(Chain(&error).to_string())),
             Err(_) => Err(Status::internal("the discard ended early")),
         }
@@ -177,12 +184,14 @@ impl Service {
 
     async fn observed(&self) -> v1::ObserveReply {
         let Some(compiler) = &self.node.compiler else { return v1::ObserveReply::default() };
+        // Asked first: it may take seconds, and what is said of the versions should not be older than the answer.
+        let puppetserver = self.puppetserver(compiler).await;
         let versions = compiler.versions.clone();
         let states = tokio::task::spawn_blocking(move || versions.observe()).await.unwrap_or_default();
         let (free_bytes, free_inodes) = free(&compiler.config.versions_dir);
         v1::ObserveReply {
             environments: states.into_iter().map(|state| self.on_node(compiler, state)).collect(),
-            puppetserver: self.puppetserver(compiler).await,
+            puppetserver,
             free_bytes,
             free_inodes,
         }

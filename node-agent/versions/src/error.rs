@@ -60,6 +60,8 @@ pub enum VersionsError {
     },
     #[error("stopped before the end, as asked")]
     Cancelled,
+    #[error("a newer order for {environment} came while this one waited for its turn")]
+    Overtaken { environment: EnvironmentName },
 }
 
 impl VersionsError {

@@ -53,11 +53,36 @@ impl Versions {
         adopt: bool,
         now: u64,
     ) -> Result<Swapped, VersionsError> {
+        self.swap_if(env, digest, adopt, now, || Some(())).map(|(swapped, ())| swapped)
+    }
+
+    /// As [`swap`](Self::swap), asking once more when it is this order's turn: work on the environment that went
+    /// before may have taken minutes, and a newer order may have come. What `still` answers is given back, so that a
+    /// lock taken there is held on; `None` changes nothing.
+    pub fn swap_if<T>(
+        &self,
+        env: &EnvironmentName,
+        digest: &Digest,
+        adopt: bool,
+        now: u64,
+        still: impl FnOnce() -> Option<T>,
+    ) -> Result<(Swapped, T), VersionsError> {
         let turn = self.turn(env);
         let _turn = locked(&turn);
         if !self.is_sealed(env, digest) {
             return Err(VersionsError::NotSealed { environment: env.clone(), digest: *digest });
         }
+        let asked = still().ok_or_else(|| VersionsError::Overtaken { environment: env.clone() })?;
+        Ok((self.swap_now(env, digest, adopt, now)?, asked))
+    }
+
+    fn swap_now(
+        &self,
+        env: &EnvironmentName,
+        digest: &Digest,
+        adopt: bool,
+        now: u64,
+    ) -> Result<Swapped, VersionsError> {
         let link = self.layout.link(env);
         let directory = &self.layout.environments_dir;
         let before = self.live(env);

@@ -67,11 +67,13 @@ impl Ages {
 }
 
 impl Versions {
-    /// Versions that need not be kept, oldest first: never the live one, never the one that was live before it.
+    /// Versions that need not be kept, oldest first: never the live one, never the one that was live before it, never
+    /// the one whose link lies ready, which a commit may name at any time (a rollback stages an old one).
     ///
     /// `now` is monotonic, in milliseconds. Changes nothing: one of them may become the spare first.
     pub fn excess(&self, env: &EnvironmentName, now: u64, policy: &Policy) -> Vec<Digest> {
         let live = self.live(env);
+        let ready = fs::read_link(self.layout.ready_link(env)).ok();
         let newest_first = self.list(env);
         let aged = locked(&self.ages).of(env, &newest_first, now);
         let before = aged
@@ -88,6 +90,7 @@ impl Versions {
             .iter()
             .enumerate()
             .filter(|(_, (digest, _))| Some(*digest) != live && Some(*digest) != before)
+            .filter(|(_, (digest, _))| ready.as_ref() != Some(&self.layout.version(env, digest)))
             .filter(|(at, (_, age))| {
                 let kept = *at < policy.newest
                     || within(Some(age.seen), policy.window)
@@ -117,8 +120,22 @@ impl Versions {
 
     /// Forgets a version. Never the live one; that a version was not proven live is the caller's knowledge.
     pub fn discard(&self, env: &EnvironmentName, digest: &Digest) -> Result<(), VersionsError> {
+        self.discard_if(env, digest, || true)
+    }
+
+    /// As [`discard`](Self::discard), asking once more when it is this order's turn: a newer order may have staged the
+    /// same version again meanwhile.
+    pub fn discard_if(
+        &self,
+        env: &EnvironmentName,
+        digest: &Digest,
+        still: impl FnOnce() -> bool,
+    ) -> Result<(), VersionsError> {
         let turn = self.turn(env);
         let _turn = locked(&turn);
+        if !still() {
+            return Err(VersionsError::Overtaken { environment: env.clone() });
+        }
         if self.live(env) == Some(*digest) {
             return Err(VersionsError::Live { environment: env.clone(), digest: *digest });
         }

@@ -153,3 +153,35 @@ fn observing_names_versions_links_and_directories() {
     assert_eq!((states[2].live, states[2].sealed), (Some(new), true));
     assert_eq!(states[2].versions, [new, old]);
 }
+
+#[test]
+fn i5_a_swap_that_was_overtaken_while_it_waited_changes_nothing() {
+    let node = Node::new();
+    let old = node.deploy_text(&[("a", "1")]);
+    let new = node.shelf.put(&files(&[("a", "2")]));
+    node.stage(&new).unwrap();
+    let refused = node.versions.swap_if(&production(), &new, false, 0, || None::<()>);
+    assert!(matches!(refused, Err(VersionsError::Overtaken { .. })));
+    assert_eq!(node.versions.live(&production()), Some(old));
+}
+
+#[test]
+fn i5_a_late_discard_leaves_what_was_staged_again() {
+    let node = Node::new();
+    node.deploy_text(&[("a", "1")]);
+    let staged = node.shelf.put(&files(&[("a", "2")]));
+    node.stage(&staged).unwrap();
+    let refused = node.versions.discard_if(&production(), &staged, || false);
+    assert!(matches!(refused, Err(VersionsError::Overtaken { .. })));
+    assert!(node.versions.is_sealed(&production(), &staged));
+}
+
+#[test]
+fn an_old_version_that_is_staged_for_a_rollback_stays() {
+    let node = Node::new();
+    let digests = nine(&node);
+    node.versions.link_ready(&production(), &digests[1]).unwrap();
+    let excess = node.versions.excess(&production(), 8 * HOUR, &roomy());
+    assert_eq!(excess, [&digests[..1], &digests[2..4]].concat());
+    node.versions.swap(&production(), &digests[1], false, 8 * HOUR).unwrap();
+}
