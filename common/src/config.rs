@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde::de::DeserializeOwned;
+use serde::{
+    Deserialize, Deserializer,
+    de::{DeserializeOwned, Error},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -58,6 +61,36 @@ pub fn parse<T: DeserializeOwned>(text: &str, path: &Path) -> Result<T, ConfigEr
     })
 }
 
+/// For `deserialize_with`: a number that must not be zero.
+pub fn positive<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + PartialEq + From<u8>,
+{
+    let number = T::deserialize(deserializer)?;
+    if number == T::from(0) {
+        Err(D::Error::custom("0 is not possible here: at least 1"))
+    } else {
+        Ok(number)
+    }
+}
+
+/// For `deserialize_with`: `HOST:PORT`. The host need not be known yet.
+pub fn host_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if is_host_port(&text) {
+        Ok(text)
+    } else {
+        Err(D::Error::custom(format!("`{}` is not HOST:PORT", text.escape_debug())))
+    }
+}
+
+pub fn is_host_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()
+    })
+}
+
 fn first_line(message: &str) -> String {
     message.lines().next().unwrap_or_default().to_owned()
 }
@@ -84,6 +117,20 @@ mod tests {
         listen: String,
         #[serde(default)]
         data_dir: String,
+        #[serde(default, deserialize_with = "positive")]
+        deadline_s: u64,
+        #[serde(default, deserialize_with = "host_port")]
+        address: String,
+    }
+
+    #[test]
+    fn a_zero_and_an_address_without_a_port_are_refused_by_line() {
+        let read = |text: &str| parse::<Sample>(text, Path::new("b.toml")).unwrap_err().to_string();
+        assert_eq!(
+            read("listen = 'x'\ndeadline_s = 0\n"),
+            "b.toml line 2: 0 is not possible here: at least 1"
+        );
+        assert_eq!(read("listen = 'x'\naddress = 'main'\n"), "b.toml line 2: `main` is not HOST:PORT");
     }
 
     #[test]

@@ -56,7 +56,8 @@ mod armed {
         #[test]
         fn a_place_is_due_at_the_time_that_was_named_and_only_then() {
             let armed = Armed::parse("after:node-staged:2");
-            let passes = ["before:node-staged", "after:node-staged", "after:node-staged", "after:node-staged"];
+            let passes =
+                ["before:node-staged", "after:node-staged", "after:node-staged", "after:node-staged"];
             assert_eq!(passes.map(|place| armed.is_due(place)), [false, false, true, false]);
             assert!(Armed::parse("swap-after").is_due("swap-after"));
         }

@@ -3,7 +3,11 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bunraku_builder::BuildConfig;
-use bunraku_common::Role;
+use bunraku_common::{
+    Role,
+    config::{host_port, positive},
+};
+use bunraku_engine::Policy;
 use serde::{Deserialize, Serialize};
 
 /// `/etc/bunraku/bunraku.toml`. `bunraku init` writes one with every default shown.
@@ -14,6 +18,7 @@ pub struct Config {
     #[serde(default = "default_listen")]
     pub listen: SocketAddr,
     /// `HOST:PORT` as nodes and operators dial it; shown in the lines to paste.
+    #[serde(deserialize_with = "host_port")]
     pub address: String,
     /// Journal, index, objects, build root, mesh CA.
     #[serde(default = "default_data_dir")]
@@ -50,15 +55,15 @@ fn default_socket() -> PathBuf {
 #[serde(deny_unknown_fields, default)]
 pub struct DeployConfig {
     /// A compiler that cannot stage: `fail` abandons the deploy everywhere, `skip` leaves the compiler behind.
-    pub policy: String,
+    pub policy: Policy,
     /// Seconds for all compilers to stage.
+    #[serde(deserialize_with = "positive")]
     pub stage_deadline_s: u64,
     /// Seconds after the commit decision until a deploy ends with compilers on record as behind.
+    #[serde(deserialize_with = "positive")]
     pub commit_deadline_s: u64,
     /// Seconds without a connection until a compiler counts as unreachable.
     pub unreachable_s: u64,
-    /// Environments that are built side by side.
-    pub parallel_builds: usize,
     /// Snapshots kept for each environment on the controller.
     pub retained: usize,
 }
@@ -66,11 +71,10 @@ pub struct DeployConfig {
 impl Default for DeployConfig {
     fn default() -> Self {
         Self {
-            policy: "fail".into(),
+            policy: Policy::Fail,
             stage_deadline_s: 600,
             commit_deadline_s: 300,
             unreachable_s: 60,
-            parallel_builds: 2,
             retained: 10,
         }
     }
@@ -81,12 +85,15 @@ impl Default for DeployConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct IdentityConfig {
     /// Hours that a node's certificate lives; it is renewed at half of that.
+    #[serde(deserialize_with = "positive")]
     pub node_hours: u64,
     /// Days that an operator's certificate lives.
+    #[serde(deserialize_with = "positive")]
     pub operator_days: u64,
     /// Days after its end in which a node's certificate may still renew itself, and nothing else.
     pub expired_renewal_days: u64,
     /// Minutes that a token is good when the command does not say.
+    #[serde(deserialize_with = "positive")]
     pub token_minutes: u64,
 }
 
@@ -128,6 +135,7 @@ pub struct AuditConfig {
     /// Days that closed journal segments are kept.
     pub keep_days: u64,
     /// MiB of closed journal segments that are kept at most.
+    #[serde(deserialize_with = "positive")]
     pub keep_mib: u64,
 }
 

@@ -15,5 +15,6 @@ mod nodes;
 mod provenance;
 mod report;
 mod serve;
+mod watchdog;
 
 pub use serve::{Controller, ServeError};

@@ -1,16 +1,24 @@
 //! The state as operators see it: what the engine knows, what nodes said, and where snapshots came from, joined.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bunraku_builder::{ObjectStore, summarize};
 use bunraku_common::{
-    Chain, Digest, EnvironmentName, NodeName,
+    Chain, Digest, EnvironmentName, NodeName, hint,
     snapshot::{diff, ruby},
 };
 use bunraku_engine::{Deploy, EnrolledBy, Environment, Millis, NodeRecord, Outcome, Phase, State};
 use bunraku_proto::v1;
 
-use crate::{clock::wall_ms, driver::Shared, nodes::Connections, provenance::Provenance};
+use crate::{
+    clock::wall_ms,
+    driver::Shared,
+    nodes::{About, Connections},
+    provenance::Provenance,
+};
+
+/// Clocks that differ by more: certificates may not be good yet, and times in logs mislead.
+const ALARMING_DIFFERENCE: Duration = Duration::from_secs(60);
 
 /// Everything a report is made from.
 #[derive(Debug, Clone)]
@@ -154,9 +162,8 @@ impl Reporter {
 
     pub(crate) fn node(&self, state: &State, name: &NodeName) -> Option<v1::NodeInfo> {
         let barred = state.fleet().barred.get(name);
-        let record = match state.fleet().nodes.get(name) {
-            Some(record) => record,
-            None => return barred.map(|reason| barred_only(name, reason)),
+        let Some(record) = state.fleet().nodes.get(name) else {
+            return barred.map(|reason| barred_only(name, reason));
         };
         let connected = self.connections.about(name);
         let last = self.connections.last_seen(name);
@@ -170,10 +177,7 @@ impl Reporter {
         let drift = observed.environments.iter();
         let drift = drift.flat_map(|e| e.drift.iter().map(|path| format!("{}/{path}", e.environment)));
         let behind = state.behind().into_iter().filter(|behind| behind.node == *name);
-        let mut alarms = Vec::new();
-        if self.connections.is_contested(name) {
-            alarms.push(format!("two hosts use the identity of {name} (hint: bunraku nodes revoke {name})"));
-        }
+        let alarms = self.alarms_of(name, connected.as_ref(), &observed);
         Some(v1::NodeInfo {
             name: name.to_string(),
             roles: record.roles.iter().map(ToString::to_string).collect(),
@@ -194,6 +198,32 @@ impl Reporter {
             address: about.map(|about| about.address).unwrap_or_default(),
             environments: observed.environments,
         })
+    }
+
+    /// What an operator must know of a node; its being behind is told with the environment.
+    fn alarms_of(
+        &self,
+        name: &NodeName,
+        connected: Option<&About>,
+        observed: &v1::ObserveReply,
+    ) -> Vec<String> {
+        let mut alarms = Vec::new();
+        if self.connections.is_contested(name) {
+            let who =
+                format!("bunraku nodes revoke {name} --reason 'two hosts', then enrol the right one anew");
+            alarms.push(hint::join(&format!("two hosts use the identity of {name}"), &who));
+        }
+        for on_node in observed.environments.iter().filter(|on_node| !on_node.drift.is_empty()) {
+            let (environment, files) = (&on_node.environment, on_node.drift.len());
+            // Nodes name at most 100.
+            let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+            alarms.push(hint::join(
+                &format!("{files} of {environment} on {name} changed by hand"),
+                &format!("bunraku heal {name}"),
+            ));
+        }
+        alarms.extend(connected.and_then(|about| clock_alarm(name, about)));
+        alarms
     }
 
     pub(crate) fn nodes(&self, state: &State) -> Vec<v1::NodeInfo> {
@@ -225,6 +255,18 @@ impl Reporter {
         }
         found
     }
+}
+
+/// Wall clocks, compared when the node said hello.
+fn clock_alarm(name: &NodeName, about: &About) -> Option<String> {
+    let (theirs, ours) = (about.hello.wall_ms, about.since_ms);
+    let off = Duration::from_millis(theirs.abs_diff(ours));
+    if theirs == 0 || off <= ALARMING_DIFFERENCE {
+        return None;
+    }
+    let way = if theirs > ours { "ahead of" } else { "behind" };
+    let told = format!("the clock of {name} is {} s {way} the controller's", off.as_secs());
+    Some(hint::join(&told, "set both by NTP, then systemctl restart bunraku-agent there"))
 }
 
 fn rollback_target(deploy: &Deploy) -> Option<Digest> {

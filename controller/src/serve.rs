@@ -10,14 +10,14 @@ use std::{
 
 use bunraku_builder::{BuildError, Builder, ObjectStore};
 use bunraku_common::{Chain, Digest, NodeName, Term};
-use bunraku_engine::{Event, Fact, Policy, Presence, Settings, State};
+use bunraku_engine::{Event, Fact, Presence, Settings, State};
 use bunraku_proto::{
     Door, FleetName, PROTOCOL, Peer,
     accept::{self, Accepted, Caller, Limits},
     link, serve,
     v1::HelloRequest,
 };
-use bunraku_store::{Keep, LocalStore, Store, StoreError};
+use bunraku_store::{Keep, LocalStore, Lost, Store, StoreError};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
@@ -33,6 +33,7 @@ use crate::{
     nodes::{About, Connections},
     provenance::Provenance,
     report::Reporter,
+    watchdog,
 };
 
 /// Nodes are asked what they serve this often: drift, and what a node settled by itself, show within it.
@@ -64,8 +65,6 @@ pub enum ServeError {
     Ca(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the builder is not usable")]
     Builder(#[from] BuildError),
-    #[error("`{0}` is not a policy: fail and skip are known")]
-    Policy(String),
     #[error("could not {doing} {what}")]
     Io {
         doing: &'static str,
@@ -75,6 +74,23 @@ pub enum ServeError {
     },
     #[error("the driver ended: what the journal holds is safe, the process must start again")]
     Halted,
+}
+
+impl ServeError {
+    /// Whether only a change of the configuration helps: then starting again is of no use.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Builder(error) => {
+                matches!(error, BuildError::Account(_) | BuildError::NoRemote | BuildError::Exclude(_))
+            }
+            Self::Store(_)
+            | Self::Checkpoint(_)
+            | Self::Record { .. }
+            | Self::Ca(_)
+            | Self::Io { .. }
+            | Self::Halted => false,
+        }
+    }
 }
 
 impl From<CaError> for ServeError {
@@ -109,9 +125,9 @@ impl Controller {
     /// Opens everything and starts serving.
     pub async fn start(config: Config) -> Result<Self, ServeError> {
         let config = Arc::new(config);
-        let settings = settings(&config)?;
+        let settings = settings(&config);
         let ca = MeshCa::open(&config.data_dir.join("ca"))?;
-        let (mut store, state, clock) = recover(&config.data_dir.join("state"))?;
+        let (mut store, state, clock, lost) = recover(&config.data_dir.join("state"))?;
         let state = begin_term(&mut store, state, &clock, settings)?;
         let objects = config.data_dir.join("objects");
         let objects = ObjectStore::open(&objects).map_err(io_error("open", objects.display()))?;
@@ -137,7 +153,7 @@ impl Controller {
             store: objects,
             provenance,
         };
-        let api = Api { driver, reporter, connections, builder, identities, config };
+        let api = Api { driver, reporter, connections, builder, identities, config, lost };
         api.open(thread).await
     }
 
@@ -174,25 +190,24 @@ impl Controller {
     }
 }
 
-fn settings(config: &Config) -> Result<Settings, ServeError> {
+fn settings(config: &Config) -> Settings {
     let deploy = &config.deploy;
-    let policy = Policy::parse(&deploy.policy).ok_or_else(|| ServeError::Policy(deploy.policy.clone()))?;
-    Ok(Settings {
-        policy,
+    Settings {
+        policy: deploy.policy,
         stage_deadline: deploy.stage_deadline_s * 1000,
         commit_deadline: deploy.commit_deadline_s * 1000,
         unreachable: deploy.unreachable_s * 1000,
-        parallel_builds: deploy.parallel_builds,
+        parallel_builds: config.build.parallel,
         retained: deploy.retained,
         // The builder ends by its own, shorter deadline and says more.
         build_deadline: (config.build.deadline_s + 60) * 1000,
         renew_grace_s: config.identity.expired_renewal_days * 86_400,
         ..Settings::default()
-    })
+    }
 }
 
-/// Reads the newest checkpoint and what follows.
-fn recover(dir: &Path) -> Result<(LocalStore, State, Clock), ServeError> {
+/// Reads the newest checkpoint and what follows. Acknowledged records that are gone are an alarm until the next start.
+fn recover(dir: &Path) -> Result<(LocalStore, State, Clock, Option<Lost>), ServeError> {
     if let Some(above) = dir.parent() {
         fs::create_dir_all(above).map_err(io_error("make", above.display()))?;
     }
@@ -210,7 +225,7 @@ fn recover(dir: &Path) -> Result<(LocalStore, State, Clock), ServeError> {
         Some(record) => Some((record.at_ms, record.wall_ms)),
         None => store.after(store.head().sequence.saturating_sub(1), 1)?.last().map(|r| (r.at_ms, r.wall_ms)),
     };
-    Ok((store, state, Clock::continuing(last)))
+    Ok((store, state, Clock::continuing(last), recovered.lost))
 }
 
 /// One run of one controller: journalled before anything else happens.
@@ -252,6 +267,7 @@ impl Api {
         }));
         tasks.push(tokio::spawn(self.clone().ask_nodes_now_and_then()));
         tasks.push(tokio::spawn(self.clone().housekeep()));
+        tasks.push(tokio::spawn(watchdog::keep_fed(self.driver.clone())));
         Ok(Controller { driver: self.driver, thread, connections: self.connections, tasks, address, socket })
     }
 

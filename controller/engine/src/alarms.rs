@@ -78,7 +78,7 @@ impl State {
         });
         let each: Vec<String> = each.collect();
         Some(format!(
-            "since the takeover compilers serve different snapshots of {name}: {} (hint: bunraku deploy {name})",
+            "since the takeover compilers serve different snapshots of {name}: {}\nhint: bunraku deploy {name}",
             each.join("; ")
         ))
     }

@@ -27,7 +27,7 @@ pub enum Need {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a right (hint: viewer, deployer, deployer:PATTERN, operator or admin)")]
+#[error("`{0}` is not a right: viewer, deployer, deployer:PATTERN, operator and admin are known")]
 pub struct BadRight(String);
 
 impl Right {

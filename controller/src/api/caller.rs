@@ -84,13 +84,15 @@ fn covers(subject: &Subject, needs: Needs) -> bool {
 
 fn not_allowed(subject: &Subject, path: &str, needs: Needs) -> Status {
     let method = path.rsplit('/').next().unwrap_or(path);
-    let right = match subject {
-        Subject::Operator { right, .. } => format!(" (its right is {right})"),
-        Subject::Root | Subject::Node { .. } | Subject::Stranger => String::new(),
+    let text = match subject {
+        Subject::Operator { name, right } => {
+            format!("this needs {}, and {name} is {right}\nhint: ask an admin", needs.told())
+        }
+        Subject::Root | Subject::Node { .. } | Subject::Stranger => {
+            format!("{subject} may not call {method}: it is for {}", needs.told())
+        }
     };
-    Status::permission_denied(
-        format!("{subject} may not call {method}{right}: it needs {needs:?}").to_lowercase(),
-    )
+    Status::permission_denied(text)
 }
 
 /// Whether the caller may deploy this environment.
@@ -115,7 +117,9 @@ pub(crate) fn subject<T>(request: &Request<T>) -> Result<Subject, Status> {
 pub(crate) fn node<T>(request: &Request<T>) -> Result<NodeName, Status> {
     match subject(request)? {
         Subject::Node { name } => Ok(name),
-        other => Err(Status::permission_denied(format!("{other} is not a node"))),
+        other @ (Subject::Root | Subject::Operator { .. } | Subject::Stranger) => {
+            Err(Status::permission_denied(format!("{other} is not a node")))
+        }
     }
 }
 

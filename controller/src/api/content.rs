@@ -111,9 +111,12 @@ fn send(
     for object in rest {
         let unreadable = |error| PackFailed::Object(object.digest, error);
         let (mut file, length) = objects.open_object(&object.digest).map_err(unreadable)?;
-        writer.object(object, length, &mut file).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => PackFailed::Gone(error),
-            _ => unreadable(error),
+        writer.object(object, length, &mut file).map_err(|error| {
+            if error.kind() == io::ErrorKind::BrokenPipe {
+                PackFailed::Gone(error)
+            } else {
+                unreadable(error)
+            }
         })?;
     }
     let mut sink = writer.finish().and_then(zstd::Encoder::finish).map_err(PackFailed::Gone)?;

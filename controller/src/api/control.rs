@@ -2,12 +2,13 @@
 
 use std::pin::Pin;
 
+use bunraku_common::NodeName;
 use bunraku_engine::DeployId;
 use bunraku_proto::v1::{self, control_server::Control};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use super::{Api, caller, parse};
+use super::{Api, caller, nodes::reasoned, parse};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -76,27 +77,33 @@ impl Control for Api {
     async fn hold_node(&self, request: Request<v1::HoldNodeRequest>) -> Answer<v1::NodeInfo> {
         let who = caller::subject(&request)?;
         let v1::HoldNodeRequest { node, reason } = request.into_inner();
-        let node = parse(&node)?;
-        self.change_node(bunraku_engine::Request::HoldNode { node, reason }, &who).await.map(Response::new)
+        let node: NodeName = parse(&node)?;
+        reasoned(&reason)?;
+        let request = bunraku_engine::Request::HoldNode { node: node.clone(), reason };
+        self.change_node(&node, request, &who).await.map(Response::new)
     }
 
     async fn release_node(&self, request: Request<v1::NodeRequest>) -> Answer<v1::NodeInfo> {
         let who = caller::subject(&request)?;
-        let node = parse(&request.into_inner().node)?;
-        self.change_node(bunraku_engine::Request::ReleaseNode { node }, &who).await.map(Response::new)
+        let node: NodeName = parse(&request.into_inner().node)?;
+        let request = bunraku_engine::Request::ReleaseNode { node: node.clone() };
+        self.change_node(&node, request, &who).await.map(Response::new)
     }
 
     async fn revoke_node(&self, request: Request<v1::RevokeNodeRequest>) -> Answer<v1::NodeInfo> {
         let who = caller::subject(&request)?;
         let v1::RevokeNodeRequest { node, reason } = request.into_inner();
-        let node = parse(&node)?;
-        self.change_node(bunraku_engine::Request::RevokeNode { node, reason }, &who).await.map(Response::new)
+        let node: NodeName = parse(&node)?;
+        reasoned(&reason)?;
+        let request = bunraku_engine::Request::RevokeNode { node: node.clone(), reason };
+        self.change_node(&node, request, &who).await.map(Response::new)
     }
 
     async fn allow_node(&self, request: Request<v1::NodeRequest>) -> Answer<v1::NodeInfo> {
         let who = caller::subject(&request)?;
-        let node = parse(&request.into_inner().node)?;
-        self.change_node(bunraku_engine::Request::AllowNode { node }, &who).await.map(Response::new)
+        let node: NodeName = parse(&request.into_inner().node)?;
+        let request = bunraku_engine::Request::AllowNode { node: node.clone() };
+        self.change_node(&node, request, &who).await.map(Response::new)
     }
 
     async fn remove_node(&self, request: Request<v1::NodeRequest>) -> Answer<v1::RemoveNodeReply> {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bunraku_builder::Branches;
-use bunraku_common::{Chain, Digest, EnvironmentName};
+use bunraku_common::{Chain, Digest, EnvironmentName, hint};
 use bunraku_engine::{DeployId, Fact, Policy, Request};
 use bunraku_proto::v1;
 use tonic::Status;
@@ -11,12 +11,14 @@ use tonic::Status;
 use super::{
     Api,
     caller::{Subject, may_deploy},
-    parse, with_hint,
+    parse,
 };
 use crate::driver::RequestError;
 
 /// Deploys listed when the request does not say how many.
 const LISTED: usize = 20;
+/// The standing of a controller that gives orders.
+pub(crate) const IN_COMMAND: &str = "in command";
 
 impl Api {
     pub(super) fn status_now(&self) -> v1::StatusReply {
@@ -26,22 +28,28 @@ impl Api {
         let state = shared.state();
         let mut alarms = state.alarms(now);
         if let Some(jump) = shared.clock.jumped() {
-            alarms.push(format!(
-                "the clock jumped by {} s: no certificates are issued (hint: set the clock right, then systemctl restart bunraku)",
-                jump.as_secs()
-            ));
+            let jumped = format!("the clock jumped by {} s: no certificates are issued", jump.as_secs());
+            alarms.push(hint::join(&jumped, "set the clock right, then systemctl restart bunraku"));
+        }
+        if let Some(lost) = self.lost {
+            let lost = format!(
+                "the journal has lost records that were acknowledged: it ends with record {}, and there were {}",
+                lost.kept, lost.acknowledged
+            );
+            let look = "bunraku environments list shows what the compilers serve; compare it, then systemctl restart bunraku";
+            alarms.push(hint::join(&lost, look));
         }
         alarms.extend(self.identities.alarms());
         let nodes = self.reporter.nodes(&state);
         alarms.extend(nodes.iter().flat_map(|node| node.alarms.iter().cloned()));
         let standing = match superseded {
-            None => "in command".to_owned(),
-            Some(by) => format!(
-                "gives no orders: {} has obeyed {}, this is {} (hint: if the other controller is gone, bunraku takeover --reason '…')",
-                by.node,
-                by.by,
-                state.term().map_or(0, |term| term.number)
-            ),
+            None => IN_COMMAND.to_owned(),
+            Some(by) => {
+                let own = state.term().map_or(0, |term| term.number);
+                let standing =
+                    format!("gives no orders: {} has obeyed {}, this is term {own}", by.node, by.by);
+                hint::join(&standing, "if the other controller is gone: bunraku takeover --reason '…'")
+            }
         };
         let active = state.deploys().values().filter(|deploy| !deploy.is_ended());
         v1::StatusReply {
@@ -88,9 +96,13 @@ impl Api {
             may_deploy(who, environment)?;
         }
         let branches = self.builder.branches().await.map_err(|error| {
-            Status::failed_precondition(with_hint(
-                &format!("the control repository could not be read: {}", Chain(&error)),
-                "check `remote` and `transports` in the [build] table, and that the build user may read it",
+            let (why, hint) = hint::split(&Chain(&error).to_string());
+            let look =
+                "check `remote` and `transports` in the [build] table, and that the build user may read it";
+            let hint = if hint.is_empty() { look } else { &hint };
+            Status::failed_precondition(hint::join(
+                &format!("the control repository could not be read: {why}"),
+                hint,
             ))
         })?;
         let mut reply = v1::DeployReply::default();
@@ -111,7 +123,11 @@ impl Api {
         }
         // One environment, refused: that is the answer, with its own code.
         match (reply.deploys.is_empty(), reply.refused.as_slice()) {
-            (true, [only]) => Err(Status::failed_precondition(with_hint(&only.reason, &only.hint))),
+            (true, [only]) => {
+                let text = hint::join(&only.reason, &only.hint);
+                let known = branches.environments.keys().any(|name| name.as_str() == only.environment);
+                Err(if known { Status::failed_precondition(text) } else { Status::not_found(text) })
+            }
             _ => Ok(reply),
         }
     }
@@ -127,7 +143,7 @@ impl Api {
             reply.refused.push(v1::Refused {
                 environment: refused.name.escape_debug().to_string(),
                 reason: refused.reason.clone(),
-                hint: "rename the branch".to_owned(),
+                hint: "rename the branch: git branch -m OLD NEW, and push it".to_owned(),
             });
         }
         let state = self.driver.shared.state();
@@ -276,6 +292,6 @@ fn nearest(environment: &EnvironmentName, branches: &Branches) -> String {
         .min();
     match near {
         Some((_, name)) => format!("did you mean {name}?"),
-        None => format!("{} branches are there; push the branch first", branches.environments.len()),
+        None => "push the branch first; those that are there: git ls-remote --heads REMOTE".to_owned(),
     }
 }

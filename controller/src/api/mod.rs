@@ -22,12 +22,13 @@ use std::{
 };
 
 use bunraku_builder::Builder;
-use bunraku_common::limits;
+use bunraku_common::{hint, limits};
 use bunraku_engine::RefusalCode;
 use bunraku_proto::{
     accept::Caller,
     v1::{content_server::ContentServer, control_server::ControlServer, enrollment_server::EnrollmentServer},
 };
+use bunraku_store::Lost;
 use tonic::{Status, body::Body, server::NamedService, service::Routes, transport::server::UdsConnectInfo};
 use tower::Service;
 
@@ -48,6 +49,8 @@ pub(crate) struct Api {
     pub builder: Arc<Builder>,
     pub identities: Arc<Identities>,
     pub config: Arc<Config>,
+    /// Found at the start: acknowledged records that the journal does not have any more.
+    pub lost: Option<Lost>,
 }
 
 impl Api {
@@ -130,7 +133,7 @@ impl From<RequestError> for Status {
     fn from(error: RequestError) -> Self {
         match error {
             RequestError::Refused(refusal) => {
-                let text = with_hint(&refusal.reason, &refusal.hint);
+                let text = hint::join(&refusal.reason, &refusal.hint);
                 match refusal.code {
                     RefusalCode::NotFound => Self::not_found(text),
                     RefusalCode::Conflict => Self::failed_precondition(text),
@@ -143,11 +146,6 @@ impl From<RequestError> for Status {
             stopping @ RequestError::Stopping => Self::unavailable(stopping.to_string()),
         }
     }
-}
-
-/// The form in which the command line finds the hint again.
-pub(crate) fn with_hint(reason: &str, hint: &str) -> String {
-    if hint.is_empty() { reason.to_owned() } else { format!("{reason}\nhint: {hint}") }
 }
 
 /// A name from the wire, or an error that says what a name is.

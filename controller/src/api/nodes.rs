@@ -24,21 +24,14 @@ impl Api {
             .ok_or_else(|| Status::not_found(format!("there is no node {node}\nhint: bunraku nodes list")))
     }
 
-    pub(super) async fn change_node(&self, request: Request, who: &Subject) -> Result<v1::NodeInfo, Status> {
-        let node = match &request {
-            Request::HoldNode { node, reason } | Request::RevokeNode { node, reason } => {
-                if reason.trim().is_empty() {
-                    return Err(Status::invalid_argument(
-                        "a reason is needed: it is shown to whoever meets this later",
-                    ));
-                }
-                node.clone()
-            }
-            Request::ReleaseNode { node } | Request::AllowNode { node } => node.clone(),
-            _ => return Err(Status::internal("not a change of a node")),
-        };
+    pub(super) async fn change_node(
+        &self,
+        node: &NodeName,
+        request: Request,
+        who: &Subject,
+    ) -> Result<v1::NodeInfo, Status> {
         self.driver.request(request, &who.to_string()).await?;
-        self.node_info(&node)
+        self.node_info(node)
     }
 
     /// Asks a connected node what it serves; what differs from what was known becomes an event.
@@ -124,11 +117,22 @@ impl Api {
     fn reachable(&self, node: &NodeName) -> Result<NodeClient, Status> {
         self.node_info(node)?;
         self.connections.client(node).ok_or_else(|| {
-            Status::unavailable(format!(
-                "{node} is not connected\nhint: systemctl status bunraku-agent, on {node}"
+            // Not `unavailable`: the controller did answer.
+            Status::failed_precondition(format!(
+                "{node} is not connected\nhint: on {node}: systemctl status bunraku-agent"
             ))
         })
     }
+}
+
+/// A hold or a revocation without a reason is a riddle for whoever meets it.
+pub(super) fn reasoned(reason: &str) -> Result<(), Status> {
+    if reason.trim().is_empty() {
+        return Err(Status::invalid_argument(
+            "a reason is needed: it is shown to whoever meets this later\nhint: --reason 'new disk'",
+        ));
+    }
+    Ok(())
 }
 
 type NodeClient = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;

@@ -99,7 +99,9 @@ impl Api {
             [] | [_] => {
                 Err(Status::not_found(format!("there is no token `{beginning}`\nhint: bunraku token list")))
             }
-            _ => Err(Status::invalid_argument(format!("several tokens begin with `{beginning}`"))),
+            _ => Err(Status::invalid_argument(format!(
+                "several tokens begin with `{beginning}`\nhint: bunraku token list"
+            ))),
         }
     }
 

@@ -19,6 +19,21 @@ pub(crate) enum Needs {
     Nobody,
 }
 
+impl Needs {
+    /// For the one who lacks it.
+    pub(crate) fn told(self) -> &'static str {
+        match self {
+            Self::Viewer => "the right viewer",
+            Self::Deployer => "the right deployer",
+            Self::Operator => "the right operator",
+            Self::Admin => "the right admin",
+            Self::Node => "a node's identity",
+            Self::Oneself => "an identity of one's own",
+            Self::Nobody => "a host without an identity",
+        }
+    }
+}
+
 /// Service, method, need. A test fails when an RPC of the wire is missing.
 pub(crate) const RIGHTS: &[(&str, &str, Needs)] = &[
     ("Content", "Pack", Needs::Node),

@@ -2,6 +2,7 @@
 
 use std::{fmt, process::ExitCode};
 
+use bunraku_common::hint;
 use tonic::{Code, Status};
 
 /// Exit codes: stable, for scripts. `docs/exit-codes.md` and `bunraku --help` show the same table.
@@ -42,11 +43,8 @@ pub struct Failure {
 
 impl Failure {
     pub(crate) fn new(exit: Exit, message: impl fmt::Display) -> Self {
-        let text = message.to_string();
-        match text.split_once("\nhint: ") {
-            Some((message, hint)) => Self { exit, message: message.to_owned(), hint: Some(hint.to_owned()) },
-            None => Self { exit, message: text, hint: None },
-        }
+        let (message, hint) = hint::split(&message.to_string());
+        Self { exit, message, hint: (!hint.is_empty()).then_some(hint) }
     }
 
     pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {

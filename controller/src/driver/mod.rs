@@ -90,13 +90,23 @@ impl fmt::Debug for Driver {
 }
 
 enum Input {
-    Request { request: Request, who: String, answer: oneshot::Sender<Result<Vec<Fact>, RequestError>> },
-    Takeover { reason: String, who: String, answer: oneshot::Sender<Result<Term, RequestError>> },
+    Request {
+        request: Request,
+        who: String,
+        answer: oneshot::Sender<Result<Vec<Fact>, RequestError>>,
+    },
+    Takeover {
+        reason: String,
+        who: String,
+        answer: oneshot::Sender<Result<Term, RequestError>>,
+    },
     Event(Event),
     Connected(NodeName),
     Gone(NodeName),
     Superseded(Superseded),
     Done(Done),
+    /// Is anybody there?
+    Alive(oneshot::Sender<()>),
     Halt,
 }
 
@@ -175,6 +185,13 @@ impl Driver {
 
     pub(crate) fn superseded(&self, superseded: Superseded) {
         self.put(Input::Superseded(superseded));
+    }
+
+    /// Whether the loop takes what comes in; resolves when it came to this question.
+    pub(crate) async fn answers(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.put(Input::Alive(answer));
+        answered.await.is_ok()
     }
 
     /// Ends the loop after what came in before; orders under way are left to the next run.
@@ -285,6 +302,8 @@ impl Loop {
                     self.observe(event, now, batch);
                 }
             }
+            // Whoever asked may have given up meanwhile.
+            Input::Alive(answer) => drop(answer.send(())),
             Input::Halt => {}
         }
     }

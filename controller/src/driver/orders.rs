@@ -10,7 +10,7 @@ use std::{
 
 use bunraku_builder::{Builder, ObjectStore, Pin};
 use bunraku_common::{
-    Chain, Digest, EnvironmentName, Generation, NodeName, Term,
+    Chain, Digest, EnvironmentName, Generation, NodeName, Term, hint,
     snapshot::{diff, ruby},
 };
 use bunraku_engine::{Built, DeployId, Event, Fault, State, Step, StepId};
@@ -115,7 +115,7 @@ impl Hands {
             Ok(built) => built,
             Err(failed) => {
                 self.describe(self.provenance.keep_output(deploy, failed.output()));
-                let (reason, hint) = split_hint(&Chain(&failed).to_string());
+                let (reason, hint) = hint::split(&Chain(&failed).to_string());
                 return (Some(Event::BuildFailed { deploy, reason, hint }), None);
             }
         };
@@ -269,15 +269,4 @@ pub(crate) fn order(term: Term, generation: Generation, environment: &Environmen
 
 pub(crate) fn wire_term(term: Term) -> v1::Term {
     v1::Term { number: term.number, id: format!("{:032x}", term.id) }
-}
-
-/// `reason`, and what stands behind `hint:`.
-fn split_hint(text: &str) -> (String, String) {
-    match text.split_once("hint: ") {
-        Some((reason, hint)) => {
-            let reason = reason.trim_end_matches(['\n', ' ', '(']).to_owned();
-            (reason, hint.trim_end_matches(')').to_owned())
-        }
-        None => (text.to_owned(), String::new()),
-    }
 }
