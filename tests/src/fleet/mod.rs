@@ -48,6 +48,9 @@ use authority::Authority;
 /// How long a condition may take on a loaded machine before the test says that it never came.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// The address of a cloned host ends with this; nodes count from 11.
+const CLONE_HOST: u8 = 200;
+
 /// A controller, its control repository, and its nodes `c1`, `c2`, …
 #[derive(Debug)]
 pub struct Fleet {
@@ -132,6 +135,15 @@ impl Fleet {
         node.enrol(&self.main).await;
         node.start().await.unwrap();
         node
+    }
+
+    /// A second host with a node's identity, as a cloned machine is; not started, and no part of the fleet.
+    pub async fn clone_host(&self, name: &str) -> Node {
+        let dir = self.dir.path().join(format!("{name}-clone"));
+        let from = host_in(self.main.network(), CLONE_HOST);
+        let clone = Node::make(&dir, name, &self.main, &self.authority, from, self.change_agents).await;
+        clone.copy_data_of(self.node(name));
+        clone
     }
 
     pub fn node(&self, name: &str) -> &Node {

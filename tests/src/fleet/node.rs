@@ -59,7 +59,7 @@ impl Node {
             code: Some(CodeConfig {
                 versions_dir: dir.join("code"),
                 environments_dir: Some(environments),
-                group: None,
+                group: Default::default(),
                 reserve_mib: 1,
                 ..CodeConfig::default()
             }),
@@ -198,19 +198,10 @@ impl Node {
         &self.dir
     }
 
-    /// A second host with this node's identity, as a cloned machine is: own directories, the same keys.
-    pub async fn clone_host(&self, main: &MainServer, authority_of: &super::Fleet, from: u8) -> Self {
-        let dir = self.dir.with_extension("clone");
-        let from = super::host_in(main.network(), from);
-        let twin = Self::make(&dir, self.name(), main, &authority_of.authority, from, |_| ()).await;
-        let copied = Command::new("cp")
-            .arg("-a")
-            .arg(self.config().data_dir)
-            .arg(twin.config().data_dir)
-            .status()
-            .unwrap();
-        assert!(copied.success());
-        twin
+    /// Takes over the identity and the memory of another node, as a cloned disk does.
+    pub(super) fn copy_data_of(&self, other: &Self) {
+        let (from, to) = (other.config().data_dir, self.config().data_dir);
+        assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
     }
 
     /// Whether it holds an identity that is good now.

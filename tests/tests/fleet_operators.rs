@@ -1,0 +1,181 @@
+//! F25, I4, I8: several people at once, people who give up waiting, revocations, and cloned hosts.
+
+use std::time::Instant;
+
+use bunraku_proto::v1;
+use bunraku_tests::fleet::{Fleet, Flow, digest_of, until};
+use tonic::Code;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f25_i4_many_requests_at_once_become_few_deploys_and_the_newest_commit_wins() {
+    let fleet = Fleet::new().nodes(2).up().await;
+    fleet.deploy_change("production", "old").await;
+    fleet.push("production", &[("manifests/site.pp", "# newest\n")]);
+    let asking = (0..20).map(|_| {
+        let mut client = fleet.main().client();
+        tokio::spawn(async move {
+            let environments = vec!["production".to_owned()];
+            let reply = client.deploy(v1::DeployRequest { environments, ..Default::default() }).await;
+            reply.unwrap().into_inner().deploys[0].id
+        })
+    });
+    let asking: Vec<_> = asking.collect();
+    let mut ids = Vec::new();
+    for asked in asking {
+        ids.push(asked.await.unwrap());
+    }
+    let mut live = Vec::new();
+    for id in &ids {
+        let ended = fleet.main().until_ended(*id).await;
+        assert!(["live", "unchanged"].contains(&ended.phase.as_str()), "{ended:#?}");
+        live.push(ended.snapshot);
+    }
+    live.dedup();
+    assert_eq!(live.len(), 1, "all were about the same commit");
+    ids.sort_unstable();
+    ids.dedup();
+    assert!(ids.len() < 20, "requests join those that have not begun");
+    assert_eq!(fleet.main().audit_counts().await["commit-decided"], 2);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f25_i4_a_second_deploy_waits_for_the_first_and_its_commit_is_the_final_one() {
+    let fleet = Fleet::new().nodes(2).up().await;
+    fleet.deploy_change("production", "old").await;
+    let held = Flow { held: true, ..Flow::default() };
+    fleet.node("c2").link().set_flows(held, Flow::default());
+    fleet.push("production", &[("manifests/site.pp", "# first\n")]);
+    let first = fleet.main().ask_deploy("production").await.unwrap();
+    fleet.main().until_phase(first, "staging").await;
+    fleet.push("production", &[("manifests/site.pp", "# second\n")]);
+    let second = fleet.main().ask_deploy("production").await.unwrap();
+    assert_ne!(first, second);
+    assert_eq!(fleet.main().show_deploy(second).await.phase, "queued", "one at a time");
+    fleet.node("c2").reconnect();
+    let (first, second) = (fleet.main().until_ended(first).await, fleet.main().until_ended(second).await);
+    assert_eq!((first.phase.as_str(), second.phase.as_str()), ("live", "live"));
+    fleet.until_all_serve("production", digest_of(&second)).await;
+    assert_eq!(fleet.node("c1").read("production", "manifests/site.pp"), "# second\n");
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f25_who_gives_up_waiting_does_not_stop_the_deploy() {
+    let fleet = Fleet::new().nodes(2).up().await;
+    fleet.deploy_change("production", "old").await;
+    let held = Flow { held: true, ..Flow::default() };
+    fleet.node("c2").link().set_flows(held, Flow::default());
+    fleet.push("production", &[("manifests/site.pp", "# new\n")]);
+    // A client with a connection of its own that watches, as `bunraku deploy` does, and is then gone.
+    let mut client = fleet.main().client();
+    let environments = vec!["production".to_owned()];
+    let asked = client.deploy(v1::DeployRequest { environments, ..Default::default() }).await.unwrap();
+    let id = asked.into_inner().deploys[0].id;
+    let request = v1::WatchRequest { from_now: true, deploy: id, follow: true, ..Default::default() };
+    let watching = client.watch(request).await.unwrap();
+    fleet.main().until_phase(id, "staging").await;
+    drop((watching, client));
+    fleet.node("c2").reconnect();
+    let deploy = fleet.main().until_ended(id).await;
+    assert_eq!(deploy.phase, "live", "{deploy:#?}");
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f25_i8_a_node_revoked_in_the_middle_of_a_deploy_is_out_within_two_seconds_and_the_deploy_ends() {
+    let fleet = Fleet::new().nodes(3).up().await;
+    let old = fleet.deploy_change("production", "old").await;
+    let held = Flow { held: true, ..Flow::default() };
+    fleet.node("c3").link().set_flows(held, Flow::default());
+    fleet.push("production", &[("manifests/site.pp", "# new\n")]);
+    let id = fleet.main().ask_deploy("production").await.unwrap();
+    fleet.main().until_recorded("node-staged", "c1", 2).await;
+    let revoke = v1::RevokeNodeRequest { node: "c3".into(), reason: "stolen".into() };
+    fleet.main().client().revoke_node(revoke).await.unwrap();
+    let revoked = Instant::now();
+    fleet.main().until_gone("c3").await;
+    assert!(revoked.elapsed().as_secs_f32() < 2.0, "I8");
+    let deploy = fleet.main().until_ended(id).await;
+    assert_eq!(deploy.phase, "live", "I7: {deploy:#?}");
+    // It dials again and again, and stays out.
+    fleet.node("c3").reconnect();
+    let dialled = fleet.node("c3").link().connections();
+    until("the revoked node has dialled again", || async {
+        fleet.node("c3").link().connections() >= dialled + 2
+    })
+    .await;
+    let info = fleet.main().node("c3").await;
+    assert!(!info.connected && info.standing == "revoked: stolen", "{info:#?}");
+    assert_eq!(fleet.node("c3").live("production"), Some(old));
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i8_a_revoked_name_cannot_join_by_token_until_it_is_allowed_and_then_catches_up() {
+    let fleet = Fleet::new().nodes(2).up().await;
+    let new = fleet.deploy_change("production", "new").await;
+    let revoke = v1::RevokeNodeRequest { node: "c2".into(), reason: "stolen".into() };
+    fleet.main().client().revoke_node(revoke).await.unwrap();
+    let token = v1::CreateTokenRequest { node: "c2".into(), roles: vec!["compiler".into()], ttl_s: 0 };
+    let refused = fleet.main().client().create_token(token).await.unwrap_err();
+    assert!(refused.message().contains("bunraku nodes allow c2"), "{refused}");
+    let allow = v1::NodeRequest { node: "c2".into() };
+    fleet.main().client().allow_node(allow).await.unwrap();
+    let node = fleet.node("c2");
+    node.stop().await;
+    node.enrol(fleet.main()).await;
+    node.start().await.unwrap();
+    fleet.main().until_connected("c2").await;
+    fleet.until_all_serve("production", new).await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hosts_with_one_identity_raise_an_alarm() {
+    let fleet = Fleet::new().nodes(2).up().await;
+    let snapshot = fleet.deploy_change("production", "one").await;
+    let clone = fleet.clone_host("c2").await;
+    clone.start().await.unwrap();
+    until("the alarm is raised", || async {
+        let alarms = fleet.main().status().await.alarms;
+        alarms.iter().any(|alarm| alarm.contains("two hosts use the identity of c2"))
+    })
+    .await;
+    assert_eq!(fleet.node("c1").serves("production"), Some(snapshot));
+    clone.stop().await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_enrols_again_ends_its_earlier_identity() {
+    let fleet = Fleet::new().nodes(1).up().await;
+    let clone = fleet.clone_host("c1").await;
+    let node = fleet.node("c1");
+    node.stop().await;
+    node.enrol(fleet.main()).await;
+    node.start().await.unwrap();
+    fleet.main().until_connected("c1").await;
+    let connected_since = fleet.main().node("c1").await.since_ms;
+    // What was copied before is worth nothing now.
+    clone.start().await.unwrap();
+    until("the old identity has tried", || async { clone.link().connections() >= 3 }).await;
+    assert_eq!(fleet.main().node("c1").await.since_ms, connected_since, "the new one is not disturbed");
+    clone.stop().await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_exist_is_refused_with_a_hint_and_has_no_effect() {
+    let fleet = Fleet::new().nodes(1).up().await;
+    let before = fleet.main().audit().await.len();
+    let wrong = fleet.main().ask_deploy("prodution").await.unwrap_err();
+    assert_eq!(wrong.code(), Code::NotFound);
+    assert!(wrong.message().contains("did you mean production?"), "{wrong}");
+    let hold = v1::HoldNodeRequest { node: "c9".into(), reason: "x".into() };
+    assert_eq!(fleet.main().client().hold_node(hold).await.unwrap_err().code(), Code::NotFound);
+    let back = v1::RollbackRequest { environment: "production".into(), to: String::new() };
+    assert_eq!(fleet.main().client().rollback(back).await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(fleet.main().audit().await.len(), before, "I6");
+    fleet.end().await;
+}
