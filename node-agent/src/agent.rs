@@ -42,12 +42,28 @@ pub enum AgentError {
     Name(#[from] BadName),
     #[error("`{0}` is not the address of Puppet Server: HOST:PORT is expected")]
     Server(String),
-    #[error("group {0} does not exist\nhint: set group in the [code] table, or remove it")]
+    #[error(
+        "group {0} does not exist\nhint: name Puppet Server's group in the [code] table, or group = \"\" lets everybody read"
+    )]
     Group(String),
     #[error("versions cannot be kept")]
     Versions(#[from] VersionsError),
     #[error("the node's memory cannot be read")]
     Memory(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl AgentError {
+    /// Whether only a change of the configuration helps: then starting again is of no use.
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::Name(_) | Self::Server(_) | Self::Group(_) => true,
+            Self::Io { .. }
+            | Self::Running { .. }
+            | Self::Settings(_)
+            | Self::Versions(_)
+            | Self::Memory(_) => false,
+        }
+    }
 }
 
 impl From<MemoryError> for AgentError {
@@ -67,7 +83,11 @@ impl Agent {
     /// Opens what this node keeps and begins to dial.
     pub async fn start(config: Config) -> Result<Self, AgentError> {
         let node = Arc::new(Node::open(config).await?);
-        let mut tasks = vec![tokio::spawn(Connection::new(node.clone()).keep())];
+        let connection = tokio::spawn(Connection::new(node.clone()).keep());
+        let mut tasks = vec![
+            tokio::spawn(crate::watchdog::keep_fed(node.clone(), connection.abort_handle())),
+            connection,
+        ];
         if node.compiler.is_some() {
             tasks.push(tokio::spawn(crate::background::settle_debts(node.clone())));
             tasks.push(tokio::spawn(crate::background::tidy(node.clone())));
@@ -209,9 +229,9 @@ impl Compiler {
             Some(dir) => dir.clone(),
             None => puppet.settings().await?.environmentpath.clone(),
         };
-        let group = match &code.group {
-            Some(name) => Some(group_id(name).ok_or_else(|| AgentError::Group(name.clone()))?),
-            None => None,
+        let group = match code.group.as_str() {
+            "" => None,
+            name => Some(group_id(name).ok_or_else(|| AgentError::Group(name.to_owned()))?),
         };
         let mut layout = Layout::new(code.versions_dir.clone(), environments_dir.clone(), group);
         layout.reserve_bytes = code.reserve_mib << 20;
@@ -258,12 +278,14 @@ impl Compiler {
         }
     }
 
-    pub(crate) fn set_owed(&self, environment: &EnvironmentName, why: Option<String>) {
+    /// Whether that is news: a debt is tried every other second, and told once.
+    pub(crate) fn set_owed(&self, environment: &EnvironmentName, why: Option<String>) -> bool {
         let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        match why {
-            Some(why) => owed.insert(environment.clone(), why),
+        let before = match &why {
+            Some(why) => owed.insert(environment.clone(), why.clone()),
             None => owed.remove(environment),
         };
+        before != why
     }
 
     pub(crate) fn owed(&self, environment: &EnvironmentName) -> Option<String> {

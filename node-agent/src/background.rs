@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bunraku_common::{Chain, Digest, EnvironmentName};
+use bunraku_common::{Chain, Digest, EnvironmentName, NodeName};
 use bunraku_versions::{Budget, Prepared, Versions, VersionsError};
 use tokio::time::{sleep, timeout};
 
@@ -58,7 +58,7 @@ pub(crate) async fn tidy(node: Arc<Node>) {
                 tracing::warn!(%environment, error = %Chain(&error), "the versions could not be tidied");
             }
             if nothing_new {
-                scrub(compiler, &environment, &mut scrubbed_to).await;
+                scrub(&node.name, compiler, &environment, &mut scrubbed_to).await;
             }
         }
         let emptied = on_versions(compiler, |versions| {
@@ -114,6 +114,7 @@ fn outlived(
 }
 
 async fn scrub(
+    name: &NodeName,
     compiler: &Compiler,
     environment: &EnvironmentName,
     to: &mut BTreeMap<EnvironmentName, String>,
@@ -123,7 +124,7 @@ async fn scrub(
     match scrubbed {
         Some(Ok(scrubbed)) => {
             for drift in &scrubbed.drift {
-                tracing::warn!(%environment, path = drift.path, what = ?drift.what, "changed by hand (hint: bunraku heal)");
+                tracing::warn!(%environment, path = drift.path, what = ?drift.what, "changed by hand (hint: bunraku heal {name})");
             }
             if let Some(next) = scrubbed.next {
                 to.insert(environment.clone(), next);

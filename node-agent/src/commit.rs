@@ -79,9 +79,6 @@ impl Commit {
         let flushed = self.flush(node, compiler).await;
         crash::point("commit-flushed");
         drop(lock);
-        if let Err(why) = &flushed {
-            tracing::warn!(environment = %self.environment, why, "the flush is owed");
-        }
         Ok((swapped_ms, flushed.is_ok()))
     }
 
@@ -109,7 +106,10 @@ impl Commit {
                 Err(error) => Some(Chain(&error).to_string()),
             },
         };
-        compiler.set_owed(&self.environment, owed.clone());
+        let news = compiler.set_owed(&self.environment, owed.clone());
+        if let Some(why) = owed.as_ref().filter(|_| news) {
+            tracing::warn!(environment = %self.environment, why, "flush and proof are owed");
+        }
         if owed.is_none() {
             compiler.successor_is_proven(&self.environment, self.snapshot);
             compiler.committed.notify_one();

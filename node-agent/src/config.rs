@@ -3,7 +3,10 @@
 
 use std::path::PathBuf;
 
-use bunraku_common::NodeName;
+use bunraku_common::{
+    EnvironmentName, NodeName,
+    config::{host_port, positive},
+};
 use serde::{Deserialize, Serialize};
 
 /// `/etc/bunraku/agent.toml`.
@@ -11,6 +14,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// `HOST:PORT` of the controller.
+    #[serde(deserialize_with = "host_port")]
     pub controller: String,
     /// This node's name: its certname. Without it, Puppet's `certname` is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,8 +45,8 @@ pub struct CodeConfig {
     pub versions_dir: PathBuf,
     /// Puppet's `environmentpath`; without it asked from `puppet config print`.
     pub environments_dir: Option<PathBuf>,
-    /// Group that may read the code (Puppet Server's); without it everybody may.
-    pub group: Option<String>,
+    /// Group that may read the code: Puppet Server's. Empty: everybody may.
+    pub group: String,
     /// Versions kept for rollback at least.
     pub keep_versions: usize,
     /// Minutes that every version is kept, however many there are.
@@ -50,9 +54,12 @@ pub struct CodeConfig {
     /// MiB that stay free: a stage that would go below fails before it writes.
     pub reserve_mib: u64,
     /// Minutes that the longest compile may take: a version is recycled only this long after its successor was proven.
+    #[serde(deserialize_with = "positive")]
     pub longest_compile_minutes: u64,
     /// Make `.resource_types` in a staged version when types changed.
     pub generate_types: bool,
+    /// Environments in which that is left out.
+    pub no_types: Vec<EnvironmentName>,
 }
 
 impl Default for CodeConfig {
@@ -60,12 +67,13 @@ impl Default for CodeConfig {
         Self {
             versions_dir: "/var/lib/bunraku-code".into(),
             environments_dir: None,
-            group: Some("puppet".into()),
+            group: "puppet".into(),
             keep_versions: 5,
             keep_minutes: 120,
             reserve_mib: 256,
             longest_compile_minutes: 30,
             generate_types: true,
+            no_types: Vec::new(),
         }
     }
 }

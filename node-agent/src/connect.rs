@@ -48,6 +48,7 @@ impl Connection {
     /// For ever.
     pub(crate) async fn keep(self) {
         let mut attempt = 0;
+        let mut told = String::new();
         loop {
             let began = tokio::time::Instant::now();
             let outcome = match self.identity().await {
@@ -59,8 +60,16 @@ impl Connection {
                     attempt = 0;
                     continue;
                 }
-                Ok(Renewed::No) => tracing::info!("the connection to the controller ended"),
-                Err(why) => tracing::warn!(attempt, "{why}"),
+                Ok(Renewed::No) => {
+                    tracing::info!("the connection to the controller ended");
+                    told.clear();
+                }
+                // Told once: a controller that is away for a night must not fill the log.
+                Err(why) if why == told => tracing::debug!(attempt, "{why}"),
+                Err(why) => {
+                    tracing::warn!(attempt, "{why}");
+                    told = why;
+                }
             }
             attempt = if began.elapsed() > GOOD { 0 } else { attempt + 1 };
             let spread = Duration::from_millis(self.redial_spread_ms.swap(0, Ordering::Relaxed).into());

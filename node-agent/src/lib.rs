@@ -17,6 +17,7 @@ pub mod identity;
 mod memory;
 mod service;
 mod stage;
+mod watchdog;
 
 pub use agent::{Agent, AgentError};
 pub use config::{CodeConfig, Config, EnrollConfig, PuppetConfig};

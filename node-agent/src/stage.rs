@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bunraku_common::{Chain, Digest, EnvironmentName, crash};
+use bunraku_common::{Chain, Digest, EnvironmentName, crash, hint};
 use bunraku_proto::v1::{StageFailed, Staged, stage_failed};
 use bunraku_puppetserver::{ServerError, types::GenerateTypes};
 use bunraku_versions::{Fault, RESOURCE_TYPES, StageError};
@@ -96,7 +96,9 @@ impl Stage {
     /// `.resource_types` of the staged version: generated when types changed, else carried over from the live one.
     async fn types(&self, node: &Node, compiler: &Compiler) -> Result<(), StageFailed> {
         let version = compiler.versions.resolve(&self.environment, &self.snapshot);
-        if !compiler.config.generate_types || version.join(RESOURCE_TYPES).exists() {
+        let code = &compiler.config;
+        let wanted = code.generate_types && !code.no_types.contains(&self.environment);
+        if !wanted || version.join(RESOURCE_TYPES).exists() {
             return Ok(());
         }
         let live = compiler.versions.live(&self.environment).filter(|live| *live != self.snapshot);
@@ -131,8 +133,11 @@ impl Stage {
             Err(error) => {
                 let fault =
                     if error.is_content() { stage_failed::Fault::Content } else { stage_failed::Fault::Node };
-                let hint = "mend the type, or set generate_types = false in the [code] table of the agents";
-                Err(StageFailed { fault: fault.into(), reason: Chain(&error).to_string(), hint: hint.into() })
+                let otherwise = format!(
+                    "mend the type, or leave it out: no_types = [\"{}\"] in the [code] table of agent.toml",
+                    self.environment
+                );
+                Err(stage_failed(fault, &Chain(&error).to_string(), &otherwise))
             }
         }
     }
@@ -218,9 +223,17 @@ fn failed(error: StageError) -> StageFailed {
         Fault::Content => stage_failed::Fault::Content,
         Fault::Node => stage_failed::Fault::Node,
     };
-    StageFailed { fault: fault.into(), reason: error.reason, hint: error.hint.unwrap_or_default() }
+    let reason = Chain(&error).to_string();
+    stage_failed(fault, &reason, error.hint.as_deref().unwrap_or_default())
 }
 
 fn node_fault(reason: String, hint: String) -> StageFailed {
-    StageFailed { fault: stage_failed::Fault::Node.into(), reason, hint }
+    stage_failed(stage_failed::Fault::Node, &reason, &hint)
+}
+
+/// With one hint: the error's own knows better than `otherwise`.
+fn stage_failed(fault: stage_failed::Fault, told: &str, otherwise: &str) -> StageFailed {
+    let (reason, own) = hint::split(told);
+    let hint = if own.is_empty() { otherwise.to_owned() } else { own };
+    StageFailed { fault: fault.into(), reason, hint }
 }

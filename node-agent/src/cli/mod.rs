@@ -9,7 +9,11 @@ use std::{
     process::ExitCode,
 };
 
-use bunraku_common::{Chain, config};
+use bunraku_common::{
+    Chain,
+    config::{self, ConfigError},
+    hint,
+};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::Config;
@@ -36,7 +40,7 @@ struct Cli {
 enum Command {
     /// Run the node agent
     #[command(after_help = "Example: bunraku-agent run --config /etc/bunraku/agent.toml")]
-    Run,
+    Run(run::Run),
     /// Join: by a one-time token, or by this host's Puppet certificate
     #[command(
         after_help = "Examples:\n  bunraku-agent enroll --controller main.example.com:8170 --pin 3f… --token-file token\n  \
@@ -76,7 +80,7 @@ pub fn main() -> ExitCode {
     let data_dir =
         || read(&cli.config).map_or_else(|_| crate::config::default_data_dir(), |config| config.data_dir);
     let done = match &cli.command {
-        Command::Run => runtime.block_on(run::run(&cli.config)),
+        Command::Run(run) => runtime.block_on(run.run(&cli.config)),
         Command::Enroll(enroll) => runtime.block_on(enroll.run(&cli.config)),
         Command::Doctor(doctor) => runtime.block_on(doctor.run(&cli.config)),
         Command::CodeId { environment } => return crate::helpers::code_id(&data_dir(), environment),
@@ -112,14 +116,27 @@ fn report(failure: &Failure) -> ExitCode {
         Failure::WrongUse(text) => (2, text.as_str()),
         Failure::Silent => (1, ""),
     };
-    if !text.is_empty() {
-        eprintln!("error: {text}");
+    let (reason, hint) = hint::split(text);
+    if !reason.is_empty() {
+        eprintln!("error: {reason}");
+    }
+    if !hint.is_empty() {
+        eprintln!("hint: {hint}");
     }
     ExitCode::from(code)
 }
 
 pub(crate) fn read(path: &Path) -> Result<Config, Failure> {
-    config::read(path).map_err(|error| Failure::WrongUse(Chain(&error).to_string()))
+    config::read(path).map_err(|error| {
+        let told = Chain(&error).to_string();
+        Failure::WrongUse(match error {
+            ConfigError::Read { .. } => hint::join(
+                &told,
+                "/usr/share/doc/bunraku-agent/docs/configuration.md has every key; two lines will do",
+            ),
+            ConfigError::Parse { .. } => told,
+        })
+    })
 }
 
 #[cfg(test)]

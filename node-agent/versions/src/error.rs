@@ -26,8 +26,7 @@ pub enum VersionsError {
     #[error("version {} of {environment} is live", digest.short())]
     Live { environment: EnvironmentName, digest: Digest },
     #[error(
-        "{} is a directory, not a link (hint: `bunraku deploy {environment} --plan` names what is not in git; \
-         allow its adoption with `adopt = true` in the node agent's config)",
+        "{} is a directory, not a link (hint: bunraku deploy {environment} takes it over and keeps what it holds)",
         path.display()
     )]
     DirectoryInTheWay { environment: EnvironmentName, path: PathBuf },
