@@ -143,7 +143,11 @@ impl Reporter {
         let live = on_node.and_then(|on_node| on_node.live);
         let proven = known.committed.as_ref().is_some_and(|committed| record.has_proven(name, committed));
         let connected = self.shared.presence().is_connected(node);
+        // What was adopted after a takeover is served already, and proven with the next deploy.
+        let adopted =
+            known.adopting && live.is_some() && live == known.committed.as_ref().map(|c| c.snapshot);
         let state = match (&record.held, proven, connected, &known.committed) {
+            (None, false, ..) if adopted => "adopted",
             (Some(_), ..) => "held",
             (None, true, true, _) => "proven",
             (None, true, false, _) => "proven, not connected",

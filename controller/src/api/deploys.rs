@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bunraku_builder::Branches;
 use bunraku_common::{Chain, Digest, EnvironmentName, hint};
-use bunraku_engine::{DeployId, Fact, Policy, Request};
+use bunraku_engine::{DeployId, Fact, Policy, Request, State};
 use bunraku_proto::v1;
 use tonic::Status;
 
@@ -13,7 +13,7 @@ use super::{
     caller::{Subject, may_deploy},
     parse,
 };
-use crate::driver::RequestError;
+use crate::driver::{RequestError, Superseded};
 
 /// Deploys listed when the request does not say how many.
 const LISTED: usize = 20;
@@ -42,15 +42,7 @@ impl Api {
         alarms.extend(self.identities.alarms());
         let nodes = self.reporter.nodes(&state);
         alarms.extend(nodes.iter().flat_map(|node| node.alarms.iter().cloned()));
-        let standing = match superseded {
-            None => IN_COMMAND.to_owned(),
-            Some(by) => {
-                let own = state.term().map_or(0, |term| term.number);
-                let standing =
-                    format!("gives no orders: {} has obeyed {}, this is term {own}", by.node, by.by);
-                hint::join(&standing, "if the other controller is gone: bunraku takeover --reason '…'")
-            }
-        };
+        let standing = superseded.map_or_else(|| IN_COMMAND.to_owned(), |by| standing(&by, &state));
         let active = state.deploys().values().filter(|deploy| !deploy.is_ended());
         v1::StatusReply {
             controller: self.config.address.clone(),
@@ -70,6 +62,17 @@ impl Api {
         }
     }
 
+    /// A request that would wait for orders that never leave is refused at once.
+    fn in_command(&self) -> Result<(), Status> {
+        match self.driver.shared.superseded() {
+            None => Ok(()),
+            Some(by) => {
+                let standing = standing(&by, &self.driver.shared.state());
+                Err(Status::failed_precondition(format!("this controller {standing}")))
+            }
+        }
+    }
+
     pub(super) fn environments_now(&self) -> Vec<v1::EnvironmentInfo> {
         let state = self.driver.shared.state();
         state.environments().iter().map(|(n, e)| self.reporter.environment(&state, n, e)).collect()
@@ -80,6 +83,7 @@ impl Api {
         request: v1::DeployRequest,
         who: &Subject,
     ) -> Result<v1::DeployReply, Status> {
+        self.in_command()?;
         let policy = match request.policy.as_str() {
             "" => None,
             text => Some(Policy::parse(text).ok_or_else(|| {
@@ -157,6 +161,7 @@ impl Api {
         request: v1::RollbackRequest,
         who: &Subject,
     ) -> Result<v1::DeployReply, Status> {
+        self.in_command()?;
         let environment: EnvironmentName = parse(&request.environment)?;
         may_deploy(who, &environment)?;
         let to = if request.to.is_empty() { None } else { Some(request.to) };
@@ -262,6 +267,14 @@ impl Api {
             ))),
         }
     }
+}
+
+/// What a controller is that gives no orders.
+fn standing(superseded: &Superseded, state: &State) -> String {
+    let own = state.term().map_or(0, |term| term.number);
+    let Superseded { by, node } = superseded;
+    let standing = format!("gives no orders: {node} has obeyed {by}, this is term {own}");
+    hint::join(&standing, "if the other controller is gone: bunraku takeover --reason '…'")
 }
 
 fn no_branch(environment: &EnvironmentName, branches: &Branches) -> v1::Refused {
