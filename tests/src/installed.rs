@@ -17,6 +17,12 @@ use crate::{
 
 const PORT: u16 = 8170;
 const STARTS_WITHIN: Duration = Duration::from_secs(30);
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
+const CRASHES_WITHIN: Duration = Duration::from_secs(60);
+/// A deploy with a build, on a loaded machine, or with a Puppet Server that starts.
+const ENDS_WITHIN: Duration = Duration::from_secs(180);
+/// See `bunraku_common::crash`; only debug builds have such places.
+const CRASH_AT: &str = "BUNRAKU_CRASH_AT";
 
 /// The controller on the main server and a node agent on each compiler and on the balancer.
 #[derive(Debug)]
@@ -100,12 +106,25 @@ impl Bunraku {
         self.directory.join("control.sock")
     }
 
+    /// Changes a key of the controller's configuration; it is read at the next start.
+    pub fn configure_controller(&self, table: &str, key: &str, value: impl Into<toml::Value>) -> Result<()> {
+        let mut config: toml::Table = fs::read_to_string(self.config())?.parse()?;
+        let table = config.entry(table).or_insert_with(|| toml::Table::new().into());
+        table.as_table_mut().context("not a table")?.insert(key.into(), value.into());
+        fs::write(self.config(), config.to_string()).context("could not write the controller's configuration")
+    }
+
     /// Starts the controller and waits until it answers.
     pub fn start_controller(&mut self) -> Result<()> {
-        let log = self.directory.join("controller.log");
+        self.start_controller_with(None)
+    }
+
+    /// As [`Bunraku::start_controller`]; it kills itself at a place that `bunraku_common::crash` knows.
+    pub fn start_controller_with(&mut self, crash_at: Option<&str>) -> Result<()> {
         let mut command = program("bunraku")?;
         command.arg("serve").arg("--config").arg(self.config());
-        let mut service = Service::spawn("bunraku serve", &mut command, &log)?;
+        command.envs(crash_at.map(|place| (CRASH_AT, place)));
+        let mut service = Service::spawn("bunraku serve", &mut command, &self.controller_log())?;
         wait_for("the controller to answer", STARTS_WITHIN, || {
             service.ensure_running()?;
             Ok(self.ask(&["status", "-o", "json"])?.succeeded().then_some(()))
@@ -122,6 +141,23 @@ impl Bunraku {
         self.controller.take().context("the controller does not run")?.kill()
     }
 
+    /// `systemctl stop bunraku`.
+    pub fn stop_controller(&mut self) -> Result<()> {
+        let controller = self.controller.take().context("the controller does not run")?;
+        controller.stop(STOPS_WITHIN).map(drop)
+    }
+
+    /// Waits until the controller has killed itself at its crash point.
+    pub fn wait_for_crash_of_controller(&mut self) -> Result<()> {
+        let mut controller = self.controller.take().context("the controller does not run")?;
+        wait_for("the controller's crash", CRASHES_WITHIN, || controller.ended()).map(drop)
+    }
+
+    /// What the controller says about itself.
+    pub fn controller_log(&self) -> PathBuf {
+        self.directory.join("controller.log")
+    }
+
     /// The configuration of the agent beside a compiler: it joins by its Puppet certificate.
     pub fn configure_compiler(&self, compiler: &PuppetServer) -> Result<()> {
         let data = self.data_dir(compiler.name());
@@ -132,7 +168,7 @@ impl Bunraku {
              [puppet]\narguments = ['--config', '{puppet_conf}']\nserver = '{address}:8140'\nconf_d = '{conf_d}'\n\n\
              [enroll]\nmain_certname = '{CA_NAME}'\nroles = ['compiler']\n",
             data = data.display(),
-            versions = compiler.codedir().with_file_name("bunraku-code").display(),
+            versions = Self::versions_dir(compiler).display(),
             puppet_conf = compiler.puppet_conf().display(),
             address = compiler.address(),
             conf_d = compiler.conf_d().display(),
@@ -153,8 +189,19 @@ impl Bunraku {
         Ok(())
     }
 
-    fn data_dir(&self, node: &str) -> PathBuf {
+    /// Where the agent of a node keeps its identity, its memory and its helpers.
+    pub fn data_dir(&self, node: &str) -> PathBuf {
         self.directory.join(node)
+    }
+
+    /// Where the agent of a compiler keeps versions.
+    pub fn versions_dir(compiler: &PuppetServer) -> PathBuf {
+        compiler.codedir().with_file_name("bunraku-code")
+    }
+
+    /// What an agent says about itself.
+    pub fn agent_log(&self, node: &str) -> PathBuf {
+        self.directory.join(format!("{node}.log"))
     }
 
     fn agent_config(&self, node: &str) -> PathBuf {
@@ -169,9 +216,15 @@ impl Bunraku {
     }
 
     pub fn start_agent(&mut self, node: &str) -> Result<()> {
+        self.start_agent_with(node, None)
+    }
+
+    /// As [`Bunraku::start_agent`]; it kills itself at a place that `bunraku_common::crash` knows.
+    pub fn start_agent_with(&mut self, node: &str, crash_at: Option<&str>) -> Result<()> {
         let mut command = program("bunraku-agent")?;
         command.arg("run").arg("--config").arg(self.agent_config(node));
-        let log = self.directory.join(format!("{node}.log"));
+        command.envs(crash_at.map(|place| (CRASH_AT, place)));
+        let log = self.agent_log(node);
         let service = Service::spawn(&format!("bunraku-agent on {node}"), &mut command, &log)?;
         self.agents.push((node.to_owned(), service));
         Ok(())
@@ -183,8 +236,23 @@ impl Bunraku {
     }
 
     pub fn kill_agent(&mut self, node: &str) -> Result<()> {
+        self.take_agent(node)?.kill()
+    }
+
+    /// `systemctl stop bunraku-agent`.
+    pub fn stop_agent(&mut self, node: &str) -> Result<()> {
+        self.take_agent(node)?.stop(STOPS_WITHIN).map(drop)
+    }
+
+    /// Waits until an agent has killed itself at its crash point.
+    pub fn wait_for_crash_of_agent(&mut self, node: &str) -> Result<()> {
+        let mut agent = self.take_agent(node)?;
+        wait_for(&format!("the crash of the agent on {node}"), CRASHES_WITHIN, || agent.ended()).map(drop)
+    }
+
+    fn take_agent(&mut self, node: &str) -> Result<Service> {
         let at = self.agents.iter().position(|(name, _)| name == node);
-        self.agents.remove(at.with_context(|| format!("no agent runs on {node}"))?).1.kill()
+        Ok(self.agents.remove(at.with_context(|| format!("no agent runs on {node}"))?).1)
     }
 
     /// `bunraku …` as root on the controller's host.
@@ -192,6 +260,13 @@ impl Bunraku {
         let mut command = program("bunraku")?;
         command.args(arguments).arg("--socket").arg(self.socket());
         said(&mut command, None)
+    }
+
+    /// `bunraku …` on another host: there is no socket there, and an operator's own home.
+    pub fn ask_as(&self, home: &Path, arguments: &[&str], input: Option<&str>) -> Result<Said> {
+        let mut command = program("bunraku")?;
+        command.args(arguments).env("HOME", home).arg("--socket").arg(home.join("no-socket"));
+        said(&mut command, input)
     }
 
     /// As `ask`, and it must succeed.
@@ -212,6 +287,39 @@ impl Bunraku {
     pub fn json(&self, arguments: &[&str]) -> Result<Value> {
         let said = self.tell(&[arguments, &["-o", "json"]].concat())?;
         serde_json::from_str(&said.out).with_context(|| format!("not JSON: {}", said.out))
+    }
+
+    /// A deploy as `deploys show` tells it.
+    pub fn deploy_shown(&self, id: u64) -> Result<Value> {
+        self.json(&["deploys", "show", &id.to_string()])
+    }
+
+    /// Asks for a deploy and does not wait for it; its number.
+    pub fn begin_deploy(&self, environment: &str) -> Result<u64> {
+        let accepted = self.json(&["deploy", environment, "--no-wait"])?;
+        accepted["deploys"][0]["id"].as_u64().context("no deploy was accepted")
+    }
+
+    /// Waits until a deploy has ended, and tells how.
+    pub fn wait_for_end(&self, id: u64) -> Result<Value> {
+        wait_for(&format!("the end of deploy {id}"), ENDS_WITHIN, || {
+            let shown = self.deploy_shown(id)?;
+            Ok((shown["ended_ms"] != 0).then_some(shown))
+        })
+    }
+
+    /// Waits until all compilers serve one digest of `environment`, proven.
+    pub fn wait_until_proven(&self, environment: &str) -> Result<String> {
+        wait_for(&format!("{environment} to be proven everywhere"), ENDS_WITHIN, || {
+            Ok(self.proven_everywhere(environment).ok())
+        })
+    }
+
+    /// Whether the controller has a connection to this node.
+    pub fn is_connected(&self, node: &str) -> Result<bool> {
+        let reply = self.json(&["nodes", "list"])?;
+        let listed = reply["nodes"].as_array().context("no list of nodes")?;
+        Ok(listed.iter().any(|n| n["name"] == node && n["connected"] == true))
     }
 
     /// Waits until every named node is connected.
@@ -249,10 +357,10 @@ impl Bunraku {
 
     pub fn stop(mut self) -> Result<()> {
         for (_, agent) in self.agents.drain(..) {
-            agent.stop(Duration::from_secs(20))?;
+            agent.stop(STOPS_WITHIN)?;
         }
         if let Some(controller) = self.controller.take() {
-            controller.stop(Duration::from_secs(20))?;
+            controller.stop(STOPS_WITHIN)?;
         }
         Ok(())
     }

@@ -1,0 +1,68 @@
+//! A catalog, read for the one number that everything in it must name.
+
+use anyhow::{Context, Result, ensure};
+use bunraku_tests::stack::Agent;
+use serde_json::Value;
+
+/// What a catalog says about the code it was compiled from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Catalog {
+    /// Of the manifest.
+    pub version: u64,
+    /// Of Hiera's data.
+    pub message: String,
+    pub compiler: String,
+    pub code_id: String,
+    /// SHA-256 of the file that the agent will fetch, as the catalog promises it.
+    pub banner: String,
+}
+
+/// Compiles a catalog on `host` (a compiler or the balancer). No answer, or one without all parts, is an error.
+pub(crate) fn fetch(agent: &Agent, host: &str, environment: &str) -> Result<Catalog> {
+    let json = agent.catalog(host, environment)?;
+    read(&json).with_context(|| format!("{host} compiled a catalog that is not whole"))
+}
+
+/// The file of a version by code id, from any compiler: status and body.
+pub(crate) fn banner_of(agent: &Agent, host: &str, code_id: &str) -> Result<(u16, String)> {
+    let path = "modules/motd/files/banner.txt";
+    let url = format!(
+        "https://{host}:8140/puppet/v3/static_file_content/{path}?environment=production&code_id={code_id}"
+    );
+    let answer = agent.client().get(&url)?;
+    Ok((answer.status, answer.body))
+}
+
+fn read(catalog: &Value) -> Result<Catalog> {
+    let motd = resource(catalog, "-motd.txt")?;
+    let content = motd["parameters"]["content"].as_str().context("a motd without content")?;
+    let word = |name: &str| {
+        let found = content.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        found.with_context(|| format!("no {name} in: {content}"))
+    };
+    let module = word("module")?;
+    let banner = resource(catalog, "-banner.txt")?;
+    let title = banner["title"].as_str().context("a banner without title")?;
+    let checksum = &catalog["metadata"][title]["checksum"];
+    ensure!(checksum["type"] == "sha256", "the banner of {module} has no sha256 in the catalog: {checksum}");
+    let sum = checksum["value"].as_str().unwrap_or_default().trim_start_matches("{sha256}");
+    Ok(Catalog {
+        version: number(module)?,
+        message: word("message")?.to_owned(),
+        compiler: word("compiler")?.to_owned(),
+        code_id: catalog["code_id"].as_str().context("a catalog without code_id")?.to_owned(),
+        banner: sum.to_owned(),
+    })
+}
+
+/// `7` of `v7`.
+pub(crate) fn number(version: &str) -> Result<u64> {
+    let digits = version.strip_prefix('v').and_then(|digits| digits.parse().ok());
+    digits.with_context(|| format!("{version} is no version"))
+}
+
+fn resource<'a>(catalog: &'a Value, ending: &str) -> Result<&'a Value> {
+    let resources = catalog["resources"].as_array().context("a catalog without resources")?;
+    let titled = |resource: &&Value| resource["title"].as_str().is_some_and(|title| title.ends_with(ending));
+    resources.iter().find(titled).with_context(|| format!("a catalog without {ending}"))
+}
