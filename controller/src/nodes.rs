@@ -70,6 +70,10 @@ impl Connections {
         self.lock().nodes.get(node).map(|connected| link::client(connected.link.clone()))
     }
 
+    pub(crate) fn is_connected(&self, node: &NodeName) -> bool {
+        self.lock().nodes.contains_key(node)
+    }
+
     /// Remembers a connection of an identity, so that a revocation can cut it.
     pub(crate) fn started(&self, serial: &str, key: &str, cut: Cut) -> ConnectionId {
         let mut inner = self.lock();

@@ -42,6 +42,9 @@ const ASK_NODES: Duration = Duration::from_secs(30);
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
 /// The oldest protocol number that is still spoken.
 const OLDEST_PROTOCOL: u32 = if PROTOCOL > 2 { PROTOCOL - 2 } else { 1 };
+/// Terms rise by one at a start and by a thousand at a takeover. A node that claims more must not drive this
+/// controller's term, by takeovers, to where no higher one is left.
+const FARTHEST_TERM: u64 = 1 << 32;
 /// Nodes that lost their controller come back spread over this.
 const REDIAL_SPREAD: Duration = Duration::from_millis(500);
 
@@ -381,6 +384,12 @@ impl Api {
             return None;
         }
         let highest = hello.highest_term.as_ref().and_then(parse_term);
+        if let Some(highest) =
+            highest.filter(|highest| highest.number.saturating_sub(term.number) > FARTHEST_TERM)
+        {
+            tracing::error!(%node, %highest, own = %term, "the node claims a term that no controller ever had\nhint: bunraku nodes revoke {node}");
+            return None;
+        }
         if let Some(highest) = highest.filter(|highest| !highest.yields_to(&term)) {
             tracing::error!(%node, %highest, own = %term, "the node has obeyed a newer controller: no orders are given");
             self.driver.superseded(Superseded { by: highest, node: node.clone() });

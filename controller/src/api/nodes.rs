@@ -15,6 +15,8 @@ const OBSERVE_DEADLINE: Duration = Duration::from_secs(10);
 const DOCTOR_DEADLINE: Duration = Duration::from_secs(60);
 /// Hashes whole versions.
 const HEAL_DEADLINE: Duration = Duration::from_secs(600);
+/// Environments of one node that are listened to: what a node says goes into the journal and the state (I10).
+const ENVIRONMENTS: usize = 4096;
 
 impl Api {
     pub(super) fn node_info(&self, node: &NodeName) -> Result<v1::NodeInfo, Status> {
@@ -145,7 +147,7 @@ fn deadline<T>(message: T, limit: Duration) -> tonic::Request<T> {
 
 /// What a node said, parsed. What cannot be parsed is as if it were not there: the node is then brought up to date.
 pub(crate) fn seen(observed: &v1::ObserveReply) -> Vec<Seen> {
-    let parsed = observed.environments.iter().map(|on_node| {
+    let parsed = observed.environments.iter().take(ENVIRONMENTS).map(|on_node| {
         let environment = EnvironmentName::parse(&on_node.environment)?;
         let live = on_node.live.parse().ok().filter(|_| on_node.sealed);
         let versions = on_node.versions.iter().filter_map(|text| text.parse().ok()).collect();

@@ -34,6 +34,8 @@ const REQUESTS: usize = 512;
 const BATCH: usize = 256;
 /// The loop looks at the time at least this often: connections age, certificates expire.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// While the journal's disk is full, what falls due by itself is tried again this often and not at once.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
 /// How far a takeover jumps above the highest term seen: an older controller that restarts in a loop stays below.
 const TAKEOVER_JUMP: u64 = 1000;
 
@@ -149,7 +151,7 @@ impl Driver {
             shared: shared.clone(),
         };
         let hands = Arc::new(hands(&shared));
-        let run = Loop { state, shared, incoming, inputs, hands, flight: Flight::default() };
+        let run = Loop { state, shared, incoming, inputs, hands, flight: Flight::default(), full: false };
         let thread = std::thread::Builder::new()
             .name("driver".into())
             .spawn(move || run.run())
@@ -213,6 +215,8 @@ struct Loop {
     inputs: mpsc::Sender<Input>,
     hands: Arc<Hands>,
     flight: Flight,
+    /// The last batch could not be journalled for want of room.
+    full: bool,
 }
 
 /// What is told once the batch is on disk.
@@ -258,7 +262,9 @@ impl Loop {
         let deadline = self.state.deadline(&self.shared.presence());
         let until_deadline =
             deadline.map_or(LONGEST_WAIT, |at| Duration::from_millis(at.saturating_sub(now)));
-        until_deadline.min(self.flight.until_next_retry().unwrap_or(LONGEST_WAIT)).min(LONGEST_WAIT)
+        let wait =
+            until_deadline.min(self.flight.until_next_retry().unwrap_or(LONGEST_WAIT)).min(LONGEST_WAIT);
+        if self.full { wait.max(FULL_PAUSE) } else { wait }
     }
 
     fn take(&mut self, inputs: Vec<Input>) -> Result<(), StoreError> {
@@ -283,9 +289,8 @@ impl Loop {
             Input::Takeover { reason, who, answer } => {
                 let seen = self.shared.superseded().map_or(0, |s| s.by.number);
                 let own = self.state.term().map_or(0, |term| term.number);
-                let term = Term { number: seen.max(own) + TAKEOVER_JUMP, id: random_id() };
+                let term = Term { number: seen.max(own).saturating_add(TAKEOVER_JUMP), id: random_id() };
                 self.apply(&[Fact::TermBegan { term, takeover: Some(reason) }], &who, now, batch);
-                self.set_superseded(None);
                 batch.answers.push(Answer::Takeover(answer, term));
             }
             Input::Event(event) => self.observe(event, now, batch),
@@ -293,10 +298,23 @@ impl Loop {
                 self.presence_mut().connected(node.clone());
                 self.flight.retry_now(&node);
             }
-            Input::Gone(node) => self.presence_mut().gone(&node, now),
-            Input::Superseded(superseded) => self.set_superseded(Some(superseded)),
+            Input::Gone(node) => {
+                // Its next connection may have been registered before this end was told, and told before it.
+                if !self.hands.connections.is_connected(&node) {
+                    self.presence_mut().gone(&node, now);
+                }
+            }
+            Input::Superseded(superseded) => {
+                // A hello that was under way during a takeover was said in the term before it.
+                let over = self.state.term().is_some_and(|own| superseded.by.yields_to(&own));
+                if !over {
+                    self.set_superseded(Some(superseded));
+                }
+            }
             Input::Done(done) => {
-                self.flight.landed(&done.step, done.event.is_some());
+                // A node that cannot be brought up may work for minutes each time: the pauses must grow.
+                let failed = matches!(done.event, None | Some(Event::BringFailed { .. }));
+                self.flight.landed(&done.step, !failed);
                 batch.pins.extend(done.pin);
                 if let Some(event) = done.event {
                     self.observe(event, now, batch);
@@ -338,7 +356,10 @@ impl Loop {
             let appended =
                 self.shared.with_store(|store| store.append(records).map(|_| store.head().sequence));
             match appended {
-                Ok(head) => self.publish(&batch.facts, now, head),
+                Ok(head) => {
+                    self.full = false;
+                    self.publish(&batch.facts, now, head);
+                }
                 Err(full @ (StoreError::Full { .. } | StoreError::TooLarge { .. })) => {
                     self.take_back(batch, &full);
                     return Ok(());
@@ -352,7 +373,10 @@ impl Loop {
         for answer in batch.answers {
             match answer {
                 Answer::Request(to, answer) => drop(to.send(answer)),
-                Answer::Takeover(to, term) => drop(to.send(Ok(term))),
+                Answer::Takeover(to, term) => {
+                    self.set_superseded(None);
+                    drop(to.send(Ok(term)));
+                }
             }
         }
         self.checkpoint_if_due()
@@ -377,6 +401,7 @@ impl Loop {
     /// (their steps will be asked for again).
     fn take_back(&mut self, batch: Batch, why: &StoreError) {
         tracing::error!(error = %Chain(why), "nothing was journalled");
+        self.full = true;
         self.state = self.shared.state().clone();
         for answer in batch.answers {
             match answer {

@@ -15,7 +15,7 @@ use bunraku_common::{
 };
 use bunraku_engine::{Built, DeployId, Event, Fault, State, Step, StepId};
 use bunraku_proto::v1::{
-    self, CommitRequest, DiscardRequest, Order, StageRequest, stage_failed, stage_reply::Outcome,
+    self, CommitReply, CommitRequest, DiscardRequest, Order, StageRequest, stage_failed, stage_reply::Outcome,
 };
 use tokio::{runtime::Handle, task::AbortHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -31,6 +31,8 @@ use crate::{
 /// A commit waits for the settle, the flush and the proof; Puppet Server answers these within seconds or not at all.
 const COMMIT_DEADLINE: Duration = Duration::from_secs(60);
 const DISCARD_DEADLINE: Duration = Duration::from_secs(30);
+/// A node's own words that are kept: they go into the journal, whatever the node sends (I10).
+const WORDS: usize = 8 << 10;
 
 /// What the steps are done with.
 #[derive(Debug)]
@@ -93,7 +95,7 @@ impl Hands {
                 let request = DiscardRequest { order, snapshot: snapshot.to_string() };
                 let answer =
                     self.call(&node, request, DISCARD_DEADLINE, async |mut c, r| c.discard(r).await).await;
-                (answer.map(|_| Event::Discarded { environment, node, snapshot }), None)
+                (answer.ok().map(|_| Event::Discarded { environment, node, snapshot }), None)
             }
             Step::Bring { node, environment, snapshot, generation, adopt } => {
                 (self.bring(term, node, environment, snapshot, generation, adopt).await, None)
@@ -166,7 +168,8 @@ impl Hands {
     ) -> Option<Result<(), v1::StageFailed>> {
         let request =
             StageRequest { order: Some(order), snapshot: snapshot.to_string(), generate_types, adopt };
-        let reply = self.call(node, request, self.stage_deadline, async |mut c, r| c.stage(r).await).await?;
+        let reply = self.call(node, request, self.stage_deadline, async |mut c, r| c.stage(r).await).await;
+        let reply = reply.ok()?;
         match reply.outcome? {
             Outcome::Staged(staged) => {
                 tracing::info!(
@@ -175,7 +178,9 @@ impl Hands {
                 );
                 Some(Ok(()))
             }
-            Outcome::Failed(failed) => Some(Err(failed)),
+            Outcome::Failed(v1::StageFailed { fault, reason, hint }) => {
+                Some(Err(v1::StageFailed { fault, reason: bounded(reason), hint: bounded(hint) }))
+            }
         }
     }
 
@@ -189,7 +194,12 @@ impl Hands {
     ) -> Option<Event> {
         let order = Some(order(term, generation, &environment));
         let request = CommitRequest { order, snapshot: snapshot.to_string() };
-        let reply = self.call(&node, request, COMMIT_DEADLINE, async |mut c, r| c.commit(r).await).await?;
+        let reply = self.call(&node, request, COMMIT_DEADLINE, async |mut c, r| c.commit(r).await).await;
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(NoReply::Unknown) => return None,
+            Err(NoReply::Refused(owed)) => CommitReply { owed, ..CommitReply::default() },
+        };
         let swapped_ms = (reply.swapped_ms != 0).then_some(reply.swapped_ms);
         let proven = reply.committed && reply.proven;
         Some(Event::Committed {
@@ -198,7 +208,7 @@ impl Hands {
             snapshot,
             generation,
             proven,
-            owed: reply.owed,
+            owed: bounded(reply.owed),
             swapped_ms,
         })
     }
@@ -219,28 +229,48 @@ impl Hands {
         }
     }
 
-    /// One call with its deadline on the wire and here. `None`: unknown.
-    async fn call<Q, A, F>(&self, node: &NodeName, request: Q, deadline: Duration, call: F) -> Option<A>
+    /// One call with its deadline on the wire and here.
+    async fn call<Q, A, F>(
+        &self,
+        node: &NodeName,
+        request: Q,
+        deadline: Duration,
+        call: F,
+    ) -> Result<A, NoReply>
     where
         F: AsyncFnOnce(Client, Request<Q>) -> Result<tonic::Response<A>, Status>,
     {
-        let client = self.connections.client(node)?;
+        let client = self.connections.client(node).ok_or(NoReply::Unknown)?;
         let mut request = Request::new(request);
         request.set_timeout(deadline);
         match call(client, request).await {
-            Ok(reply) => Some(reply.into_inner()),
+            Ok(reply) => Ok(reply.into_inner()),
             Err(status) => {
-                // A refused fence is the one clear answer: a newer decision is on its way, or another controller's.
                 let level_is_info = matches!(status.code(), Code::Unavailable | Code::Cancelled);
                 if level_is_info {
                     tracing::info!(%node, reason = status.message(), "no answer from the node");
                 } else {
                     tracing::warn!(%node, code = ?status.code(), reason = status.message(), "the node did not obey");
                 }
-                None
+                // A refused fence is unknown, too: a newer decision is on its way, or another controller's.
+                let clear = matches!(status.code(), Code::FailedPrecondition | Code::Internal);
+                Err(if clear { NoReply::Refused(status.message().to_owned()) } else { NoReply::Unknown })
             }
         }
     }
+}
+
+/// Why a call has no reply.
+enum NoReply {
+    /// It may have been obeyed, or will be.
+    Unknown,
+    /// The node says why it did not obey.
+    Refused(String),
+}
+
+fn bounded(mut words: String) -> String {
+    words.truncate(words.floor_char_boundary(WORDS));
+    words
 }
 
 type Client = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;
