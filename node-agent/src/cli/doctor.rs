@@ -34,9 +34,16 @@ impl Doctor {
             print!("{}", self.text(&findings));
         }
         if self.fix {
-            fix(&findings)?;
+            // Standard output holds one JSON value or the text, nothing else.
+            let report = fix(&findings)?;
+            if self.output == "json" {
+                eprint!("{}", report.text);
+            } else {
+                print!("{}", report.text);
+            }
+            return if report.all_applied { Ok(()) } else { Err(Failure::Silent) };
         }
-        if findings.iter().any(|finding| finding.severity == Severity::Error) && !self.fix {
+        if findings.iter().any(|finding| finding.severity == Severity::Error) {
             return Err(Failure::Silent);
         }
         Ok(())
@@ -54,38 +61,38 @@ impl Doctor {
         if out.is_empty() {
             out.push_str("nothing to mend\n");
         } else if fixable > 0 && !self.fix {
-            out.push_str(&format!("\n{fixable} of these can be mended with: bunraku-agent doctor --fix\n"));
+            out.push_str(&format!("\nhint: bunraku-agent doctor --fix mends {fixable} of these\n"));
         }
         out
     }
 }
 
-fn fix(findings: &[Finding]) -> Result<(), Failure> {
+/// What `--fix` did, for people.
+struct Report {
+    text: String,
+    all_applied: bool,
+}
+
+fn fix(findings: &[Finding]) -> Result<Report, Failure> {
     let fixes: Vec<Fix> = findings.iter().filter_map(|finding| finding.fix.clone()).collect();
     if fixes.is_empty() {
-        println!("nothing that can be mended without a person");
-        return Ok(());
+        let text = "nothing that can be mended without a person\n".to_owned();
+        return Ok(Report { text, all_applied: true });
     }
     let format = format_description!("[year][month][day]T[hour][minute][second]");
     let time = OffsetDateTime::now_utc().format(&format).map_err(|error| Failure::failed(&error))?;
     let (applied, refused) = apply(&fixes, &time).map_err(|error| Failure::failed(&error))?;
+    let mut text = String::new();
     for done in &applied {
-        match &done.backup {
-            Some(backup) => println!("\n{} (copy: {})", done.file.display(), backup.display()),
-            None => println!("\n{} (new)", done.file.display()),
-        }
-        print!("{}", done.diff);
-        println!("due: {}", done.due);
+        let copy = done.backup.as_ref().map(|backup| format!("copy: {}", backup.display()));
+        let copy = copy.unwrap_or_else(|| "new".to_owned());
+        text.push_str(&format!("\n{} ({copy})\n{}due: {}\n", done.file.display(), done.diff, done.due));
     }
-    for not_done in &refused {
-        println!(
-            "\n{} was left alone: {}\nadd by hand:\n{}",
-            not_done.file.display(),
-            not_done.why,
-            not_done.paste
-        );
+    for left in &refused {
+        let file = left.file.display();
+        text.push_str(&format!("\n{file} was left alone: {}\nadd by hand:\n{}\n", left.why, left.paste));
     }
-    if refused.is_empty() { Ok(()) } else { Err(Failure::Silent) }
+    Ok(Report { text, all_applied: refused.is_empty() })
 }
 
 fn json(findings: &[Finding]) -> String {

@@ -132,7 +132,7 @@ pub(crate) fn read(path: &Path) -> Result<Config, Failure> {
         Failure::WrongUse(match error {
             ConfigError::Read { .. } => hint::join(
                 &told,
-                "/usr/share/doc/bunraku-agent/docs/configuration.md has every key; two lines will do",
+                &format!("cp {DEFAULT_CONFIG}.example {}, and set `controller`", path.display()),
             ),
             ConfigError::Parse { .. } => told,
         })
