@@ -27,7 +27,7 @@ impl Enrollment for Api {
         request: Request<v1::WithTokenRequest>,
     ) -> Result<Response<v1::Identity>, Status> {
         let caller = at_door(&request, Door::Enroll)?;
-        self.enrolled_with_token(request.into_inner())
+        self.enrolled_with_token(&caller, request.into_inner())
             .await
             .inspect_err(|status| refused(&caller, status))
             .map(Response::new)
@@ -46,7 +46,11 @@ impl Enrollment for Api {
 }
 
 impl Api {
-    async fn enrolled_with_token(&self, request: v1::WithTokenRequest) -> Result<v1::Identity, Status> {
+    async fn enrolled_with_token(
+        &self,
+        caller: &Caller,
+        request: v1::WithTokenRequest,
+    ) -> Result<v1::Identity, Status> {
         let unknown = || {
             Status::permission_denied("this token is not good\nhint: ask for a new one: bunraku token create")
         };
@@ -68,7 +72,7 @@ impl Api {
             expires_s: issued.identity.not_after,
             now_s: wall_s(),
         };
-        self.driver.request(ask, &format!("token for {peer}")).await?;
+        self.driver.request(ask, &format!("token for {peer}, from {}", caller.address.ip())).await?;
         Ok(self.given(issued, &roles))
     }
 
@@ -97,7 +101,7 @@ impl Api {
             key: issued.identity.key.to_string(),
             expires_s: issued.identity.not_after,
         };
-        self.driver.request(ask, &format!("puppet certificate of {certname}")).await?;
+        self.driver.request(ask, &format!("puppet certificate of {certname}, from {}", caller.address.ip())).await?;
         Ok(self.given(issued, &roles))
     }
 

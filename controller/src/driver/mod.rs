@@ -6,6 +6,7 @@
 
 mod flight;
 mod orders;
+mod refusals;
 
 use std::{
     collections::BTreeSet,
@@ -25,7 +26,7 @@ use bunraku_store::{Keep, Store, StoreError};
 use tokio::sync::{Semaphore, oneshot, watch};
 
 pub(crate) use self::orders::{Hands, order, wire_term};
-use self::{flight::Flight, orders::Done};
+use self::{flight::Flight, orders::Done, refusals::Refusals};
 use crate::{audit::record, clock::Clock};
 
 /// Requests that may wait for the loop at once; more are told to come again (I10).
@@ -151,7 +152,7 @@ impl Driver {
             shared: shared.clone(),
         };
         let hands = Arc::new(hands(&shared));
-        let run = Loop { state, shared, incoming, inputs, hands, flight: Flight::default(), full: false };
+        let run = Loop { state, shared, incoming, inputs, hands, flight: Flight::default(), refusals: Refusals::new(), full: false };
         let thread = std::thread::Builder::new()
             .name("driver".into())
             .spawn(move || run.run())
@@ -215,6 +216,7 @@ struct Loop {
     inputs: mpsc::Sender<Input>,
     hands: Arc<Hands>,
     flight: Flight,
+    refusals: Refusals,
     /// The last batch could not be journalled for want of room.
     full: bool,
 }
@@ -280,11 +282,18 @@ impl Loop {
     fn take_one(&mut self, input: Input, now: u64, batch: &mut Batch) {
         match input {
             Input::Request { request, who, answer } => {
-                let decided = self.state.decide(request, &who, now).map_err(RequestError::from);
-                if let Ok(facts) = &decided {
-                    self.apply(facts, &who, now, batch);
+                let concern = refusals::of_concern(&request);
+                let decided = self.state.decide(request, &who, now);
+                match (&decided, concern) {
+                    (Ok(facts), _) => self.apply(facts, &who, now, batch),
+                    (Err(refusal), Some(what)) => {
+                        if let Some(fact) = self.refusals.on_record(what, refusal) {
+                            self.apply(&[fact], &who, now, batch);
+                        }
+                    }
+                    (Err(_), None) => {}
                 }
-                batch.answers.push(Answer::Request(answer, decided));
+                batch.answers.push(Answer::Request(answer, decided.map_err(RequestError::from)));
             }
             Input::Takeover { reason, who, answer } => {
                 let seen = self.shared.superseded().map_or(0, |s| s.by.number);
