@@ -7,6 +7,11 @@ use crate::{
     fleet::TokenState,
 };
 
+/// Certificates that one owner may get by renewal within an hour. A lost answer is asked for again, so some are needed;
+/// each costs a record and is remembered until it expires (I10).
+const RENEWALS: usize = 8;
+const HOUR_S: u64 = 3600;
+
 impl State {
     pub(crate) fn decide_fleet(&self, request: Request, who: &str) -> Result<Vec<Fact>, Refusal> {
         let who = || who.to_owned();
@@ -171,6 +176,22 @@ impl State {
         let old_expires_s = self.fleet.identities.get(&old_serial).map_or(0, |known| known.expires_s);
         if old_expires_s.saturating_add(self.settings.renew_grace_s) < now_s {
             return Err(denied("this identity expired too long ago to renew itself", "enrol again"));
+        }
+        let owner = match &subject {
+            Subject::Node { name, .. } => Owner::Node(name.clone()),
+            Subject::Operator { name, .. } => Owner::Operator(name.clone()),
+        };
+        // They live equally long, so the end tells the beginning.
+        let lately = self
+            .fleet
+            .identities
+            .values()
+            .filter(|known| known.owner == owner && known.expires_s.saturating_add(HOUR_S) > expires_s);
+        if lately.count() >= RENEWALS {
+            return Err(conflict(
+                "this identity was renewed too often within an hour",
+                "try again in an hour",
+            ));
         }
         let by = EnrolledBy::Renewal { serial: old_serial };
         match subject {

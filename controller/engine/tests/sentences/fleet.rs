@@ -173,6 +173,16 @@ fn operators_log_in_once_with_their_token_and_are_gone_when_revoked() {
 }
 
 #[test]
+fn i10_an_identity_that_renews_without_end_is_refused_and_may_again_an_hour_later() {
+    let mut desk = Desk::with(&[]);
+    token(&mut desk, "t1", "c1").unwrap();
+    enrol(&mut desk, "t1", "c1", "s0", NOW_S).unwrap();
+    let refused = (1..100).find(|n| renew(&mut desk, "s0", &format!("s{n}"), NOW_S).is_err());
+    assert_eq!(refused, Some(8));
+    assert!(renew(&mut desk, "s0", "later", NOW_S + 3600).is_ok());
+}
+
+#[test]
 fn a_token_for_an_operator_enrols_no_node_of_the_same_name() {
     let mut desk = Desk::with(&[]);
     let request = Request::AddOperator {
