@@ -1,76 +1,17 @@
-//! The node agent as a whole: what it holds, and how it starts and ends.
+//! A node agent from its start to its end.
 
-use std::{
-    collections::BTreeMap,
-    fs::{DirBuilder, File, TryLockError},
-    io,
-    net::{SocketAddr, ToSocketAddrs},
-    os::unix::fs::{DirBuilderExt, chown},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
-use bunraku_common::{Chain, Digest, EnvironmentName, NodeName, names::BadName};
-use bunraku_puppetserver::{Account, Places as ServerPlaces, Puppet, PuppetServer, Settings, SettingsError};
-use bunraku_versions::{Layout, Policy, Versions, VersionsError};
-use tokio::{sync::Notify, task::JoinHandle};
+use bunraku_common::NodeName;
+use tokio::task::JoinHandle;
 
 use crate::{
-    config::{CodeConfig, Config},
+    background,
+    config::Config,
     connect::Connection,
-    helpers,
-    memory::{Memory, MemoryError},
+    node::{AgentError, Node},
+    watchdog,
 };
-
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    #[error("could not {doing} {}", path.display())]
-    Io {
-        doing: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("another bunraku-agent uses {}\nhint: systemctl stop bunraku-agent", path.display())]
-    Running { path: PathBuf },
-    #[error(
-        "could not ask Puppet where its files are\nhint: set [puppet] program in the agent's configuration"
-    )]
-    Settings(#[from] SettingsError),
-    #[error("Puppet's certname is not usable as a node name\nhint: set name in the agent's configuration")]
-    Name(#[from] BadName),
-    #[error("`{0}` is not the address of Puppet Server: HOST:PORT is expected")]
-    Server(String),
-    #[error(
-        "group {0} does not exist\nhint: name Puppet Server's group in the [code] table, or group = \"\" lets everybody read"
-    )]
-    Group(String),
-    #[error("versions cannot be kept")]
-    Versions(#[from] VersionsError),
-    #[error("the node's memory cannot be read")]
-    Memory(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl AgentError {
-    /// Whether only a change of the configuration helps: then starting again is of no use.
-    pub fn is_configuration(&self) -> bool {
-        match self {
-            Self::Name(_) | Self::Server(_) | Self::Group(_) => true,
-            Self::Io { .. }
-            | Self::Running { .. }
-            | Self::Settings(_)
-            | Self::Versions(_)
-            | Self::Memory(_) => false,
-        }
-    }
-}
-
-impl From<MemoryError> for AgentError {
-    fn from(error: MemoryError) -> Self {
-        Self::Memory(Box::new(error))
-    }
-}
 
 /// A node agent that runs in this process. `bunraku-agent run` runs one; tests run several.
 #[derive(Debug)]
@@ -84,13 +25,11 @@ impl Agent {
     pub async fn start(config: Config) -> Result<Self, AgentError> {
         let node = Arc::new(Node::open(config).await?);
         let connection = tokio::spawn(Connection::new(node.clone()).keep());
-        let mut tasks = vec![
-            tokio::spawn(crate::watchdog::keep_fed(node.clone(), connection.abort_handle())),
-            connection,
-        ];
+        let mut tasks =
+            vec![tokio::spawn(watchdog::keep_fed(node.clone(), connection.abort_handle())), connection];
         if node.compiler.is_some() {
-            tasks.push(tokio::spawn(crate::background::settle_debts(node.clone())));
-            tasks.push(tokio::spawn(crate::background::tidy(node.clone())));
+            tasks.push(tokio::spawn(background::settle_debts(node.clone())));
+            tasks.push(tokio::spawn(background::tidy(node.clone())));
         }
         Ok(Self { tasks, node })
     }
@@ -106,222 +45,4 @@ impl Agent {
             let _aborted = task.await;
         }
     }
-}
-
-/// What the agent holds.
-#[derive(Debug)]
-pub(crate) struct Node {
-    pub name: NodeName,
-    pub config: Config,
-    /// Random, of this process: tells a reconnect from a second host with the same identity.
-    pub instance: String,
-    pub started: Instant,
-    pub memory: Mutex<Memory>,
-    /// What this node does as a compiler; `None`: its configuration grants no code.
-    pub compiler: Option<Compiler>,
-    pub puppet: Puppet,
-    /// How far this host's clock was ahead of the controller's at the last hello, in milliseconds.
-    pub clock_ahead_ms: Mutex<Option<i64>>,
-    /// Released when the agent ends, however it ends.
-    _lock: File,
-}
-
-#[derive(Debug)]
-pub(crate) struct Compiler {
-    pub config: CodeConfig,
-    pub versions: Arc<Versions>,
-    pub locks: PathBuf,
-    pub scratch: PathBuf,
-    pub group: Option<u32>,
-    /// Why an environment is not proven yet.
-    pub owed: Mutex<BTreeMap<EnvironmentName, String>>,
-    /// When a version stopped being live: its successor was proven at that time (monotonic, this process only).
-    pub left: Mutex<BTreeMap<(EnvironmentName, Digest), Instant>>,
-    /// Wakes the background: something was committed.
-    pub committed: Notify,
-    /// Puppet's settings with the time at which puppet.conf had last changed.
-    settings: tokio::sync::Mutex<Option<(Stamp, Settings)>>,
-}
-
-type Stamp = Option<std::time::SystemTime>;
-
-impl Node {
-    async fn open(config: Config) -> Result<Self, AgentError> {
-        let io = |doing, path: &Path| {
-            let path = path.to_owned();
-            move |source| AgentError::Io { doing, path, source }
-        };
-        let data_dir = &config.data_dir;
-        DirBuilder::new().recursive(true).mode(0o711).create(data_dir).map_err(io("make", data_dir))?;
-        let lock = only_one(&data_dir.join("agent.lock"))?;
-        let puppet = puppet(&config);
-        let name = match &config.name {
-            Some(name) => name.clone(),
-            None => NodeName::parse(&puppet.settings().await?.certname)?,
-        };
-        let memory = Memory::open(&data_dir.join("memory.json"))?;
-        let compiler = match &config.code {
-            Some(code) => Some(Compiler::open(code, &config, &puppet).await?),
-            None => None,
-        };
-        Ok(Self {
-            name,
-            instance: format!("{:016x}", crate::random()),
-            started: Instant::now(),
-            memory: Mutex::new(memory),
-            compiler,
-            puppet,
-            clock_ahead_ms: Mutex::new(None),
-            config,
-            _lock: lock,
-        })
-    }
-
-    pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Monotonic milliseconds since the agent started.
-    pub(crate) fn now(&self) -> u64 {
-        self.started.elapsed().as_millis() as u64
-    }
-
-    /// Puppet's settings as puppet.conf has them now; asked again (a second of Ruby) only when the file changed.
-    pub(crate) async fn settings(&self, compiler: &Compiler) -> Result<Settings, SettingsError> {
-        let mut known = compiler.settings.lock().await;
-        if let Some((stamp, settings)) = &*known
-            && *stamp == changed(&settings.config)
-        {
-            return Ok(settings.clone());
-        }
-        let settings = self.puppet.ask().await?;
-        *known = Some((changed(&settings.config), settings.clone()));
-        Ok(settings)
-    }
-
-    /// The Puppet Server beside this agent.
-    pub(crate) fn server(&self, settings: &Settings) -> Result<PuppetServer, String> {
-        let address = self.server_address(settings)?;
-        Ok(PuppetServer::new(settings, address))
-    }
-
-    fn server_address(&self, settings: &Settings) -> Result<SocketAddr, String> {
-        if let Some(named) = &self.config.puppet.server {
-            return resolve(named).ok_or_else(|| AgentError::Server(named.clone()).to_string());
-        }
-        let places = ServerPlaces::find(settings, self.config.puppet.conf_d.as_deref())
-            .map_err(|error| Chain(&error).to_string())?;
-        places.address().map_err(|error| format!("could not read where Puppet Server listens: {error}"))
-    }
-}
-
-pub(crate) fn resolve(text: &str) -> Option<SocketAddr> {
-    text.to_socket_addrs().ok()?.next()
-}
-
-fn changed(path: &Path) -> Stamp {
-    std::fs::metadata(path).and_then(|meta| meta.modified()).ok()
-}
-
-impl Compiler {
-    async fn open(code: &CodeConfig, config: &Config, puppet: &Puppet) -> Result<Self, AgentError> {
-        let environments_dir = match &code.environments_dir {
-            Some(dir) => dir.clone(),
-            None => puppet.settings().await?.environmentpath.clone(),
-        };
-        let group = match code.group.as_str() {
-            "" => None,
-            name => Some(group_id(name).ok_or_else(|| AgentError::Group(name.to_owned()))?),
-        };
-        let mut layout = Layout::new(code.versions_dir.clone(), environments_dir.clone(), group);
-        layout.reserve_bytes = code.reserve_mib << 20;
-        let places = helpers::Places {
-            environments_dir,
-            versions: code.versions_dir.join("versions"),
-            locks: locks(config),
-        };
-        let scratch = config.data_dir.join("scratch");
-        for (dir, mode) in [(&places.locks, 0o750), (&scratch, 0o711)] {
-            let made = DirBuilder::new().recursive(true).mode(mode).create(dir);
-            made.and_then(|()| chown(dir, None, group)).map_err(|source| AgentError::Io {
-                doing: "make",
-                path: dir.clone(),
-                source,
-            })?;
-        }
-        helpers::install(&config.data_dir, &places).map_err(|source| AgentError::Io {
-            doing: "make the helpers below",
-            path: config.data_dir.clone(),
-            source,
-        })?;
-        let versions = tokio::task::spawn_blocking(move || Versions::open(layout));
-        let versions = versions.await.map_err(|_| AgentError::Server("the versions".into()))??;
-        Ok(Self {
-            config: code.clone(),
-            versions: Arc::new(versions),
-            locks: places.locks,
-            scratch,
-            group,
-            owed: Mutex::default(),
-            left: Mutex::default(),
-            committed: Notify::new(),
-            settings: tokio::sync::Mutex::default(),
-        })
-    }
-
-    pub(crate) fn policy(&self) -> Policy {
-        Policy {
-            newest: self.config.keep_versions,
-            window: Duration::from_secs(self.config.keep_minutes * 60),
-            longest_compile: Duration::from_secs(self.config.longest_compile_minutes * 60),
-            ..Policy::default()
-        }
-    }
-
-    /// Whether that is news: a debt is tried every other second, and told once.
-    pub(crate) fn set_owed(&self, environment: &EnvironmentName, why: Option<String>) -> bool {
-        let mut owed = self.owed.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = match &why {
-            Some(why) => owed.insert(environment.clone(), why.clone()),
-            None => owed.remove(environment),
-        };
-        before != why
-    }
-
-    pub(crate) fn owed(&self, environment: &EnvironmentName) -> Option<String> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner).get(environment).cloned()
-    }
-}
-
-pub(crate) fn puppet(config: &Config) -> Puppet {
-    Puppet::new(&config.puppet.program, config.puppet.arguments.iter().map(Into::into))
-}
-
-/// Where the locks stand that `code-id` shares with commits.
-pub(crate) fn locks(config: &Config) -> PathBuf {
-    config.data_dir.join("locks")
-}
-
-/// Two agents over one directory would remove each other's unfinished work.
-fn only_one(path: &Path) -> Result<File, AgentError> {
-    let opened = File::options().create(true).truncate(false).write(true).open(path);
-    let file = opened.map_err(|source| AgentError::Io { doing: "open", path: path.into(), source })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(AgentError::Running { path: path.into() }),
-        Err(TryLockError::Error(source)) => Err(AgentError::Io { doing: "lock", path: path.into(), source }),
-    }
-}
-
-/// The user that Puppet Server runs as, where this agent may become it.
-pub(crate) fn puppet_account(name: &str) -> Result<Option<Account>, String> {
-    if !rustix::process::getuid().is_root() {
-        return Ok(None);
-    }
-    Account::find(name).map(Some).map_err(|error| Chain(&error).to_string())
-}
-
-fn group_id(name: &str) -> Option<u32> {
-    let asked = std::process::Command::new("getent").args(["group", "--", name]).output().ok()?;
-    String::from_utf8(asked.stdout).ok()?.split(':').nth(2)?.parse().ok()
 }

@@ -11,8 +11,8 @@ use bunraku_versions::{Budget, Prepared, Versions, VersionsError};
 use tokio::time::{sleep, timeout};
 
 use crate::{
-    agent::{Compiler, Node},
     commit::Commit,
+    node::{Compiler, Node},
 };
 
 /// How often an owed flush and proof are tried: Puppet Server takes tens of seconds to start.

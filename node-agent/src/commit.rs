@@ -14,8 +14,8 @@ use bunraku_versions::VersionsError;
 use tonic::Status;
 
 use crate::{
-    agent::{Compiler, Node},
     memory::MemoryError,
+    node::{Compiler, Node},
 };
 
 /// No compile learns its code id while the lock is held; those that learned it have begun to compile after this.

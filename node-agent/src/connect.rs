@@ -21,8 +21,8 @@ use tokio::sync::oneshot;
 use tonic::{service::Routes, transport::Channel};
 
 use crate::{
-    agent::Node,
     identity::{PuppetFiles, enroll_with_puppet_certificate},
+    node::Node,
     service::Service,
 };
 

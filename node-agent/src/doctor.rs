@@ -10,9 +10,9 @@ use bunraku_puppetserver::{
 };
 
 use crate::{
-    agent::{locks, resolve},
     config::Config,
     helpers,
+    node::{locks, resolve},
 };
 
 /// Looks at everything a compiler needs; changes nothing, so it may run beside a running agent. The error says what

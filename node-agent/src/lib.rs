@@ -15,12 +15,14 @@ mod doctor;
 mod helpers;
 pub mod identity;
 mod memory;
+mod node;
 mod service;
 mod stage;
 mod watchdog;
 
-pub use agent::{Agent, AgentError};
+pub use agent::Agent;
 pub use config::{CodeConfig, Config, EnrollConfig, PuppetConfig};
+pub use node::AgentError;
 
 /// Random bits from the kernel, for jitter and names.
 fn random() -> u64 {

@@ -16,11 +16,11 @@ use tokio::runtime::Handle;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    agent::{Compiler, Node},
     commit::{Commit, wall_ms},
     content::Packs,
     doctor,
     memory::Refused,
+    node::{Compiler, Node},
     stage::Stage,
 };
 

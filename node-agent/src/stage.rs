@@ -17,8 +17,8 @@ use tokio::runtime::Handle;
 use tonic::transport::Channel;
 
 use crate::{
-    agent::{Compiler, Node, puppet_account},
     content::Packs,
+    node::{Compiler, Node, puppet_account},
 };
 
 /// `puppet generate types` starts a Ruby and reads every type: seconds, on a loaded host tens of them.

@@ -13,7 +13,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use crate::agent::Node;
+use crate::node::Node;
 
 /// Runs as long as the agent; at once over without a watchdog.
 pub(crate) async fn keep_fed(node: Arc<Node>, connection: AbortHandle) {

@@ -3,12 +3,12 @@
 //! It says first which ones are missing, and keeps their services from starting: see [`crate::policy`]. Installed
 //! packages and their users stay; nothing else outside this workspace changes.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{collections::BTreeSet, path::Path};
 
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    cargo::{output_of, program, succeed},
+    cargo::{as_root, output_of, program, succeed},
     policy,
 };
 
@@ -44,16 +44,6 @@ pub(crate) fn install(packages: &[&str]) -> Result<()> {
         install_quietly(&missing)?;
     }
     disable_new_units(&before)
-}
-
-/// A command that runs as root: itself, or through sudo.
-pub(crate) fn as_root(name: &str) -> Command {
-    if rustix::process::geteuid().is_root() {
-        return program(name);
-    }
-    let mut command = program("sudo");
-    command.arg(name);
-    command
 }
 
 fn installed() -> Result<BTreeSet<String>> {

@@ -58,3 +58,13 @@ fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }
+
+/// A command that runs as root: itself, or through sudo.
+pub(crate) fn as_root(name: &str) -> Command {
+    if rustix::process::geteuid().is_root() {
+        return program(name);
+    }
+    let mut command = program("sudo");
+    command.arg(name);
+    command
+}

@@ -14,7 +14,10 @@ use std::{
 
 use anyhow::{Context, Result};
 
-use crate::{apt::as_root, cargo, cargo::succeed};
+use crate::{
+    cargo,
+    cargo::{as_root, succeed},
+};
 
 /// Where Debian looks for it.
 const PATH: &str = "/usr/sbin/policy-rc.d";

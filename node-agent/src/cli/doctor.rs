@@ -8,7 +8,7 @@ use clap::Args;
 use time::{OffsetDateTime, macros::format_description};
 
 use super::{Failure, read};
-use crate::{agent::puppet, doctor::examine};
+use crate::{doctor::examine, node::puppet};
 
 #[derive(Debug, Args)]
 pub(super) struct Doctor {

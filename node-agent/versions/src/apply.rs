@@ -27,7 +27,7 @@ use rustix::{
 
 use crate::{
     below::{self, Below},
-    error::fail_point,
+    fail_point::fail_point,
     plan::{Need, same_content},
     versions::Versions,
 };

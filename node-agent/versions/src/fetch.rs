@@ -28,7 +28,7 @@ use bunraku_common::{
 use crate::{
     StageError,
     apply::{Elsewhere, find_elsewhere, hash},
-    error::fail_point,
+    fail_point::fail_point,
     guard::Guard,
     plan::{Need, Plan, PlanError},
     versions::{Held, Versions},

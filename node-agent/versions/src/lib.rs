@@ -15,10 +15,12 @@
 //! ```
 
 mod adopt;
+mod ages;
 mod apply;
 mod below;
 mod collect;
 mod error;
+mod fail_point;
 mod fetch;
 mod guard;
 mod heal;

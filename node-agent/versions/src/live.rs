@@ -11,7 +11,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use crate::{
     VersionsError,
-    error::fail_point,
+    fail_point::fail_point,
     layout::sync_directory,
     versions::{Versions, locked},
 };

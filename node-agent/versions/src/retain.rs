@@ -1,7 +1,6 @@
 //! Which versions leave, and how: by rename into the trash at once, deleted later.
 
 use std::{
-    collections::BTreeMap,
     fs,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
@@ -38,31 +37,6 @@ impl Default for Policy {
             free_bytes: 1 << 30,
             free_inodes: 50_000,
         }
-    }
-}
-
-/// When this process first saw a version, and when it left the live link; monotonic milliseconds. A restart forgets
-/// them, so that everything counts as young again.
-#[derive(Debug, Default)]
-pub(crate) struct Ages(BTreeMap<EnvironmentName, BTreeMap<Digest, Age>>);
-
-#[derive(Debug, Clone, Copy)]
-struct Age {
-    seen: u64,
-    left: Option<u64>,
-}
-
-impl Ages {
-    pub(crate) fn left_live(&mut self, env: &EnvironmentName, digest: Digest, now: u64) {
-        let age = self.0.entry(env.clone()).or_default().entry(digest);
-        age.or_insert(Age { seen: now, left: None }).left = Some(now);
-    }
-
-    fn of(&mut self, env: &EnvironmentName, digests: &[Digest], now: u64) -> Vec<(Digest, Age)> {
-        let known = self.0.entry(env.clone()).or_default();
-        known.retain(|digest, _| digests.contains(digest));
-        let mut age = |digest: &Digest| *known.entry(*digest).or_insert(Age { seen: now, left: Some(now) });
-        digests.iter().map(|digest| (*digest, age(digest))).collect()
     }
 }
 

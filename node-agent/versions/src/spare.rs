@@ -10,7 +10,7 @@ use crate::{
     VersionsError,
     apply::{Apply, ApplyError, find_elsewhere},
     below::Below,
-    error::fail_point,
+    fail_point::fail_point,
     layout::{RESOURCE_TYPES, sync_directory},
     plan::{Plan, PlanError},
     seal::Seal,

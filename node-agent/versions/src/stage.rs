@@ -18,7 +18,7 @@ use crate::{
     PackSource, StageError, VersionsError,
     apply::{Apply, ApplyError},
     below::Below,
-    error::fail_point,
+    fail_point::fail_point,
     fetch::{Fetch, FetchError, Fetched},
     layout::{RESOURCE_TYPES, sync_directory},
     seal::Seal,

@@ -16,8 +16,8 @@ use bunraku_common::{Digest, EnvironmentName, limits, objects::Objects};
 
 use crate::{
     VersionsError,
+    ages::Ages,
     layout::{Layout, parse_version_name},
-    retain::Ages,
     seal::Seal,
 };
 
