@@ -11,6 +11,7 @@ mod people;
 mod record;
 pub(crate) mod rights;
 
+pub(crate) use deploys::IN_COMMAND;
 pub(crate) use nodes::seen;
 
 use std::{

@@ -5,7 +5,7 @@ use clap::Subcommand;
 
 use super::{
     Exit, Failure, Reach, client,
-    output::{or_dash, short, table},
+    output::{count, hinted, or_dash, short, table},
     tokens::clock_time,
 };
 
@@ -44,6 +44,7 @@ impl Audit {
                                 short(&r.hash).to_owned(),
                             ]
                         }),
+                        "no records behind that one",
                     )
                 })
             }
@@ -51,10 +52,12 @@ impl Audit {
                 let reply = client.verify_audit(VerifyAuditRequest {}).await?.into_inner();
                 reach.output.print(&reply, |reply| match reply.error.as_str() {
                     "" => format!(
-                        "whole: {} records in {} segments, head {}\n",
-                        reply.records, reply.segments, reply.head
+                        "whole: {} in {}, head {}\n",
+                        count(reply.records, "record"),
+                        count(reply.segments, "segment"),
+                        reply.head
                     ),
-                    error => format!("BROKEN: {error}\n"),
+                    error => format!("BROKEN: {}", hinted("", error)),
                 })?;
                 if reply.error.is_empty() { Ok(()) } else { Err(Failure::silent(Exit::Failed)) }
             }

@@ -1,13 +1,16 @@
 //! `bunraku deploy`, `bunraku deploys …`, `bunraku rollback`.
 
+use bunraku_common::hint;
 use bunraku_proto::v1::{
-    DeployInfo, DeployReply, DeployRequest, ListDeploysRequest, RollbackRequest, ShowDeployRequest,
+    DeployInfo, DeployNode, DeployReply, DeployRequest, ListDeploysRequest, RollbackRequest,
+    ShowDeployRequest,
 };
 use clap::{Args, Subcommand};
 
 use super::{
     Exit, Failure, Output, Reach, client,
-    output::{ago, or_dash, short, table},
+    environments::InEnvironment,
+    output::{ago, columns, count, short, table},
     progress,
     snapshots::difference_text,
 };
@@ -51,6 +54,8 @@ impl Deploy {
 
 #[derive(Debug, Args)]
 pub(super) struct Rollback {
+    /// The environment
+    #[arg(value_name = "ENV")]
     environment: String,
     /// Digest of a retained snapshot, or its unique beginning; without it the one before the live one
     #[arg(long, value_name = "DIGEST")]
@@ -98,7 +103,12 @@ async fn finish(
             reply
                 .deploys
                 .iter()
-                .map(|d| format!("deploy {} of {} is {}\n", d.id, d.environment, d.phase))
+                .map(|d| {
+                    format!(
+                        "deploy {0} of {1} is {2}\nnext: bunraku deploys show {0}\n",
+                        d.id, d.environment, d.phase
+                    )
+                })
                 .collect()
         })?;
         return refused.map_or(Ok(()), |exit| Err(Failure::silent(exit)));
@@ -141,19 +151,10 @@ fn severity(exit: &Exit) -> u8 {
 /// How a deploy ended, for people.
 fn ending(deploy: &DeployInfo) -> String {
     let mut out = match deploy.phase.as_str() {
-        "live" | "behind" => format!(
-            "{} serves {} on {} compilers (skew {} ms, {} in all)\n",
-            deploy.environment,
-            short(&deploy.snapshot),
-            deploy.nodes.iter().filter(|node| node.state == "proven").count(),
-            deploy.skew_ms,
-            took(deploy)
-        ),
-        "unchanged" => format!(
-            "{} is unchanged: every compiler serves {}\n",
-            deploy.environment,
-            short(&deploy.snapshot)
-        ),
+        "live" | "behind" => served(deploy),
+        "unchanged" => {
+            format!("{} is unchanged: {} is committed already\n", deploy.environment, short(&deploy.snapshot))
+        }
         "planned" => format!("plan for {} (nothing was moved)\n", deploy.environment),
         "superseded" => {
             format!("deploy {} of {} gave way to a newer request\n", deploy.id, deploy.environment)
@@ -165,21 +166,37 @@ fn ending(deploy: &DeployInfo) -> String {
     {
         out.push_str(&difference_text(difference));
     }
-    for node in
-        deploy.nodes.iter().filter(|node| matches!(node.state.as_str(), "failed" | "behind" | "skipped"))
-    {
-        out.push_str(&format!("  {} {}: {}\n", node.node, node.state, node.note));
+    let told = |node: &&DeployNode| matches!(node.state.as_str(), "failed" | "behind" | "skipped");
+    let told: Vec<DeployNode> = deploy.nodes.iter().filter(told).cloned().collect();
+    // One that failed is in the reason already.
+    if told.len() > 1 || deploy.phase == "behind" {
+        out.push_str(&node_lines(&told));
+    }
+    if matches!(deploy.phase.as_str(), "failed" | "abandoned") {
+        out.push_str(&format!("nothing changed on any compiler; more: bunraku deploys show {}\n", deploy.id));
     }
     if !deploy.hint.is_empty() {
         out.push_str(&format!("hint: {}\n", deploy.hint));
     }
-    if matches!(deploy.phase.as_str(), "failed" | "abandoned") {
-        out.push_str(&format!(
-            "nothing changed on any compiler; details: bunraku deploys show {}\n",
-            deploy.id
-        ));
-    }
     out
+}
+
+fn served(deploy: &DeployInfo) -> String {
+    let proven = deploy.nodes.iter().filter(|node| node.state == "proven").count() as u64;
+    let behind = deploy.nodes.len() as u64 - proven;
+    let skew = if proven > 1 {
+        format!("{} ms from the first to the last, ", deploy.skew_ms)
+    } else {
+        String::new()
+    };
+    let behind = if behind == 0 { String::new() } else { format!(", {behind} behind") };
+    format!(
+        "{} is {} on {}{behind} ({skew}{} in all)\n",
+        deploy.environment,
+        short(&deploy.snapshot),
+        count(proven, "compiler"),
+        took(deploy)
+    )
 }
 
 fn took(deploy: &DeployInfo) -> String {
@@ -191,26 +208,28 @@ fn took(deploy: &DeployInfo) -> String {
 #[derive(Debug, Subcommand)]
 pub(super) enum Deploys {
     /// The newest deploys
-    #[command(after_help = "Example: bunraku deploys list --environment production")]
+    #[command(after_help = "Example: bunraku deploys list production")]
     List {
-        /// Only this environment
-        #[arg(long, value_name = "ENV")]
-        environment: Option<String>,
+        #[command(flatten)]
+        only: InEnvironment,
         /// At most this many
         #[arg(long, default_value_t = 20)]
         limit: u32,
     },
     /// One deploy: nodes, modules, differences, what the builder said
     #[command(after_help = "Example: bunraku deploys show 17")]
-    Show { deploy: u64 },
+    Show {
+        /// The deploy's number
+        deploy: u64,
+    },
 }
 
 impl Deploys {
     pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
         let mut client = client::connect(reach).await?;
         match self {
-            Self::List { environment, limit } => {
-                let request = ListDeploysRequest { environment: environment.unwrap_or_default(), limit };
+            Self::List { only, limit } => {
+                let request = ListDeploysRequest { environment: only.name(), limit };
                 let reply = client.list_deploys(request).await?.into_inner();
                 reach.output.print(&reply, |reply| {
                     table(
@@ -227,6 +246,7 @@ impl Deploys {
                                 ago(d.requested_ms),
                             ]
                         }),
+                        "no deploys yet\nhint: bunraku deploy --all",
                     )
                 })
             }
@@ -238,39 +258,59 @@ impl Deploys {
     }
 }
 
-fn deploy_text(deploy: &DeployInfo) -> String {
+pub(super) fn deploy_text(deploy: &DeployInfo) -> String {
     let mut out = format!(
-        "deploy {} of {} ({}), asked by {} {}\n  phase     {}\n  commit    {}\n  snapshot  {}\n  before    {}\n",
+        "deploy {} of {} ({}), asked for by {} {}\n",
         deploy.id,
         deploy.environment,
         deploy.kind,
         deploy.who,
-        ago(deploy.requested_ms),
-        deploy.phase,
-        or_dash(&deploy.commit),
-        or_dash(&deploy.snapshot),
-        or_dash(&deploy.previous),
+        ago(deploy.requested_ms)
     );
-    for (head, text) in [("waiting", &deploy.waiting), ("reason", &deploy.reason), ("hint", &deploy.hint)] {
-        if !text.is_empty() {
-            out.push_str(&format!("  {head:<9} {text}\n"));
-        }
+    let about = [
+        ("phase", &deploy.phase),
+        ("commit", &deploy.commit),
+        ("snapshot", &deploy.snapshot),
+        ("before", &deploy.previous),
+        ("waits", &deploy.waiting),
+        ("reason", &deploy.reason),
+        ("hint", &deploy.hint),
+    ];
+    for (head, text) in about.iter().filter(|(_, text)| !text.is_empty()) {
+        out.push_str(&format!("  {head:<8}  {text}\n"));
     }
-    for node in &deploy.nodes {
-        out.push_str(&format!("  {:<24} {} {}\n", node.node, node.state, node.note));
+    if !deploy.nodes.is_empty() {
+        out.push_str("compilers\n");
+        out.push_str(&node_lines(&deploy.nodes));
     }
     if !deploy.modules.is_empty() {
-        let modules: Vec<_> = deploy.modules.iter().map(|m| format!("{} {}", m.name, m.version)).collect();
-        out.push_str(&format!("  modules   {}\n", modules.join(", ")));
+        out.push_str("modules\n");
+        for module in &deploy.modules {
+            out.push_str(&format!("  {} {}\n", module.name, module.version));
+        }
     }
     if let Some(difference) = &deploy.difference {
-        out.push_str("difference\n");
+        out.push_str("difference to what was committed before\n");
         out.push_str(&difference_text(difference));
     }
     if !deploy.output.is_empty() {
         out.push_str("the builder said\n");
         for line in deploy.output.lines() {
             out.push_str(&format!("  | {line}\n"));
+        }
+    }
+    out
+}
+
+/// Node, state, and why; a hint on a line of its own.
+fn node_lines(nodes: &[DeployNode]) -> String {
+    let lines = columns(nodes.iter().map(|n| [n.node.clone(), n.state.clone(), hint::split(&n.note).0]));
+    let mut out = String::new();
+    for (line, node) in lines.iter().zip(nodes) {
+        out.push_str(&format!("{line}\n"));
+        let (_, hint) = hint::split(&node.note);
+        if !hint.is_empty() {
+            out.push_str(&format!("    hint: {hint}\n"));
         }
     }
     out

@@ -1,9 +1,13 @@
 //! `bunraku doctor`: asks every node and prints one table.
 
-use bunraku_proto::v1::{DoctorFleetReply, DoctorFleetRequest, finding::Severity};
+use bunraku_common::hint;
+use bunraku_proto::v1::{DoctorFleetReply, DoctorFleetRequest, Finding, finding::Severity};
 use clap::Args;
 
-use super::{Exit, Failure, Reach, client, output::table};
+use super::{
+    Exit, Failure, Reach, client,
+    output::{count, table},
+};
 
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
@@ -28,30 +32,51 @@ impl Doctor {
 }
 
 fn text(reply: &DoctorFleetReply, all: bool) -> String {
+    if reply.nodes.is_empty() {
+        return "no nodes yet\nhint: bunraku token create NODE --role compiler\n".to_owned();
+    }
     let mut rows = Vec::new();
-    let mut mends = String::new();
+    // What mends it, and where: told once for all nodes that need the same.
+    let mut mends: Vec<(&Finding, Vec<&str>)> = Vec::new();
     for node in &reply.nodes {
         if !node.error.is_empty() {
-            rows.push(vec![node.node.clone(), "reach".into(), "error".into(), node.error.clone()]);
+            let (why, _) = hint::split(&node.error);
+            rows.push(vec![node.node.clone(), "reach".into(), "error".into(), why]);
         }
-        for finding in &node.findings {
-            let severity = finding.severity();
-            if severity == Severity::Ok && !all {
-                continue;
-            }
-            let word = severity_word(severity).to_owned();
+        for finding in node.findings.iter().filter(|f| all || f.severity() != Severity::Ok) {
+            let word = severity_word(finding.severity()).to_owned();
             rows.push(vec![node.node.clone(), finding.check.clone(), word, finding.found.clone()]);
-            if !finding.mend.is_empty() {
-                let fix = if finding.fixable { "\n  or run there: bunraku-agent doctor --fix" } else { "" };
-                let mend = finding.mend.replace('\n', "\n  ");
-                mends.push_str(&format!("\n{} on {}:\n  {mend}{fix}\n", finding.check, node.node));
+            let same = |(known, _): &&mut (&Finding, _)| {
+                known.check == finding.check && known.mend == finding.mend && known.fixable == finding.fixable
+            };
+            match mends.iter_mut().find(same) {
+                Some((_, nodes)) => nodes.push(&node.node),
+                None if !finding.mend.is_empty() => mends.push((finding, vec![&node.node])),
+                None => {}
             }
         }
     }
-    if rows.is_empty() {
-        return format!("{} nodes checked, nothing to mend\n", reply.nodes.len());
+    let checked = count(reply.nodes.len() as u64, "node");
+    let mut out =
+        table(&["NODE", "CHECK", "RESULT", "FOUND"], rows, &format!("{checked} checked, nothing to mend"));
+    for (finding, nodes) in &mends {
+        out.push_str(&format!("\n{}, on {}:\n", finding.check, nodes.join(", ")));
+        out.push_str(&indented(finding.mend.trim_end()));
+        if finding.fixable {
+            out.push_str("  hint: bunraku-agent doctor --fix, there\n");
+        }
     }
-    table(&["NODE", "CHECK", "RESULT", "FOUND"], rows) + &mends
+    for node in reply.nodes.iter().filter(|node| !node.error.is_empty()) {
+        let (_, hint) = hint::split(&node.error);
+        if !hint.is_empty() {
+            out.push_str(&format!("\nreach, on {}:\n  hint: {hint}\n", node.node));
+        }
+    }
+    out
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("  {line}").trim_end().to_owned() + "\n").collect()
 }
 
 fn severity_word(severity: Severity) -> &'static str {

@@ -1,11 +1,12 @@
 //! `bunraku environments …` and `bunraku release`.
 
-use bunraku_proto::v1::{EnvironmentInfo, ListEnvironmentsRequest, ReleaseRequest};
+use bunraku_proto::v1::{EnvironmentInfo, ListEnvironmentsReply, ListEnvironmentsRequest, ReleaseRequest};
 use clap::{Args, Subcommand};
 
 use super::{
     Failure, Reach, client,
-    output::{or_dash, short, table},
+    output::{hinted, or_dash, short},
+    status::environment_table,
 };
 
 #[derive(Debug, Subcommand)]
@@ -21,14 +22,7 @@ impl Environments {
             Self::List => {
                 let mut client = client::connect(reach).await?;
                 let reply = client.list_environments(ListEnvironmentsRequest {}).await?.into_inner();
-                reach.output.print(&reply, |reply| {
-                    let heads = ["ENVIRONMENT", "SNAPSHOT", "COMMIT", "NODE", "SERVES", "STATE"];
-                    let mut out = table(&heads, reply.environments.iter().flat_map(environment_rows));
-                    for environment in &reply.environments {
-                        out.push_str(&branch_note(environment));
-                    }
-                    out
-                })
+                reach.output.print(&reply, list_text)
             }
         }
     }
@@ -54,6 +48,17 @@ impl Release {
     }
 }
 
+fn list_text(reply: &ListEnvironmentsReply) -> String {
+    let mut out = environment_table(&reply.environments);
+    for environment in &reply.environments {
+        for node in environment.nodes.iter().filter(|node| !node.note.is_empty()) {
+            let why = format!("{} in {}: {}", node.node, environment.name, node.note);
+            out.push_str(&hinted("", &why));
+        }
+    }
+    out
+}
+
 /// One row a node; the environment's own columns only in the first.
 pub(super) fn environment_rows(environment: &EnvironmentInfo) -> Vec<Vec<String>> {
     let own = [
@@ -66,12 +71,28 @@ pub(super) fn environment_rows(environment: &EnvironmentInfo) -> Vec<Vec<String>
     }
     let rows = environment.nodes.iter().enumerate().map(|(row, node)| {
         let own = if row == 0 { own.clone() } else { Default::default() };
-        let state =
-            if node.note.is_empty() { node.state.clone() } else { format!("{}: {}", node.state, node.note) };
-        [own.as_slice(), &[node.node.clone(), short(&node.live).to_owned(), or_dash(&state).to_owned()]]
-            .concat()
+        let of_node = [node.node.clone(), short(&node.live).to_owned(), or_dash(&node.state).to_owned()];
+        [own.as_slice(), &of_node].concat()
     });
     rows.collect()
+}
+
+/// Lists that can be narrowed to one environment take it in the same two ways.
+#[derive(Debug, Args)]
+pub(super) struct InEnvironment {
+    /// Only this environment
+    #[arg(value_name = "ENV")]
+    environment: Option<String>,
+    /// The same as an option
+    #[arg(long = "environment", value_name = "ENV", hide = true, conflicts_with = "environment")]
+    named: Option<String>,
+}
+
+impl InEnvironment {
+    /// Empty: all.
+    pub(super) fn name(self) -> String {
+        self.environment.or(self.named).unwrap_or_default()
+    }
 }
 
 /// What an operator must know about an environment beyond the table.
@@ -79,5 +100,5 @@ pub(super) fn branch_note(environment: &EnvironmentInfo) -> String {
     if environment.held.is_empty() {
         return String::new();
     }
-    format!("{} is held: {} (bunraku release {})\n", environment.name, environment.held, environment.name)
+    format!("{0} is held {1}\nhint: bunraku release {0}\n", environment.name, environment.held)
 }

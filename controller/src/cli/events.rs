@@ -3,7 +3,7 @@
 use bunraku_proto::v1::{Event, WatchRequest};
 use clap::Args;
 
-use super::{Failure, Output, Reach, client, output::write, tokens::clock_time};
+use super::{Failure, Output, Reach, client, output::write_on, tokens::clock_time};
 
 #[derive(Debug, Args)]
 pub(super) struct Events {
@@ -25,21 +25,28 @@ impl Events {
             WatchRequest { after: self.after, from_now: false, deploy: self.deploy, follow: self.follow };
         let mut stream = client.watch(request).await?.into_inner();
         while let Some(event) = stream.message().await? {
-            print(reach.output, &event)?;
+            if !print(reach.output, &event)? {
+                break;
+            }
         }
         Ok(())
     }
 }
 
-fn print(output: Output, event: &Event) -> Result<(), Failure> {
+/// False: nobody reads any more.
+fn print(output: Output, event: &Event) -> Result<bool, Failure> {
     match output {
         // One line an event, so that a program can read while it comes.
-        Output::Json => write(&format!("{}\n", serde_json::to_string(event).unwrap_or_default())),
-        Output::Text => write(&line(event)),
+        Output::Json => write_on(&format!("{}\n", serde_json::to_string(event).unwrap_or_default())),
+        Output::Text => write_on(&line(event)),
     }
 }
 
 pub(super) fn line(event: &Event) -> String {
-    let who = if event.who.is_empty() { String::new() } else { format!("  ({})", event.who) };
-    format!("{}  {}{who}\n", clock_time(event.wall_ms / 1000), event.text)
+    // Most texts name who it was, and the controller goes without saying.
+    let named = event.who.is_empty() || event.who == "controller" || event.text.contains(&event.who);
+    let who = if named { String::new() } else { format!(" ({})", event.who) };
+    // One line an event, whatever is in its reasons.
+    let text = event.text.replace('\n', " ");
+    format!("{}  {text}{who}\n", clock_time(event.wall_ms / 1000))
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bunraku_builder::BuildConfig;
-use bunraku_common::Chain;
+use bunraku_common::{Chain, config::is_host_port};
 use bunraku_proto::FleetName;
 use clap::Args;
 use serde::Serialize;
@@ -54,11 +54,7 @@ struct Made {
 impl Init {
     pub(super) fn run(self, output: Output) -> Result<(), Failure> {
         let fleet = FleetName::parse(&self.fleet).map_err(|error| Failure::new(Exit::WrongUse, error))?;
-        if !self
-            .address
-            .rsplit_once(':')
-            .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
-        {
+        if !is_host_port(&self.address) {
             return Err(Failure::new(Exit::WrongUse, format!("`{}` is not HOST:PORT", self.address))
                 .hint("--address puppet-main.example.com:8170"));
         }
@@ -76,7 +72,7 @@ impl Init {
         output.print(&made, |made| {
             format!(
                 "CA pin      {}\nconfig      {}\ndata        {}\nfleet       {}\n\nnext:\n  \
-                 1. set `remote` and look at the rest in {}\n  2. systemctl enable --now bunraku\n  \
+                 1. look at [build] in {}: remote, kind\n  2. systemctl enable --now bunraku\n  \
                  3. bunraku token create NODE --role compiler\n",
                 made.pin,
                 made.config.display(),
@@ -138,7 +134,8 @@ fn write_config(path: &Path, config: &Config) -> Result<(), Failure> {
         |error: String| Failure::new(Exit::Failed, format!("could not write {}: {error}", path.display()));
     let toml = toml::to_string_pretty(config).map_err(|error| failed(error.to_string()))?;
     let text = format!(
-        "# Bunraku controller. Every key is shown with its value; what a key means: docs/configuration.md\n\n{toml}"
+        "# Bunraku controller. Every key is shown with its value; what a key means:
+# /usr/share/doc/bunraku/docs/configuration.md\n\n{toml}"
     );
     if let Some(dir) = path.parent() {
         fs::create_dir_all(dir).map_err(|error| failed(error.to_string()))?;

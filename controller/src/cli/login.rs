@@ -8,6 +8,7 @@ use bunraku_proto::{
     identity::{self, IdentityFiles},
 };
 use clap::Args;
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::{
@@ -35,6 +36,13 @@ pub(super) struct Login {
     token_file: PathBuf,
 }
 
+#[derive(Debug, Serialize)]
+struct LoggedIn {
+    name: String,
+    controller: String,
+    identity: PathBuf,
+}
+
 impl Login {
     pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
         let wrong = |error: &dyn std::fmt::Display| Failure::new(Exit::WrongUse, error);
@@ -53,8 +61,14 @@ impl Login {
         let beside = dir.join(CONTROLLER_FILE);
         fs::write(&beside, format!("{}\n", self.controller))
             .map_err(|error| failed(format!("could not write {}: {error}", beside.display())))?;
-        println!("logged in as {}; your identity is in {}\nnext: bunraku status", self.name, dir.display());
-        Ok(())
+        let made = LoggedIn { name: self.name, controller: self.controller, identity: dir };
+        reach.output.print(&made, |made| {
+            format!(
+                "logged in as {}; your identity is in {}\nnext: bunraku status\n",
+                made.name,
+                made.identity.display()
+            )
+        })
     }
 }
 

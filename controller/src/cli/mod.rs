@@ -14,6 +14,7 @@ mod nodes;
 mod operators;
 mod output;
 mod progress;
+mod screen;
 mod serve;
 mod snapshots;
 mod status;

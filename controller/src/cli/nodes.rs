@@ -1,14 +1,17 @@
 //! `bunraku nodes …` and `bunraku heal`.
 
+use bunraku_common::hint;
 use bunraku_proto::v1::{
-    HealNodeRequest, HoldNodeRequest, ListNodesRequest, NodeInfo, NodeRequest, RevokeNodeRequest,
+    EnvironmentOnNode, HealNodeRequest, HoldNodeRequest, ListNodesRequest, NodeInfo, NodeRequest,
+    RevokeNodeRequest,
 };
 use clap::{Args, Subcommand};
 
 use super::{
     Exit, Failure, Reach, client,
-    output::{ago, confirm, or_dash, short},
+    output::{ago, columns, confirm, count, hinted, or_dash, short, since},
     status::node_table,
+    tokens::clock_time,
 };
 
 #[derive(Debug, Subcommand)]
@@ -34,6 +37,7 @@ pub(super) enum Nodes {
     #[command(after_help = "Example: bunraku nodes revoke c1.example.com --reason 'disk stolen' --yes")]
     Revoke {
         node: String,
+        /// Shown to everybody who meets it
         #[arg(long)]
         reason: String,
         /// Do not ask
@@ -79,43 +83,65 @@ impl Nodes {
     }
 }
 
-fn node_text(node: &NodeInfo) -> String {
-    let connected = if node.connected { "yes, since" } else { "no, since" };
-    let mut out = format!(
-        "{}\n  roles          {}\n  standing       {}\n  connected      {connected} {}\n  address        {}\n  \
-         agent          {}\n  puppet server  {}\n  enrolled by    {}\n",
-        node.name,
-        node.roles.join(", "),
-        node.standing,
-        ago(node.since_ms),
-        or_dash(&node.address),
-        or_dash(&node.version),
-        or_dash(&node.puppetserver),
-        or_dash(&node.enrolled_by),
-    );
-    for environment in &node.environments {
-        let proven = if environment.proven { "proven" } else { "not proven" };
-        let serves = short(&environment.live);
-        out.push_str(&format!(
-            "  {:<14} {serves} {proven}, {} kept",
-            environment.environment,
-            environment.versions.len()
-        ));
-        if !environment.owed.is_empty() {
-            out.push_str(&format!(", owed: {}", environment.owed));
-        }
-        out.push('\n');
+pub(super) fn node_text(node: &NodeInfo) -> String {
+    let connected = match (node.connected, node.since_ms) {
+        (true, since_ms) => format!("for {}", since(since_ms)),
+        (false, 0) => "no, and not since the controller started".to_owned(),
+        (false, since_ms) => format!("no, last seen {}", ago(since_ms)),
+    };
+    let expires = match node.certificate_expires {
+        0 => String::new(),
+        s => clock_time(s),
+    };
+    let (puppetserver, hint) = hint::split(&node.puppetserver);
+    let about = [
+        ("roles", node.roles.join(", ")),
+        ("standing", node.standing.clone()),
+        ("connected", connected),
+        ("address", node.address.clone()),
+        ("agent", node.version.clone()),
+        ("enrolled by", node.enrolled_by.clone()),
+        ("identity until", expires),
+        ("puppet server", puppetserver),
+        ("hint", hint),
+    ];
+    let mut out = format!("{}\n", node.name);
+    for (head, text) in about.iter().filter(|(head, text)| *head != "hint" || !text.is_empty()) {
+        out.push_str(&format!("  {head:<14}  {}\n", or_dash(text)));
     }
-    for path in &node.drift {
-        out.push_str(&format!("  changed by hand: {path}\n"));
+    if !node.environments.is_empty() {
+        out.push_str("environments\n");
+    }
+    for line in columns(node.environments.iter().map(environment_line)) {
+        out.push_str(&format!("{line}\n"));
+    }
+    for environment in node.environments.iter().filter(|environment| !environment.owed.is_empty()) {
+        out.push_str(&format!("{} is owed: {}", environment.environment, hinted("", &environment.owed)));
     }
     if !node.drift.is_empty() {
-        out.push_str(&format!("  mend it with: bunraku heal {}\n", node.name));
+        out.push_str("changed by hand\n");
+        for path in &node.drift {
+            out.push_str(&format!("  {path}\n"));
+        }
     }
-    for alarm in &node.alarms {
-        out.push_str(&format!("  ! {alarm}\n"));
+    if !node.alarms.is_empty() {
+        out.push_str("alarms\n");
+        for alarm in &node.alarms {
+            out.push_str(&format!("  ! {}", hinted("    ", alarm)));
+        }
     }
     out
+}
+
+fn environment_line(on_node: &EnvironmentOnNode) -> [String; 3] {
+    let kept = format!("{} kept", count(on_node.versions.len() as u64, "version"));
+    let serves = match (on_node.unmanaged, on_node.live.is_empty(), on_node.proven) {
+        (true, ..) => "a directory that bunraku does not manage yet".to_owned(),
+        (false, true, _) => "serves nothing".to_owned(),
+        (false, false, true) => format!("serves {}, proven", short(&on_node.live)),
+        (false, false, false) => format!("serves {}, not proven", short(&on_node.live)),
+    };
+    [on_node.environment.clone(), serves, kept]
 }
 
 #[derive(Debug, Args)]
@@ -133,14 +159,22 @@ impl Heal {
             HealNodeRequest { node: self.node.clone(), environment: self.environment.unwrap_or_default() };
         let reply = client.heal_node(request).await?.into_inner();
         reach.output.print(&reply, |reply| {
+            if reply.environments.is_empty() {
+                return "nothing is committed yet, so there is nothing to heal\n".to_owned();
+            }
             let mut out = String::new();
             for healed in &reply.environments {
                 if !healed.error.is_empty() {
-                    out.push_str(&format!("{}: could not heal: {}\n", healed.environment, healed.error));
+                    let why = format!("{}: could not heal: {}", healed.environment, healed.error);
+                    out.push_str(&hinted("", &why));
                     continue;
                 }
-                let (files, mended) = (healed.checked_files, healed.mended.len());
-                out.push_str(&format!("{}: {files} files checked, {mended} mended\n", healed.environment));
+                let files = count(healed.checked_files, "file");
+                out.push_str(&format!(
+                    "{}: {files} checked, {} mended\n",
+                    healed.environment,
+                    healed.mended.len()
+                ));
                 for path in &healed.mended {
                     out.push_str(&format!("  {path}\n"));
                 }

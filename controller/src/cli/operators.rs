@@ -1,13 +1,16 @@
 //! `bunraku operator …` and `bunraku takeover`.
 
-use bunraku_proto::v1::{AddOperatorRequest, ListOperatorsRequest, RevokeOperatorRequest, TakeoverRequest};
+use bunraku_proto::v1::{
+    AddOperatorRequest, ListOperatorsRequest, RevokeOperatorRequest, StatusRequest, TakeoverRequest,
+};
 use clap::{Args, Subcommand};
 
 use super::{
-    Failure, Reach, client,
+    Exit, Failure, Reach, client,
     output::{confirm, table},
     tokens::clock_time,
 };
+use crate::api::IN_COMMAND;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Operator {
@@ -15,6 +18,7 @@ pub(super) enum Operator {
     #[command(after_help = "Examples:\n  bunraku operator add alice --right admin\n  \
                             bunraku operator add ci --right 'deployer:feature_*'")]
     Add {
+        /// A person or a pipeline: a-z 0-9 . _ -
         name: String,
         /// viewer, deployer[:PATTERN], operator or admin
         #[arg(long)]
@@ -25,7 +29,10 @@ pub(super) enum Operator {
     List,
     /// Take the right away, at once
     #[command(after_help = "Example: bunraku operator revoke alice")]
-    Revoke { name: String },
+    Revoke {
+        /// The operator
+        name: String,
+    },
 }
 
 impl Operator {
@@ -60,6 +67,8 @@ impl Operator {
                             };
                             vec![o.name.clone(), o.right.clone(), o.state.clone(), until]
                         }),
+                        "no operators: only root on this host may call the controller\n\
+                         hint: bunraku operator add NAME --right viewer",
                     )
                 })
             }
@@ -83,11 +92,18 @@ pub(super) struct Takeover {
 
 impl Takeover {
     pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
+        let mut client = client::connect(reach).await?;
+        let status = client.status(StatusRequest {}).await?.into_inner();
+        if status.standing == IN_COMMAND && !self.yes {
+            let why =
+                format!("no node has seen a newer controller: this one is in command, term {}", status.term);
+            return Err(Failure::new(Exit::Refused, why)
+                .hint("nothing needs to be done; to begin a new term all the same, add --yes"));
+        }
         confirm(
             "Take over? The other controller, if it still runs, will be refused by every node.",
             self.yes,
         )?;
-        let mut client = client::connect(reach).await?;
         let reply = client.takeover(TakeoverRequest { reason: self.reason }).await?.into_inner();
         reach.output.print(&reply, |reply| {
             format!(

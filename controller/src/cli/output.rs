@@ -2,10 +2,12 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use bunraku_common::hint;
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, screen};
+use crate::clock::wall_ms;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Output {
@@ -34,17 +36,22 @@ impl Output {
 
 /// Writes to standard output; a closed pipe (`| head`) is a normal end.
 pub(crate) fn write(text: &str) -> Result<(), Failure> {
+    write_on(text).map(drop)
+}
+
+/// Writes to standard output; false: nobody reads any more.
+pub(crate) fn write_on(text: &str) -> Result<bool, Failure> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(Exit::Failed, format!("could not print: {error}")))
-        }
-        Ok(()) | Err(_) => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("could not print: {error}"))),
     }
 }
 
-/// A plain table: no frame, two spaces between columns, cut to the terminal's width.
-pub(crate) fn table<R, C>(heads: &[&str], rows: R) -> String
+/// A plain table: no frame, two spaces between columns. On a terminal long cells are wrapped to its width. Without rows,
+/// `empty` and a line feed.
+pub(crate) fn table<R, C>(heads: &[&str], rows: R, empty: &str) -> String
 where
     R: IntoIterator<Item = Vec<C>>,
     C: Into<comfy_table::Cell>,
@@ -54,15 +61,40 @@ where
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(heads);
-    let mut empty = true;
+    if let Some((columns, _)) =
+        screen::size(io::stdout()).and_then(|(c, r)| Some((u16::try_from(c).ok()?, r)))
+    {
+        table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
+    }
+    let mut without_rows = true;
     for row in rows {
         table.add_row(row);
-        empty = false;
+        without_rows = false;
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
     }
-    if empty { "none\n".to_owned() } else { trim_lines(&table.to_string()) }
+    if without_rows { format!("{empty}\n") } else { trim_lines(&table.to_string()) }
+}
+
+/// Indented lines of three columns, each as wide as its widest cell; the last is not padded.
+pub(crate) fn columns(rows: impl Iterator<Item = [String; 3]>) -> Vec<String> {
+    let rows: Vec<_> = rows.collect();
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let (first, second) = (width(0), width(1));
+    let line = |[a, b, c]: &[String; 3]| format!("  {a:<first$}  {b:<second$}  {c}").trim_end().to_owned();
+    rows.iter().map(line).collect()
+}
+
+/// A text and, on a line of its own below it, its hint.
+pub(crate) fn hinted(indent: &str, text: &str) -> String {
+    let (reason, hint) = hint::split(text);
+    if hint.is_empty() { format!("{reason}\n") } else { format!("{reason}\n{indent}hint: {hint}\n") }
+}
+
+/// `1 file`, `2 files`.
+pub(crate) fn count(number: u64, one: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
 }
 
 pub(crate) fn trim_lines(text: &str) -> String {
@@ -80,12 +112,12 @@ pub(crate) fn or_dash(text: &str) -> &str {
 
 /// `12 s ago`, `3 min ago`, `2 h ago`, `5 d ago`; `-` for 0.
 pub(crate) fn ago(unix_ms: u64) -> String {
-    if unix_ms == 0 {
-        return "-".to_owned();
-    }
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis());
-    let seconds = (now.saturating_sub(u128::from(unix_ms)) / 1000) as u64;
-    format!("{} ago", span(seconds))
+    if unix_ms == 0 { "-".to_owned() } else { format!("{} ago", since(unix_ms)) }
+}
+
+/// How long ago that was.
+pub(crate) fn since(unix_ms: u64) -> String {
+    span(wall_ms().saturating_sub(unix_ms) / 1000)
 }
 
 /// A length of time in the largest unit that fits.
@@ -123,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_table_has_no_trailing_blanks() {
-        let text = table(&["NODE", "STATE"], [vec!["c1", "proven"], vec!["compiler2", "x"]]);
+        let text = table(&["NODE", "STATE"], [vec!["c1", "proven"], vec!["compiler2", "x"]], "none");
         assert_eq!(text, "NODE       STATE\nc1         proven\ncompiler2  x\n");
     }
 

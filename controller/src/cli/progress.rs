@@ -2,15 +2,18 @@
 //!
 //! Ctrl-C ends only the looking: the deploy goes on, and the command that looks again is printed.
 
-use std::{
-    io::{self, IsTerminal, Write},
-    time::Duration,
-};
+use std::{io, time::Duration};
 
+use bunraku_common::hint;
 use bunraku_proto::v1::{DeployInfo, ShowDeployRequest, WatchRequest};
 use tonic::Code;
 
-use super::{Exit, Failure, Output, client::Control, output::short};
+use super::{
+    Exit, Failure, Output,
+    client::Control,
+    output::{columns, short},
+    screen::{self, Screen},
+};
 
 /// How often a broken connection to the controller is tried again before the command gives up.
 const ATTEMPTS: u32 = 40;
@@ -22,14 +25,23 @@ pub(super) async fn follow(
     deploys: &[DeployInfo],
     output: Output,
 ) -> Result<Vec<DeployInfo>, Failure> {
-    let screen = Screen::new(output);
-    tokio::select! {
-        ended = watch(client, deploys, screen) => ended,
-        _ = tokio::signal::ctrl_c() => {
-            let ids: Vec<_> = deploys.iter().map(|d| d.id.to_string()).collect();
-            eprintln!("\nno longer looking; the deploy goes on");
-            eprintln!("look again with: bunraku deploys show {}", ids.first().map_or("", String::as_str));
-            Err(Failure::silent(Exit::Interrupted))
+    let mut view = View::new(output);
+    let interrupted = tokio::select! {
+        ended = watch(client, deploys, &mut view) => Ok(ended),
+        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Interrupted, no_longer_looking(deploys))),
+    };
+    view.clear();
+    interrupted?
+}
+
+fn no_longer_looking(deploys: &[DeployInfo]) -> String {
+    match deploys {
+        [one] => hint::join(
+            &format!("no longer looking; deploy {} of {} goes on", one.id, one.environment),
+            &format!("bunraku deploys show {}", one.id),
+        ),
+        more => {
+            hint::join(&format!("no longer looking; {} deploys go on", more.len()), "bunraku deploys list")
         }
     }
 }
@@ -37,13 +49,13 @@ pub(super) async fn follow(
 async fn watch(
     mut client: Control,
     deploys: &[DeployInfo],
-    mut screen: Screen,
+    view: &mut View,
 ) -> Result<Vec<DeployInfo>, Failure> {
     let mut ended = Vec::new();
     for deploy in deploys {
         let mut lost = 0;
         loop {
-            match watch_one(&mut client, deploy.id, &mut screen).await {
+            match watch_one(&mut client, deploy.id, view).await {
                 Ok(info) => {
                     ended.push(info);
                     break;
@@ -67,17 +79,16 @@ async fn watch(
             }
         }
     }
-    screen.clear();
     Ok(ended)
 }
 
-async fn watch_one(client: &mut Control, id: u64, screen: &mut Screen) -> Result<DeployInfo, tonic::Status> {
+async fn watch_one(client: &mut Control, id: u64, view: &mut View) -> Result<DeployInfo, tonic::Status> {
     // The stream is only the signal that something happened; what is shown is always the whole state.
     let request = WatchRequest { after: 0, from_now: true, deploy: id, follow: true };
     let mut events = client.watch(request).await?.into_inner();
     loop {
         let info = client.show_deploy(ShowDeployRequest { id }).await?.into_inner();
-        screen.show(&info);
+        view.show(&info);
         if info.ended_ms != 0 {
             return Ok(info);
         }
@@ -87,61 +98,61 @@ async fn watch_one(client: &mut Control, id: u64, screen: &mut Screen) -> Result
     }
 }
 
-/// What is on the terminal right now.
+/// Where progress is shown.
 #[derive(Debug)]
-struct Screen {
-    live: bool,
-    quiet: bool,
-    lines: usize,
-    last: String,
+enum View {
+    /// Lines that are replaced in place.
+    Terminal(Screen),
+    /// A plain line for each change.
+    Lines {
+        last: String,
+    },
+    Nothing,
 }
 
-impl Screen {
+impl View {
     fn new(output: Output) -> Self {
-        let live = io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
-        Self { live, quiet: output == Output::Json, lines: 0, last: String::new() }
+        match (output, screen::size(io::stderr())) {
+            (Output::Json, _) => Self::Nothing,
+            (Output::Text, Some(_)) => Self::Terminal(Screen::default()),
+            (Output::Text, None) => Self::Lines { last: String::new() },
+        }
     }
 
     fn show(&mut self, deploy: &DeployInfo) {
-        if self.quiet {
-            return;
-        }
-        if self.live {
-            let text = lines(deploy).join("\n") + "\n";
-            self.clear();
-            eprint!("{text}");
-            self.lines = text.matches('\n').count();
-        } else {
-            let line = one_line(deploy);
-            if line != self.last {
-                eprintln!("{line}");
-                self.last = line;
+        match self {
+            Self::Nothing => {}
+            Self::Terminal(shown) => {
+                if let Some(size) = screen::size(io::stderr()) {
+                    shown.show(&lines(deploy), size);
+                }
+            }
+            Self::Lines { last } => {
+                let line = one_line(deploy);
+                if line != *last {
+                    eprintln!("{line}");
+                    *last = line;
+                }
             }
         }
-        let _best_effort = io::stderr().flush();
     }
 
     fn clear(&mut self) {
-        if self.lines > 0 {
-            eprint!("\x1b[{}A\x1b[J", self.lines);
-            self.lines = 0;
+        if let Self::Terminal(shown) = self {
+            shown.clear();
         }
     }
 }
 
 fn lines(deploy: &DeployInfo) -> Vec<String> {
-    let mut out = vec![format!(
-        "deploy {} of {}: {} {}",
-        deploy.id,
-        deploy.environment,
-        deploy.phase,
-        short(&deploy.snapshot)
-    )];
-    for node in &deploy.nodes {
-        out.push(format!("  {:<28} {:<10} {}", node.node, node.state, node.note));
-    }
+    let snapshot = if deploy.snapshot.is_empty() { "" } else { short(&deploy.snapshot) };
+    let head = format!("deploy {} of {}: {} {snapshot}", deploy.id, deploy.environment, deploy.phase);
+    let mut out = vec![head.trim_end().to_owned()];
+    out.extend(columns(
+        deploy.nodes.iter().map(|n| [n.node.clone(), n.state.clone(), hint::split(&n.note).0]),
+    ));
     if !deploy.waiting.is_empty() {
-        out.push(format!("  {}", deploy.waiting));
+        out.push(format!("  waits {}", deploy.waiting));
     }
     out
 }

@@ -5,6 +5,7 @@ use clap::Subcommand;
 
 use super::{
     Failure, Reach, client,
+    environments::InEnvironment,
     output::{ago, short, table},
 };
 
@@ -12,10 +13,7 @@ use super::{
 pub(super) enum Snapshots {
     /// Snapshots that can be rolled back to
     #[command(after_help = "Example: bunraku snapshots list production")]
-    List {
-        /// Only this environment
-        environment: Option<String>,
-    },
+    List(InEnvironment),
     /// What differs between two snapshots
     #[command(after_help = "Example: bunraku snapshots diff 3f2a 9be1")]
     Diff {
@@ -30,8 +28,8 @@ impl Snapshots {
     pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
         let mut client = client::connect(reach).await?;
         match self {
-            Self::List { environment } => {
-                let request = ListSnapshotsRequest { environment: environment.unwrap_or_default() };
+            Self::List(only) => {
+                let request = ListSnapshotsRequest { environment: only.name() };
                 let reply = client.list_snapshots(request).await?.into_inner();
                 reach.output.print(&reply, |reply| {
                     table(
@@ -48,6 +46,7 @@ impl Snapshots {
                                 if s.live { "live" } else { "" }.to_owned(),
                             ]
                         }),
+                        "no snapshots yet\nhint: bunraku deploy --all",
                     )
                 })
             }
@@ -82,7 +81,8 @@ pub(super) fn difference_text(difference: &Difference) -> String {
         out.push_str(&format!("  … and {} more\n", difference.total - shown));
     }
     if difference.flush_jrubies {
-        out.push_str("  Ruby under lib/ changes: compilers load it only after a flush or reload of their JRuby pools\n");
+        out.push_str("Ruby below lib/ changes that a compiler loads only at a reload of Puppet Server\n");
+        out.push_str("hint: systemctl reload puppetserver, on one compiler after the other\n");
     }
     out
 }

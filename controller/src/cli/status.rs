@@ -5,7 +5,7 @@ use bunraku_proto::v1::{EnvironmentInfo, NodeInfo, StatusReply, StatusRequest};
 use super::{
     Failure, Reach, client,
     environments::{branch_note, environment_rows},
-    output::{ago, or_dash, span, table},
+    output::{ago, hinted, or_dash, span, table},
 };
 
 pub(super) async fn run(reach: &Reach) -> Result<(), Failure> {
@@ -21,7 +21,7 @@ pub(super) fn text(status: &StatusReply) -> String {
         status.fleet,
         status.term,
         span(status.uptime_s),
-        status.standing
+        hinted("            ", &status.standing).trim_end()
     );
     out.push_str(&node_table(&status.nodes));
     out.push('\n');
@@ -30,22 +30,24 @@ pub(super) fn text(status: &StatusReply) -> String {
         out.push_str("\ngoing on\n");
         for deploy in &status.active {
             out.push_str(&format!("  deploy {} of {}: {}\n", deploy.id, deploy.environment, deploy.phase));
-            out.push_str(&format!("    {}\n", deploy.waiting));
+            out.push_str(&format!("    waits {}\n", deploy.waiting));
         }
     }
     if !status.alarms.is_empty() {
         out.push_str("\nalarms\n");
         for alarm in &status.alarms {
-            out.push_str(&format!("  ! {alarm}\n"));
+            out.push_str(&format!("  ! {}", hinted("    ", alarm)));
         }
     }
     out
 }
 
+/// `running`, `starting`, `down`, …; why is shown by `nodes show`.
+fn first_word(puppetserver: &str) -> &str {
+    or_dash(puppetserver.split(':').next().unwrap_or_default())
+}
+
 pub(super) fn node_table(nodes: &[NodeInfo]) -> String {
-    if nodes.is_empty() {
-        return "no nodes yet (hint: bunraku token create NODE --role compiler)\n".to_owned();
-    }
     table(
         &["NODE", "ROLES", "CONNECTED", "SINCE", "PUPPET SERVER", "STANDING"],
         nodes.iter().map(|node| {
@@ -54,20 +56,19 @@ pub(super) fn node_table(nodes: &[NodeInfo]) -> String {
                 node.roles.join(","),
                 if node.connected { "yes" } else { "no" }.to_owned(),
                 ago(node.since_ms),
-                or_dash(&node.puppetserver).to_owned(),
+                first_word(&node.puppetserver).to_owned(),
                 node.standing.clone(),
             ]
         }),
+        "no nodes yet\nhint: bunraku token create NODE --role compiler",
     )
 }
 
-fn environment_table(environments: &[EnvironmentInfo]) -> String {
-    if environments.is_empty() {
-        return "no environments yet (hint: bunraku deploy --all)\n".to_owned();
-    }
+pub(super) fn environment_table(environments: &[EnvironmentInfo]) -> String {
     let mut out = table(
         &["ENVIRONMENT", "SNAPSHOT", "COMMIT", "NODE", "SERVES", "STATE"],
         environments.iter().flat_map(environment_rows),
+        "no environments yet\nhint: bunraku deploy --all",
     );
     for environment in environments {
         out.push_str(&branch_note(environment));

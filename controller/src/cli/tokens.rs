@@ -3,13 +3,17 @@
 use bunraku_proto::v1::{CreateTokenRequest, ListTokensRequest, RevokeTokenRequest, TokenInfo};
 use clap::Subcommand;
 
-use super::{Exit, Failure, Reach, client, output::table};
+use super::{
+    Exit, Failure, Reach, client,
+    output::{or_dash, table},
+};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Token {
     /// Make a one-time token for a node and print the line to run on that node
     #[command(after_help = "Example: bunraku token create c1.example.com --role compiler --ttl 15m")]
     Create {
+        /// The node's name: its certname
         node: String,
         /// compiler, load-balancer, puppetdb or service
         #[arg(long = "role", required = true, value_name = "ROLE")]
@@ -23,7 +27,10 @@ pub(super) enum Token {
     List,
     /// Make a token useless
     #[command(after_help = "Example: bunraku token revoke 7f3a")]
-    Revoke { id: String },
+    Revoke {
+        /// As `token list` shows it, or its unique beginning
+        id: String,
+    },
 }
 
 impl Token {
@@ -60,11 +67,12 @@ impl Token {
                                 t.id.clone(),
                                 t.name.clone(),
                                 t.kind.clone(),
-                                t.roles.join(","),
+                                or_dash(&t.roles.join(",")).to_owned(),
                                 until,
                                 t.state.clone(),
                             ]
                         }),
+                        "no tokens\nhint: bunraku token create NODE --role compiler",
                     )
                 })
             }
