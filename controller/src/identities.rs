@@ -2,13 +2,14 @@
 //! or the controller's own certificate change), and the allow-list.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use bunraku_common::{Chain, Digest};
-use bunraku_engine::{Event, Standing as Known};
+use bunraku_engine::{EnrolledBy, Event, Standing as Known, State};
 use bunraku_proto::{
     FleetName, PeerIdentity,
     accept::Doors,
@@ -33,8 +34,17 @@ pub(crate) struct Identities {
     allow: AllowList,
     doors: Arc<ArcSwap<Doors>>,
     grace: Duration,
-    /// What is wrong with the Puppet door, if anything.
-    puppet: Mutex<Option<String>>,
+    puppet: Mutex<PuppetNews>,
+}
+
+/// What Puppet's files said when they were last read.
+#[derive(Debug, Default)]
+struct PuppetNews {
+    /// Why the door is closed, if it is.
+    closed: Option<String>,
+    /// Unix seconds.
+    crl_ends: Option<u64>,
+    revoked: BTreeSet<String>,
 }
 
 impl Identities {
@@ -46,7 +56,7 @@ impl Identities {
             allow: AllowList::new(entries.map(|entry| (entry.certname.clone(), entry.roles.clone()))),
             doors: Arc::new(ArcSwap::from_pointee(Doors::default())),
             grace: Duration::from_secs(config.identity.expired_renewal_days * 86_400),
-            puppet: Mutex::new(None),
+            puppet: Mutex::default(),
         })
     }
 
@@ -71,7 +81,12 @@ impl Identities {
     }
 
     pub(crate) fn alarms(&self) -> Vec<String> {
-        self.puppet.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        let news = self.puppet();
+        news.closed.clone().or_else(|| news.crl_ends.and_then(crl_alarm)).into_iter().collect()
+    }
+
+    fn puppet(&self) -> MutexGuard<'_, PuppetNews> {
+        self.puppet.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens the mesh doors with a fresh identity of the controller.
@@ -105,32 +120,47 @@ impl Identities {
                 }
                 _ = look.tick() => {
                     if let Some(refreshed) = door.as_mut().and_then(PuppetDoor::refresh) {
-                        self.take_puppet(refreshed.map_err(|error| Chain(&error).to_string()), &driver);
+                        self.take_puppet(refreshed.map_err(|error| Chain(&error).to_string()));
+                    }
+                    let serials = still_in_use(&driver.shared.state(), &self.puppet().revoked);
+                    if !serials.is_empty() {
+                        driver.event(Event::PuppetRevoked { serials });
                     }
                 }
             }
         }
     }
 
-    fn take_puppet(&self, refreshed: Result<PuppetTrust, String>, driver: &Driver) {
+    fn take_puppet(&self, refreshed: Result<PuppetTrust, String>) {
         let mut doors = Doors::clone(&self.doors.load());
-        let alarm = match refreshed {
-            Ok(trust) => {
-                doors.enroll_puppet = Some(trust.config);
-                driver.event(Event::PuppetRevoked { serials: trust.revoked });
-                trust.crl_ends.and_then(crl_alarm)
+        match refreshed {
+            Ok(PuppetTrust { config, revoked, crl_ends }) => {
+                doors.enroll_puppet = Some(config);
+                *self.puppet() = PuppetNews { closed: None, crl_ends, revoked };
             }
             Err(reason) => {
                 doors.enroll_puppet = None;
-                Some(format!("enrolment by Puppet certificate is closed: {reason}"))
+                // What was revoked stays so.
+                self.puppet().closed = Some(format!("enrolment by Puppet certificate is closed: {reason}"));
             }
-        };
-        if let Some(alarm) = &alarm {
+        }
+        for alarm in self.alarms() {
             tracing::warn!("{alarm}");
         }
         self.doors.store(Arc::new(doors));
-        *self.puppet.lock().unwrap_or_else(PoisonError::into_inner) = alarm;
     }
+}
+
+/// Revoked Puppet certificates from which an identity was born that may still speak. Looked for all the time and not
+/// only when the CRL changes: a holder who came through the door just before may enrol a moment after, and a journal
+/// whose disk was full has not heard.
+fn still_in_use(state: &State, revoked: &BTreeSet<String>) -> BTreeSet<String> {
+    let enrolled = state.fleet().nodes.values().filter(|node| node.enrolled);
+    let born = enrolled.filter_map(|node| match &node.by {
+        EnrolledBy::Puppet { serial } => Some(serial),
+        EnrolledBy::Token { .. } | EnrolledBy::Renewal { .. } => None,
+    });
+    born.filter(|serial| revoked.contains(*serial)).cloned().collect()
 }
 
 fn crl_alarm(ends: u64) -> Option<String> {
@@ -146,4 +176,35 @@ fn standing(shared: &Arc<Shared>) -> Standing {
     Standing::new(move |peer: &PeerIdentity| {
         matches!(shared.state().standing(&peer.serial, &peer.key.to_string()), Known::Allowed(_))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use bunraku_common::{NodeName, Role};
+    use bunraku_engine::{Fact, Presence};
+
+    use super::*;
+
+    #[test]
+    fn i8_who_enrols_after_its_puppet_certificate_was_revoked_is_cut_all_the_same() {
+        let revoked = BTreeSet::from(["ca:7".to_owned()]);
+        let mut state = State::default();
+        assert_eq!(still_in_use(&state, &revoked), BTreeSet::new());
+        let late = Fact::NodeEnrolled {
+            node: NodeName::parse("c1").unwrap(),
+            roles: BTreeSet::from([Role::Compiler]),
+            serial: "a".into(),
+            key: "k".into(),
+            by: EnrolledBy::Puppet { serial: "ca:7".into() },
+            expires_s: 1000,
+        };
+        state.apply(&late, 0);
+        let serials = still_in_use(&state, &revoked);
+        assert_eq!(serials, revoked);
+        for fact in state.observe(Event::PuppetRevoked { serials }, &Presence::new(0), 0) {
+            state.apply(&fact, 0);
+        }
+        assert!(matches!(state.standing("a", "k"), Known::Denied(_)));
+        assert_eq!(still_in_use(&state, &revoked), BTreeSet::new());
+    }
 }
