@@ -9,7 +9,7 @@ use std::{
 };
 
 use bunraku_builder::{BuildError, Builder, ObjectStore};
-use bunraku_common::{Chain, Digest, NodeName, Term};
+use bunraku_common::{Chain, Digest, NodeName, Term, crash};
 use bunraku_engine::{Event, Fact, Presence, Settings, State};
 use bunraku_proto::{
     Door, FleetName, PROTOCOL, Peer,
@@ -243,7 +243,9 @@ fn begin_term(
     let now = clock.now();
     let mut facts = vec![Fact::TermBegan { term, takeover: None }];
     facts.extend(state.observe(Event::Configured { settings }, &Presence::new(now), now));
+    crash::point("before:term-began");
     store.append(facts.iter().map(|fact| record(fact, "controller", now)).collect())?;
+    crash::point("after:term-began");
     for fact in &facts {
         state.apply(fact, now);
     }
