@@ -1,14 +1,16 @@
 //! The service `Content`: streams to a node what it lacks of a snapshot that it was ordered to have.
 
 use std::{
+    collections::BTreeMap,
     io::{self, Write},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use bunraku_builder::ObjectStore;
 use bunraku_common::{
-    Chain, Digest, limits,
+    Chain, Digest, NodeName, limits,
     objects::Objects,
     snapshot::{
         TreeError,
@@ -16,7 +18,11 @@ use bunraku_common::{
     },
 };
 use bunraku_proto::v1::{PackChunk, PackRequest, content_server::Content};
-use tokio::sync::mpsc;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc},
+    time::timeout,
+};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
@@ -27,11 +33,29 @@ use crate::driver::Shared;
 const CHUNKS_AHEAD: usize = 8;
 /// zstd level: 3 shrinks a control repository six times at several hundred MB/s.
 const LEVEL: i32 = 3;
+/// Packs of one node under way at once; more wait. Each holds a thread for as long as the node reads it, and slow nodes
+/// must not take the threads of all (T15).
+const PACKS_PER_NODE: usize = 16;
+/// A chunk that is not taken within this ends the pack: half a KiB a second is less than any link that is one.
+const CHUNK_PATIENCE: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]
 pub(crate) struct ContentService {
-    pub store: Arc<ObjectStore>,
-    pub shared: Arc<Shared>,
+    store: Arc<ObjectStore>,
+    shared: Arc<Shared>,
+    /// One entry for each node that ever asked.
+    turns: Mutex<BTreeMap<NodeName, Arc<Semaphore>>>,
+}
+
+impl ContentService {
+    pub(crate) fn new(store: Arc<ObjectStore>, shared: Arc<Shared>) -> Self {
+        Self { store, shared, turns: Mutex::default() }
+    }
+
+    fn turns_of(&self, node: &NodeName) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.entry(node.clone()).or_insert_with(|| Arc::new(Semaphore::new(PACKS_PER_NODE))).clone()
+    }
 }
 
 #[tonic::async_trait]
@@ -56,12 +80,16 @@ impl Content for ContentService {
         }
         let have = have.iter().map(|text| digest(text)).collect::<Result<Vec<_>, _>>()?;
         let after = if after.is_empty() { None } else { Some(digest(&after)?) };
+        let turn = self.turns_of(&node).acquire_owned().await;
+        let turn = turn.map_err(|_| Status::internal("packs are closed"))?;
         let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(failed) = send(store.objects(), &want, &have, after, &chunks) {
+            let _turn = turn;
+            let take = |data| handed_over(&chunks, Ok(PackChunk { data }), CHUNK_PATIENCE);
+            if let Err(failed) = send(store.objects(), &want, &have, after, take) {
                 tracing::warn!(%node, snapshot = %want.short(), error = %Chain(&failed), "pack broke off");
-                let _receiver_gone = chunks.blocking_send(Err(failed.into()));
+                let _receiver_gone = handed_over(&chunks, Err(failed.into()), CHUNK_PATIENCE);
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
@@ -91,6 +119,17 @@ impl From<PackFailed> for Status {
     }
 }
 
+/// Waits while the node is slow, but not for ever. On a blocking thread.
+fn handed_over<T>(to: &mpsc::Sender<T>, chunk: T, patience: Duration) -> io::Result<()> {
+    // The time begins inside: a timer needs the runtime.
+    let why = match Handle::current().block_on(async { timeout(patience, to.send(chunk)).await }) {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(_)) => "the stream was closed",
+        Err(_) => "it is not read",
+    };
+    Err(io::Error::new(io::ErrorKind::BrokenPipe, why))
+}
+
 fn digest(text: &str) -> Result<Digest, Status> {
     text.parse()
         .map_err(|error: bunraku_common::digest::NotADigest| Status::invalid_argument(error.to_string()))
@@ -101,11 +140,11 @@ fn send(
     want: &Digest,
     have: &[Digest],
     after: Option<Digest>,
-    chunks: &mpsc::Sender<Result<PackChunk, Status>>,
+    take: impl FnMut(Vec<u8>) -> io::Result<()>,
 ) -> Result<(), PackFailed> {
     let missing = pack::missing(objects, want, have).map_err(PackFailed::List)?;
     let rest = behind(&missing, after)?;
-    let sink = Chunks { to: chunks, buffer: Vec::new() };
+    let sink = Chunks { take, buffer: Vec::new() };
     let zstd = zstd::Encoder::new(sink, LEVEL).map_err(PackFailed::Gone)?;
     let mut writer = pack::Writer::new(zstd);
     for object in rest {
@@ -130,13 +169,13 @@ fn behind(missing: &[Object], after: Option<Digest>) -> Result<&[Object], PackFa
     Ok(&missing[at + 1..])
 }
 
-/// Collects bytes into chunks and hands them to the stream; waits while the node is slow.
-struct Chunks<'a> {
-    to: &'a mpsc::Sender<Result<PackChunk, Status>>,
+/// Collects bytes into chunks and hands them on.
+struct Chunks<F> {
+    take: F,
     buffer: Vec<u8>,
 }
 
-impl Write for Chunks<'_> {
+impl<F: FnMut(Vec<u8>) -> io::Result<()>> Write for Chunks<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let room = limits::CHUNK_BYTES - self.buffer.len();
         let taken = bytes.len().min(room);
@@ -151,10 +190,7 @@ impl Write for Chunks<'_> {
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let data = std::mem::take(&mut self.buffer);
-        self.to
-            .blocking_send(Ok(PackChunk { data }))
-            .map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the stream was closed"))
+        (self.take)(std::mem::take(&mut self.buffer))
     }
 }
 
@@ -181,15 +217,13 @@ mod tests {
     }
 
     fn received(objects: &Objects, want: &Digest, after: Option<Digest>) -> Vec<Digest> {
-        let (to, mut from) = mpsc::channel(1000);
-        send(objects, want, &[], after, &to).unwrap();
-        drop(to);
         let mut bytes = Vec::new();
-        while let Some(chunk) = from.blocking_recv() {
-            let chunk = chunk.unwrap();
-            assert!(chunk.data.len() <= limits::CHUNK_BYTES);
-            bytes.extend(chunk.data);
-        }
+        let take = |data: Vec<u8>| {
+            assert!(data.len() <= limits::CHUNK_BYTES);
+            bytes.extend(data);
+            Ok(())
+        };
+        send(objects, want, &[], after, take).unwrap();
         let mut reader = Reader::new(zstd::Decoder::new(&bytes[..]).unwrap());
         let mut seen = Vec::new();
         loop {
@@ -216,7 +250,18 @@ mod tests {
     fn an_unknown_place_to_go_on_from_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (objects, want) = store(dir.path());
-        let (to, _from) = mpsc::channel(1000);
-        assert!(matches!(send(&objects, &want, &[], Some(Digest::of(b"?")), &to), Err(PackFailed::After)));
+        let sent = send(&objects, &want, &[], Some(Digest::of(b"?")), |_| Ok(()));
+        assert!(matches!(sent, Err(PackFailed::After)));
+    }
+
+    #[tokio::test]
+    async fn t15_a_node_that_reads_nothing_does_not_hold_a_thread_for_ever() {
+        let (to, _reads_nothing) = mpsc::channel(1);
+        let sent = tokio::task::spawn_blocking(move || {
+            let patience = Duration::from_millis(20);
+            handed_over(&to, 1, patience).unwrap();
+            handed_over(&to, 2, patience).unwrap_err().kind()
+        });
+        assert_eq!(sent.await.unwrap(), io::ErrorKind::BrokenPipe);
     }
 }

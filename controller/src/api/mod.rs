@@ -58,10 +58,7 @@ impl Api {
     /// For nodes and operators (`h2`), and root on the unix socket.
     pub(crate) fn control_routes(&self) -> Routes {
         let control = ControlServer::new(self.clone()).max_decoding_message_size(limits::MESSAGE_BYTES);
-        let content = content::ContentService {
-            store: self.reporter.store.clone(),
-            shared: self.driver.shared.clone(),
-        };
+        let content = content::ContentService::new(self.reporter.store.clone(), self.driver.shared.clone());
         let content = ContentServer::new(content).max_decoding_message_size(limits::MESSAGE_BYTES);
         Routes::new(self.admitted(control)).add_service(self.admitted(content))
     }
