@@ -32,12 +32,12 @@ pub(crate) async fn settle_debts(node: Arc<Node>) {
         let owed = node.memory().owed();
         for (environment, snapshot) in owed {
             // What was owed before a crash may never have been swapped.
-            if compiler.versions.live(&environment) != Some(snapshot) {
+            if compiler.versions.live(&environment) != Some(snapshot) || compiler.is_ordered(&environment) {
                 continue;
             }
-            let Some(fence) = node.memory().subject(&environment).map(|subject| subject.fence) else {
-                continue;
-            };
+            let still =
+                node.memory().subject(&environment).filter(|s| s.owed == Some(snapshot)).map(|s| s.fence);
+            let Some(fence) = still else { continue };
             let commit = Commit { environment, snapshot, fence };
             if commit.settle(&node, compiler, false).await.is_none() {
                 tracing::info!(environment = %commit.environment, snapshot = %snapshot.short(), "what was owed is proven");

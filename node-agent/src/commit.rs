@@ -38,6 +38,7 @@ impl Commit {
     /// Everything that is not done yet. Repeated: only what is still owed.
     pub(crate) async fn run(&self, node: &Arc<Node>, compiler: &Compiler) -> Result<CommitReply, Status> {
         let began = Instant::now();
+        let _under_way = UnderWay::begin(compiler, &self.environment);
         let already = compiler.versions.live(&self.environment) == Some(self.snapshot);
         let known = node.memory().subject(&self.environment).map(|subject| (subject.owed, subject.proven));
         if already && known == Some((None, Some(self.snapshot))) {
@@ -137,6 +138,28 @@ impl Commit {
     }
 }
 
+/// While it lives, an order of this environment is being carried out.
+struct UnderWay<'a> {
+    compiler: &'a Compiler,
+    environment: &'a EnvironmentName,
+}
+
+impl<'a> UnderWay<'a> {
+    fn begin(compiler: &'a Compiler, environment: &'a EnvironmentName) -> Self {
+        compiler.ordered().push(environment.clone());
+        Self { compiler, environment }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut ordered = self.compiler.ordered();
+        if let Some(at) = ordered.iter().position(|environment| environment == self.environment) {
+            ordered.swap_remove(at);
+        }
+    }
+}
+
 /// What stands between a commit and its swap. Passed when it is the commit's turn, so that no compile waits for the
 /// lock while another's work on the environment (a stage, healing) goes on, and so that no order that was overtaken
 /// while it waited takes effect (I5).
@@ -179,6 +202,16 @@ fn refused(error: &VersionsError) -> Status {
 }
 
 impl Compiler {
+    /// Whether an order is at work on this environment. It flushes by itself, and each flush costs every interpreter
+    /// a new load of the environment.
+    pub(crate) fn is_ordered(&self, environment: &EnvironmentName) -> bool {
+        self.ordered().contains(environment)
+    }
+
+    fn ordered(&self) -> std::sync::MutexGuard<'_, Vec<EnvironmentName>> {
+        self.ordered.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
     /// From now on the longest compile counts until an older version may be recycled.
     fn successor_is_proven(&self, environment: &EnvironmentName, proven: Digest) {
         let now = Instant::now();

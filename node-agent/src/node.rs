@@ -98,6 +98,8 @@ pub(crate) struct Compiler {
     pub group: Option<u32>,
     /// Why an environment is not proven yet.
     pub owed: Mutex<BTreeMap<EnvironmentName, String>>,
+    /// Environments of which a commit order is under way: it settles its own debt.
+    pub ordered: Mutex<Vec<EnvironmentName>>,
     /// When a version stopped being live: its successor was proven at that time (monotonic, this process only).
     pub left: Mutex<BTreeMap<(EnvironmentName, Digest), Instant>>,
     /// Wakes the background: something was committed.
@@ -226,6 +228,7 @@ impl Compiler {
             scratch,
             group,
             owed: Mutex::default(),
+            ordered: Mutex::default(),
             left: Mutex::default(),
             committed: Notify::new(),
             settings: tokio::sync::Mutex::default(),
