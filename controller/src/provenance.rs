@@ -1,14 +1,15 @@
-//! Where each snapshot came from, and what the builder said: small files beside the objects, for people.
+//! Where each snapshot came from, what the builder said, and what nodes noted: small files beside the objects, for people.
 //!
 //! Nothing is decided by them; a snapshot without its file is only less well described.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
 };
 
-use bunraku_common::{Digest, EnvironmentName};
+use bunraku_common::{Digest, EnvironmentName, NodeName};
 use bunraku_engine::DeployId;
 use serde::{Deserialize, Serialize};
 
@@ -32,16 +33,21 @@ pub(crate) struct Origin {
 pub(crate) struct Provenance {
     snapshots: PathBuf,
     outputs: PathBuf,
+    notes: PathBuf,
+    /// Several nodes note something of one deploy at the same time, in one file.
+    noting: Mutex<()>,
 }
 
-/// Builders' outputs that are kept, newest first.
+/// Deploys whose builder's output and notes are kept, newest first.
 const OUTPUTS: usize = 200;
 
 impl Provenance {
     pub(crate) fn open(dir: &Path) -> io::Result<Self> {
-        let made = Self { snapshots: dir.join("snapshots"), outputs: dir.join("outputs") };
-        fs::create_dir_all(&made.snapshots)?;
-        fs::create_dir_all(&made.outputs)?;
+        let [snapshots, outputs, notes] = ["snapshots", "outputs", "notes"].map(|name| dir.join(name));
+        let made = Self { snapshots, outputs, notes, noting: Mutex::default() };
+        for dir in [&made.snapshots, &made.outputs, &made.notes] {
+            fs::create_dir_all(dir)?;
+        }
         Ok(made)
     }
 
@@ -63,18 +69,34 @@ impl Provenance {
         fs::read_to_string(self.outputs.join(format!("{deploy}.log"))).unwrap_or_default()
     }
 
-    /// Forgets snapshots that are no longer kept, and old outputs.
+    /// What a node said about its part of a deploy that went well, such as what it found at an adoption.
+    pub(crate) fn keep_note(&self, deploy: DeployId, node: &NodeName, note: &str) -> io::Result<()> {
+        let _one_at_a_time = self.noting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut notes = self.notes(deploy);
+        notes.insert(node.clone(), note.to_owned());
+        replace(&self.notes.join(format!("{deploy}.json")), &serde_json::to_vec_pretty(&notes)?)
+    }
+
+    pub(crate) fn notes(&self, deploy: DeployId) -> BTreeMap<NodeName, String> {
+        let read = fs::read(self.notes.join(format!("{deploy}.json")));
+        read.ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
+    /// Forgets snapshots that are no longer kept, old outputs and old notes.
     pub(crate) fn sweep(&self, kept: &BTreeSet<Digest>) -> io::Result<()> {
         for (path, stem) in files(&self.snapshots)? {
             if !stem.parse::<Digest>().is_ok_and(|digest| kept.contains(&digest)) {
                 fs::remove_file(path)?;
             }
         }
-        let mut outputs: Vec<(u64, PathBuf)> =
-            files(&self.outputs)?.into_iter().map(|(path, stem)| (stem.parse().unwrap_or(0), path)).collect();
-        outputs.sort_by(|a, b| b.cmp(a));
-        for (_, path) in outputs.into_iter().skip(OUTPUTS) {
-            fs::remove_file(path)?;
+        for dir in [&self.outputs, &self.notes] {
+            let found = files(dir)?.into_iter();
+            let mut of_deploys: Vec<(u64, PathBuf)> =
+                found.map(|(path, stem)| (stem.parse().unwrap_or(0), path)).collect();
+            of_deploys.sort_by(|a, b| b.cmp(a));
+            for (_, path) in of_deploys.into_iter().skip(OUTPUTS) {
+                fs::remove_file(path)?;
+            }
         }
         Ok(())
     }
@@ -100,6 +122,21 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_two_nodes_note_of_one_deploy_is_kept_for_both() {
+        let dir = tempfile::tempdir().unwrap();
+        let provenance = Provenance::open(dir.path()).unwrap();
+        let nodes = ["c1", "c2"].map(|name| NodeName::parse(name).unwrap());
+        std::thread::scope(|scope| {
+            for node in &nodes {
+                scope.spawn(|| provenance.keep_note(DeployId(7), node, node.as_str()).unwrap());
+            }
+        });
+        let noted = provenance.notes(DeployId(7));
+        assert!(nodes.iter().all(|node| noted.get(node).is_some_and(|note| note == node.as_str())));
+        assert!(provenance.notes(DeployId(8)).is_empty());
+    }
 
     #[test]
     fn only_kept_snapshots_and_the_newest_outputs_stay_described() {

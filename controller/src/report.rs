@@ -75,10 +75,15 @@ impl Reporter {
         info
     }
 
-    /// With modules, the difference to what was committed before, and the builder's words. Reads files.
+    /// With modules, the difference to what was committed before, the builder's words and the nodes' notes. Reads files.
     pub(crate) fn deploy_in_full(&self, deploy: &Deploy) -> v1::DeployInfo {
         let mut info = self.deploy(deploy);
         info.output = self.provenance.output(deploy.id);
+        let noted = self.provenance.notes(deploy.id);
+        for node in info.nodes.iter_mut().filter(|node| node.note.is_empty()) {
+            let name = NodeName::parse(&node.node).ok();
+            node.note = name.and_then(|name| noted.get(&name).cloned()).unwrap_or_default();
+        }
         let Some(snapshot) = deploy.built().map(|built| built.snapshot) else { return info };
         info.modules = self.modules(&snapshot);
         info.difference = self.difference(deploy.previous.as_ref(), &snapshot).ok();

@@ -149,7 +149,7 @@ fn severity(exit: &Exit) -> u8 {
 }
 
 /// How a deploy ended, for people.
-fn ending(deploy: &DeployInfo) -> String {
+pub(super) fn ending(deploy: &DeployInfo) -> String {
     let mut out = match deploy.phase.as_str() {
         "live" | "behind" => served(deploy),
         "unchanged" => {
@@ -166,10 +166,12 @@ fn ending(deploy: &DeployInfo) -> String {
     {
         out.push_str(&difference_text(difference));
     }
-    let told = |node: &&DeployNode| matches!(node.state.as_str(), "failed" | "behind" | "skipped");
+    let told = |node: &&DeployNode| {
+        matches!(node.state.as_str(), "failed" | "behind" | "skipped") || !node.note.is_empty()
+    };
     let told: Vec<DeployNode> = deploy.nodes.iter().filter(told).cloned().collect();
     // One that failed is in the reason already.
-    if told.len() > 1 || deploy.phase == "behind" {
+    if told.len() > 1 || matches!(deploy.phase.as_str(), "live" | "behind") {
         out.push_str(&node_lines(&told));
     }
     if matches!(deploy.phase.as_str(), "failed" | "abandoned") {

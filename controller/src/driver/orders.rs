@@ -85,6 +85,11 @@ impl Hands {
             Step::Stage { deploy, node, environment, snapshot, generation, generate_types, adopt } => {
                 let order = order(term, generation, &environment);
                 let staged = self.stage(&node, order, snapshot, generate_types, adopt).await;
+                if let Some(Ok(note)) = &staged
+                    && !note.is_empty()
+                {
+                    self.describe(self.provenance.keep_note(deploy, &node, note));
+                }
                 (staged.map(|staged| stage_event(deploy, node, staged)), None)
             }
             Step::Commit { environment, node, snapshot, generation, deploy: _ } => {
@@ -157,7 +162,7 @@ impl Hands {
         }
     }
 
-    /// `None`: unknown.
+    /// What the node notes, if anything. `None`: unknown.
     async fn stage(
         &self,
         node: &NodeName,
@@ -165,7 +170,7 @@ impl Hands {
         snapshot: Digest,
         generate_types: bool,
         adopt: bool,
-    ) -> Option<Result<(), v1::StageFailed>> {
+    ) -> Option<Result<String, v1::StageFailed>> {
         let request =
             StageRequest { order: Some(order), snapshot: snapshot.to_string(), generate_types, adopt };
         let reply = self.call(node, request, self.stage_deadline, async |mut c, r| c.stage(r).await).await;
@@ -176,7 +181,7 @@ impl Hands {
                     %node, snapshot = %snapshot.short(), already = staged.already, bytes = staged.fetched_bytes,
                     objects = staged.fetched_objects, ms = staged.took_ms, note = staged.note, "staged"
                 );
-                Some(Ok(()))
+                Some(Ok(bounded(staged.note)))
             }
             Outcome::Failed(v1::StageFailed { fault, reason, hint }) => {
                 Some(Err(v1::StageFailed { fault, reason: bounded(reason), hint: bounded(hint) }))
@@ -224,7 +229,7 @@ impl Hands {
     ) -> Option<Event> {
         let order = order(term, generation, &environment);
         match self.stage(&node, order, snapshot, true, adopt).await? {
-            Ok(()) => self.commit(term, environment, node, snapshot, generation).await,
+            Ok(_note) => self.commit(term, environment, node, snapshot, generation).await,
             Err(failed) => Some(Event::BringFailed { environment, node, generation, reason: failed.reason }),
         }
     }
@@ -275,9 +280,9 @@ fn bounded(mut words: String) -> String {
 
 type Client = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;
 
-fn stage_event(deploy: DeployId, node: NodeName, staged: Result<(), v1::StageFailed>) -> Event {
+fn stage_event(deploy: DeployId, node: NodeName, staged: Result<String, v1::StageFailed>) -> Event {
     match staged {
-        Ok(()) => Event::Staged { deploy, node },
+        Ok(_note) => Event::Staged { deploy, node },
         Err(failed) => {
             let fault = match failed.fault() {
                 stage_failed::Fault::Content => Fault::Content,
