@@ -163,15 +163,14 @@ impl Builder {
     ) -> Result<String, BuildError> {
         let prepare = |source| BuildError::Prepare { path: place.dir().into(), source };
         place.found().map_err(prepare)?;
+        if was_cut_off(&place.mark()).await {
+            tracing::info!(%environment, "the last build was cut off: its tree and its cache are made anew");
+            place.clear().map_err(prepare)?;
+        }
         if !place.cache().exists() {
             self.seed(place, environment).await;
         }
         place.furnish(&self.account).map_err(prepare)?;
-        if was_cut_off(&place.mark()).await {
-            tracing::info!(%environment, "the last build was cut off: its tree is built anew");
-            place.clear().and_then(|()| place.furnish(&self.account)).map_err(prepare)?;
-            self.git.remove_locks(&place.cache()).await?;
-        }
         let mirror = self.mirror.lock().await;
         let known = match commit {
             Some(asked) => mirror.knows(environment, branch, asked).await?,

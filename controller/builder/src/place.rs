@@ -86,11 +86,16 @@ impl Place {
         fs::set_permissions(self.config(), fs::Permissions::from_mode(0o644))
     }
 
-    /// Throws the built tree away: a build that was cut off may have left anything in it.
+    /// Throws the built tree and the builder's cache away: a build that was cut off may have left anything in them. A
+    /// mirror whose clone was killed before its configuration was whole is never fetched into again (measured: g10k
+    /// then says for ever that the branch does not exist).
     pub(crate) fn clear(&self) -> io::Result<()> {
-        match fs::remove_dir_all(self.base()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            Ok(()) | Err(_) => Ok(()),
+        for dir in [self.base(), self.cache()] {
+            match fs::remove_dir_all(dir) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
         }
+        Ok(())
     }
 }

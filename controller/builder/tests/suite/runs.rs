@@ -91,6 +91,33 @@ async fn a_build_that_was_cut_off_is_followed_by_a_good_one() {
     assert!(!left.wait().unwrap().success(), "the process that was left must have been killed");
 }
 
+/// Regression: a clone that is killed between its remote's address and its refspec leaves a mirror that git fetches
+/// nothing into, without an error.
+#[tokio::test]
+async fn a_mirror_whose_clone_was_cut_off_is_made_anew() {
+    let world = World::new();
+    for (kind, below) in [(Kind::G10k, "g10k/cache/environments/control.git"), (Kind::R10k, "r10k/cache")] {
+        let good = build(&world.builder(kind), "production").await.unwrap();
+        let place = world.path("build/environments/production");
+        let cached = place.join(below);
+        let mirror = if cached.join("config").exists() {
+            cached
+        } else {
+            fs::read_dir(cached).unwrap().next().unwrap().unwrap().path()
+        };
+        let config = fs::read_to_string(mirror.join("config")).unwrap();
+        let half: Vec<&str> = config.lines().filter(|line| !line.contains("fetch =")).collect();
+        fs::write(mirror.join("config"), half.join("\n")).unwrap();
+        for refs in ["packed-refs", "FETCH_HEAD"] {
+            let _may_not_be_there = fs::remove_file(mirror.join(refs));
+        }
+        fs::remove_dir_all(place.join(kind.as_str()).join("base")).unwrap();
+        fs::write(place.join(kind.as_str()).join("running"), "").unwrap();
+        let again = build(&world.builder(kind), "production").await.unwrap();
+        assert_eq!(again.digest, good.digest, "{kind:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_mark_whose_process_number_belongs_to_somebody_else_ends_nobody() {
     let world = World::new();
