@@ -5,17 +5,17 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bunraku_builder::{BuildError, Builder, ObjectStore};
-use bunraku_common::{Chain, Digest, NodeName, Term, crash};
-use bunraku_engine::{Event, Fact, Presence, Settings, State};
+use bunraku_common::{Chain, Digest, EnvironmentName, Fence, Generation, NodeName, Term, crash};
+use bunraku_engine::{Event, Fact, NodeRecord, Presence, Settings, State};
 use bunraku_proto::{
     Door, FleetName, PROTOCOL, Peer,
     accept::{self, Accepted, Caller, Limits},
     link, serve,
-    v1::HelloRequest,
+    v1::{HelloReply, HelloRequest},
 };
 use bunraku_store::{Keep, LocalStore, Lost, Store, StoreError};
 use tokio::net::{TcpListener, UnixListener};
@@ -38,6 +38,8 @@ use crate::{
 
 /// Nodes are asked what they serve this often: drift, and what a node settled by itself, show within it.
 const ASK_NODES: Duration = Duration::from_secs(30);
+/// Nodes that owe something, mostly because their Puppet Server is down, are asked more often: somebody is looking.
+const ASK_OWING: Duration = Duration::from_secs(3);
 /// Old tokens, snapshots, segments and objects are looked for this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
 /// The oldest protocol number that is still spoken.
@@ -363,7 +365,7 @@ impl Api {
         &self,
         node: &NodeName,
         node_link: link::NodeLink,
-    ) -> Option<bunraku_proto::v1::HelloReply> {
+    ) -> Option<HelloReply> {
         let term = self.driver.shared.state().term()?;
         let mut request = tonic::Request::new(HelloRequest {
             term: Some(wire_term(term)),
@@ -394,21 +396,54 @@ impl Api {
         }
         if let Some(highest) = highest.filter(|highest| !highest.yields_to(&term)) {
             tracing::error!(%node, %highest, own = %term, "the node has obeyed a newer controller: no orders are given");
-            self.driver.superseded(Superseded { by: highest, node: node.clone() });
+            self.driver.superseded(Superseded { by: highest, node: node.clone(), own: term, unknown: None });
+            return None;
+        }
+        if let Some((environment, by)) = self.unknown_decision(&hello) {
+            tracing::error!(%node, %environment, %by, "the node has obeyed a decision that is not in this journal: no orders are given");
+            self.driver.superseded(Superseded {
+                by,
+                node: node.clone(),
+                own: term,
+                unknown: Some(environment),
+            });
             return None;
         }
         Some(hello)
     }
 
+    /// What the node obeyed and the journal does not know. A journal that was restored from a backup begins a term
+    /// that every node would obey, and would bring all of them back to yesterday's code.
+    fn unknown_decision(&self, hello: &HelloReply) -> Option<(EnvironmentName, Term)> {
+        let state = self.driver.shared.state();
+        hello.observed.iter().flat_map(|observed| &observed.environments).find_map(|on_node| {
+            let environment = EnvironmentName::parse(&on_node.environment).ok()?;
+            let term = on_node.term.as_ref().and_then(parse_term)?;
+            let fence = Fence { term, generation: Generation(on_node.generation) };
+            (!state.has_decided(&environment, fence)).then_some((environment, term))
+        })
+    }
+
     async fn ask_nodes_now_and_then(self) {
-        let mut turn = tokio::time::interval(ASK_NODES);
+        let mut turn = tokio::time::interval(ASK_OWING);
+        let mut asked_all = None::<Instant>;
         loop {
             turn.tick().await;
-            let nodes: Vec<NodeName> = self.driver.shared.state().fleet().nodes.keys().cloned().collect();
-            for node in nodes {
+            let all = asked_all.is_none_or(|asked| asked.elapsed() >= ASK_NODES);
+            if all {
+                asked_all = Some(Instant::now());
+            }
+            for node in self.nodes_to_ask(all) {
                 self.ask_again(&node).await;
             }
         }
+    }
+
+    fn nodes_to_ask(&self, all: bool) -> Vec<NodeName> {
+        let state = self.driver.shared.state();
+        let owes = |node: &NodeRecord| node.environments.values().any(|on_node| !on_node.owed.is_empty());
+        let asked = state.fleet().nodes.iter().filter(|(_, node)| all || owes(node));
+        asked.map(|(name, _)| name.clone()).collect()
     }
 
     async fn housekeep(self) {
