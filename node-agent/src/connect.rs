@@ -149,6 +149,7 @@ impl Connection {
             node: self.node.clone(),
             content: Arc::new(RwLock::new(self.content(&identity).map_err(|error| told(&error))?)),
             redial_spread_ms: self.redial_spread_ms.clone(),
+            greeted: Arc::default(),
         };
         let (stop, stopped) = oneshot::channel::<()>();
         let mut serving = Serving(tokio::spawn(serve_node(

@@ -2,7 +2,10 @@
 
 use std::{
     str::FromStr,
-    sync::{Arc, PoisonError, RwLock, atomic::AtomicBool},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
 };
 
 use bunraku_common::{Chain, Digest, EnvironmentName, Fence, Generation, Term, crash, limits};
@@ -33,15 +36,22 @@ pub(crate) struct Service {
     /// To the controller's `Content`; replaced with the identity.
     pub content: Arc<RwLock<Channel>>,
     /// How the controller wants nodes to come back.
-    pub redial_spread_ms: Arc<std::sync::atomic::AtomicU32>,
+    pub redial_spread_ms: Arc<AtomicU32>,
+    /// Whether the controller has said hello on this connection, in a protocol that both speak.
+    pub greeted: Arc<AtomicBool>,
 }
+
+/// No controller can send a node away for longer than this.
+const LONGEST_SPREAD_MS: u32 = 60_000;
 
 #[tonic::async_trait]
 impl node_server::Node for Service {
     async fn hello(&self, request: Request<v1::HelloRequest>) -> Answer<v1::HelloReply> {
         let hello = request.into_inner();
         let term = term(hello.term)?;
-        if !(hello.protocol_oldest..=hello.protocol_newest).contains(&PROTOCOL) {
+        let spoken = (hello.protocol_oldest..=hello.protocol_newest).contains(&PROTOCOL);
+        self.greeted.store(spoken, Ordering::Relaxed);
+        if !spoken {
             tracing::error!(
                 oldest = hello.protocol_oldest,
                 newest = hello.protocol_newest,
@@ -55,7 +65,7 @@ impl node_server::Node for Service {
         }
         let ahead = i64::try_from(wall_ms()).unwrap_or(0) - i64::try_from(hello.wall_ms).unwrap_or(0);
         *self.node.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
-        self.redial_spread_ms.store(hello.redial_spread_ms, std::sync::atomic::Ordering::Relaxed);
+        self.redial_spread_ms.store(hello.redial_spread_ms.min(LONGEST_SPREAD_MS), Ordering::Relaxed);
         let highest_term = self.node.memory().highest_term().map(wire_term);
         tracing::info!(controller = hello.controller, %term, "the controller said hello");
         Ok(Response::new(v1::HelloReply {
@@ -169,6 +179,11 @@ impl Service {
 
     /// Parses an order at the door and remembers it before anything happens.
     fn admit(&self, order: Option<v1::Order>) -> Result<(EnvironmentName, Fence), Status> {
+        if !self.greeted.load(Ordering::Relaxed) {
+            return Err(Status::failed_precondition(
+                "no hello in this node's protocol came on this connection",
+            ));
+        }
         let order = order.ok_or_else(|| Status::invalid_argument("the order is missing"))?;
         let environment: EnvironmentName = parse(&order.environment)?;
         let fence = Fence { term: term(order.term)?, generation: Generation(order.generation) };
