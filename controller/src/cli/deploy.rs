@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use super::{
     Exit, Failure, Output, Reach, client,
     environments::InEnvironment,
-    output::{ago, columns, count, short, table},
+    output::{ago, columns, count, short, span, table},
     progress,
     snapshots::difference_text,
 };
@@ -193,7 +193,7 @@ fn served(deploy: &DeployInfo) -> String {
     };
     let behind = if behind == 0 { String::new() } else { format!(", {behind} behind") };
     format!(
-        "{} is {} on {}{behind} ({skew}{} in all)\n",
+        "{} is live at {} on {}{behind} ({skew}{} in all)\n",
         deploy.environment,
         short(&deploy.snapshot),
         count(proven, "compiler"),
@@ -204,7 +204,11 @@ fn served(deploy: &DeployInfo) -> String {
 fn took(deploy: &DeployInfo) -> String {
     let end = if deploy.live_ms == 0 { deploy.ended_ms } else { deploy.live_ms };
     let ms = end.saturating_sub(deploy.requested_ms);
-    if ms < 10_000 { format!("{ms} ms") } else { format!("{} s", ms / 1000) }
+    match ms {
+        0..1000 => format!("{ms} ms"),
+        1000..10_000 => format!("{}.{} s", ms / 1000, ms % 1000 / 100),
+        _ => span(ms / 1000),
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -31,7 +31,7 @@ impl Doctor {
     }
 }
 
-fn text(reply: &DoctorFleetReply, all: bool) -> String {
+pub(super) fn text(reply: &DoctorFleetReply, all: bool) -> String {
     if reply.nodes.is_empty() {
         return "no nodes yet\nhint: bunraku token create NODE --role compiler\n".to_owned();
     }

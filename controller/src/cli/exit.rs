@@ -57,14 +57,21 @@ impl Failure {
         Self { exit, message: String::new(), hint: None }
     }
 
+    /// `error: …` and, below it, `hint: …`.
+    pub(crate) fn text(&self) -> String {
+        let error =
+            if self.message.is_empty() { String::new() } else { format!("error: {}\n", self.message) };
+        let hint = self.hint.as_ref().map(|hint| format!("hint: {hint}\n"));
+        error + &hint.unwrap_or_default()
+    }
+
+    pub(crate) fn code(&self) -> u8 {
+        self.exit as u8
+    }
+
     pub(crate) fn report(&self) -> ExitCode {
-        if !self.message.is_empty() {
-            eprintln!("error: {}", self.message);
-        }
-        if let Some(hint) = &self.hint {
-            eprintln!("hint: {hint}");
-        }
-        ExitCode::from(self.exit as u8)
+        eprint!("{}", self.text());
+        ExitCode::from(self.code())
     }
 }
 

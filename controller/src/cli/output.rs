@@ -61,9 +61,7 @@ where
         .load_style(presets::NOTHING)
         .set_content_arrangement(ContentArrangement::Disabled)
         .set_header(heads);
-    if let Some((columns, _)) =
-        screen::size(io::stdout()).and_then(|(c, r)| Some((u16::try_from(c).ok()?, r)))
-    {
+    if let Some(columns) = width() {
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(columns);
     }
     let mut without_rows = true;
@@ -95,6 +93,12 @@ pub(crate) fn hinted(indent: &str, text: &str) -> String {
 /// `1 file`, `2 files`.
 pub(crate) fn count(number: u64, one: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
+}
+
+/// Columns of the terminal that standard output is. Tests look the same everywhere.
+fn width() -> Option<u16> {
+    let (columns, _) = screen::size(io::stdout()).filter(|_| !cfg!(test))?;
+    columns.try_into().ok()
 }
 
 pub(crate) fn trim_lines(text: &str) -> String {

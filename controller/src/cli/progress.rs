@@ -144,7 +144,7 @@ impl View {
     }
 }
 
-fn lines(deploy: &DeployInfo) -> Vec<String> {
+pub(super) fn lines(deploy: &DeployInfo) -> Vec<String> {
     let snapshot = if deploy.snapshot.is_empty() { "" } else { short(&deploy.snapshot) };
     let head = format!("deploy {} of {}: {} {snapshot}", deploy.id, deploy.environment, deploy.phase);
     let mut out = vec![head.trim_end().to_owned()];
@@ -157,7 +157,7 @@ fn lines(deploy: &DeployInfo) -> Vec<String> {
     out
 }
 
-fn one_line(deploy: &DeployInfo) -> String {
+pub(super) fn one_line(deploy: &DeployInfo) -> String {
     let mut counts: Vec<(&str, usize)> = Vec::new();
     for node in &deploy.nodes {
         match counts.iter_mut().find(|(state, _)| *state == node.state) {

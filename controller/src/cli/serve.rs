@@ -19,7 +19,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub(super) struct Serve {
     /// Configuration file
-    #[arg(long, env = "BUNRAKU_CONFIG", default_value = DEFAULT_CONFIG, value_name = "FILE")]
+    #[arg(long, env = "BUNRAKU_CONFIG", hide_env_values = true, default_value = DEFAULT_CONFIG, value_name = "FILE")]
     config: PathBuf,
     /// Log as JSON
     #[arg(long)]

@@ -1,0 +1,312 @@
+//! What people read, as snapshots: review them like prose (`cargo insta review`). Messages are made up here, so that each
+//! state of a node or a deploy is shown once.
+
+use bunraku_proto::v1::{
+    DeployInfo, DeployNode, Difference, DoctorFleetReply, DoctorOfNode, EnvironmentInfo, EnvironmentNode,
+    EnvironmentOnNode, Event, Finding, ModuleInfo, NodeInfo, StatusReply, finding::Severity,
+};
+use clap::CommandFactory;
+use tonic::Status;
+
+use super::{Cli, Failure, deploy, doctor, events, nodes, progress, status};
+use crate::clock::wall_ms;
+
+const OLD: &str = "9155bcfed818f7a50bca1d43c94c01c188854bb4b61514c3e49960142e7e63af";
+const NEW: &str = "3f2a90cc18d7f7a50bca1d43c94c01c188854bb4b61514c3e49960142e7e63af";
+const COMMIT: &str = "6a7a1ddf84b77be3e3da4bd000db77fd27ebbc79";
+const EXPIRES_S: u64 = 1_795_486_980;
+const THREE_HOURS_MS: u64 = 3 * 3_600_000;
+
+macro_rules! shown {
+    ($name:literal, $text:expr) => {
+        insta::with_settings!({ snapshot_path => "shown", prepend_module_to_snapshot => false, omit_expression => true }, {
+            insta::assert_snapshot!($name, $text);
+        })
+    };
+}
+
+fn three_hours_ago() -> u64 {
+    wall_ms() - THREE_HOURS_MS
+}
+
+fn node(name: &str) -> NodeInfo {
+    NodeInfo {
+        name: name.into(),
+        roles: vec!["compiler".into()],
+        connected: true,
+        version: "0.1.0".into(),
+        standing: "enrolled".into(),
+        enrolled_by: "puppet certificate".into(),
+        certificate_expires: EXPIRES_S,
+        since_ms: three_hours_ago(),
+        puppetserver: "running".into(),
+        address: "192.0.2.11".into(),
+        environments: vec![EnvironmentOnNode {
+            environment: "production".into(),
+            live: NEW.into(),
+            proven: true,
+            versions: vec![NEW.into(), OLD.into()],
+            ..EnvironmentOnNode::default()
+        }],
+        ..NodeInfo::default()
+    }
+}
+
+fn ailing(name: &str) -> NodeInfo {
+    let mut node = node(name);
+    node.puppetserver =
+        "down: Puppet Server at 192.0.2.12:8140 does not answer (asking its status): Connection refused \
+                         (hint: systemctl status puppetserver)"
+            .into();
+    node.environments[0].proven = false;
+    node.environments[0].owed = "Puppet Server at 192.0.2.12:8140 does not answer".into();
+    node.drift = vec!["production/manifests/site.pp".into()];
+    node.alarms = vec![format!("1 file of production on {name} changed by hand\nhint: bunraku heal {name}")];
+    node
+}
+
+fn gone(name: &str) -> NodeInfo {
+    let standing = "held by alice: new disk".into();
+    NodeInfo { connected: false, since_ms: 0, standing, puppetserver: String::new(), ..node(name) }
+}
+
+fn serves(node: &str, live: &str, state: &str) -> EnvironmentNode {
+    EnvironmentNode {
+        node: node.into(),
+        live: live.into(),
+        state: state.into(),
+        ..EnvironmentNode::default()
+    }
+}
+
+fn environment() -> EnvironmentInfo {
+    EnvironmentInfo {
+        name: "production".into(),
+        committed: NEW.into(),
+        commit: COMMIT.into(),
+        held: "by alice: rollback to 9155bcfed818".into(),
+        nodes: vec![
+            serves("c1.example.com", NEW, "proven"),
+            serves("c2.example.com", OLD, "behind"),
+            serves("c3.example.com", "", "held"),
+        ],
+        ..EnvironmentInfo::default()
+    }
+}
+
+fn difference() -> Difference {
+    Difference {
+        added: vec!["modules/ntp/lib/facter/ntp.rb".into()],
+        changed: vec!["manifests/site.pp".into()],
+        removed: vec!["data/old.yaml".into()],
+        total: 5,
+        flush_jrubies: true,
+        modules: vec!["ntp 1.0.0 -> 1.1.0".into()],
+    }
+}
+
+fn deploy_of(phase: &str, nodes: &[(&str, &str, &str)]) -> DeployInfo {
+    let node = |(node, state, note): &(&str, &str, &str)| DeployNode {
+        node: (*node).into(),
+        state: (*state).into(),
+        note: (*note).into(),
+    };
+    let requested_ms = three_hours_ago();
+    DeployInfo {
+        id: 17,
+        environment: "production".into(),
+        kind: "build".into(),
+        phase: phase.into(),
+        who: "alice".into(),
+        commit: COMMIT.into(),
+        snapshot: NEW.into(),
+        previous: OLD.into(),
+        requested_ms,
+        ended_ms: requested_ms + 1_740,
+        live_ms: requested_ms + 1_740,
+        skew_ms: 12,
+        nodes: nodes.iter().map(node).collect(),
+        ..DeployInfo::default()
+    }
+}
+
+fn abandoned() -> DeployInfo {
+    DeployInfo {
+        reason: "c2.example.com could not stage: disk full".into(),
+        hint: "on c2.example.com: df -h /var/lib/bunraku-code; or go on without it: \
+               bunraku nodes hold c2.example.com --reason '…'"
+            .into(),
+        ..deploy_of(
+            "abandoned",
+            &[("c1.example.com", "staged", ""), ("c2.example.com", "failed", "disk full")],
+        )
+    }
+}
+
+fn staging() -> DeployInfo {
+    let waiting = "for c2.example.com to stage, at most 590 s; then the deploy is abandoned and every node stays on the \
+                   old code";
+    let nodes = [("c1.example.com", "staged", ""), ("c2.example.com", "waiting", "")];
+    DeployInfo { waiting: waiting.into(), ended_ms: 0, ..deploy_of("staging", &nodes) }
+}
+
+fn status_of(nodes: Vec<NodeInfo>, environments: Vec<EnvironmentInfo>) -> StatusReply {
+    StatusReply {
+        controller: "puppet-main.example.com:8170".into(),
+        version: "0.1.0".into(),
+        term: 4,
+        standing: "in command".into(),
+        uptime_s: 7300,
+        fleet: "bunraku".into(),
+        nodes,
+        environments,
+        ..StatusReply::default()
+    }
+}
+
+#[test]
+fn status() {
+    let mut busy = status_of(
+        vec![node("c1.example.com"), ailing("c2.example.com"), gone("c3.example.com")],
+        vec![environment()],
+    );
+    busy.active = vec![staging()];
+    busy.alarms = ailing("c2.example.com").alarms;
+    busy.alarms.push("c2.example.com is behind in production for 3 h".into());
+    shown!("status", status::text(&busy));
+    shown!("status of a new controller", status::text(&status_of(Vec::new(), Vec::new())));
+    let mut superseded = status_of(Vec::new(), Vec::new());
+    superseded.standing = "gives no orders: c1.example.com has obeyed term 9, this is term 4\n\
+                           hint: if the other controller is gone: bunraku takeover --reason '…'"
+        .into();
+    shown!("status of a superseded controller", status::text(&superseded));
+}
+
+#[test]
+fn nodes_show() {
+    let shown = [node("c1.example.com"), ailing("c2.example.com"), gone("c3.example.com")];
+    shown!("nodes show", shown.iter().map(nodes::node_text).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn deploys_show() {
+    let mut live =
+        deploy_of("live", &[("c1.example.com", "proven", ""), ("compiler2.example.com", "proven", "")]);
+    live.modules = vec![ModuleInfo { name: "ntp".into(), version: "1.1.0".into() }];
+    live.difference = Some(difference());
+    live.output = "INFO -> Deploying environment production\n".into();
+    let shown = [live, abandoned(), staging()];
+    shown!("deploys show", shown.iter().map(deploy::deploy_text).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn endings_of_a_deploy() {
+    let behind = [
+        ("c1.example.com", "proven", ""),
+        ("c2.example.com", "behind", "Puppet Server does not answer (hint: systemctl status puppetserver)"),
+    ];
+    let mut planned = deploy_of("planned", &[]);
+    planned.difference = Some(difference());
+    let mut failed = deploy_of("failed", &[]);
+    failed.reason = "no compiler is enrolled".into();
+    failed.hint = "bunraku token create NODE --role compiler, then enrol it".into();
+    let ends = [
+        deploy_of("live", &[("c1.example.com", "proven", ""), ("c2.example.com", "proven", "")]),
+        deploy_of("live", &[("c1.example.com", "proven", "")]),
+        deploy_of("behind", &behind),
+        deploy_of("unchanged", &[]),
+        deploy_of("superseded", &[]),
+        planned,
+        failed,
+        abandoned(),
+    ];
+    shown!("endings of a deploy", ends.iter().map(deploy::ending).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn progress() {
+    let lines = progress::lines(&staging()).join("\n");
+    shown!("progress", format!("{lines}\n\n{}", progress::one_line(&staging())));
+}
+
+#[test]
+fn doctor() {
+    let finding = |check: &str, severity: Severity, found: &str, mend: &str, fixable| Finding {
+        check: check.into(),
+        severity: severity.into(),
+        found: found.into(),
+        mend: mend.into(),
+        fixable,
+    };
+    let findings = vec![
+        finding("puppet-server", Severity::Ok, "running", "", false),
+        finding(
+            "versioned-environment-dirs",
+            Severity::Error,
+            "off: a compile that runs during a deploy would mix old and new files",
+            "/etc/puppet/puppet.conf, section [server]: versioned_environment_dirs = true",
+            true,
+        ),
+    ];
+    let of =
+        |node: &str| DoctorOfNode { node: node.into(), error: String::new(), findings: findings.clone() };
+    let silent = DoctorOfNode {
+        node: "c3.example.com".into(),
+        error: "c3.example.com is not connected\nhint: on c3.example.com: systemctl status bunraku-agent"
+            .into(),
+        findings: Vec::new(),
+    };
+    let reply = DoctorFleetReply { nodes: vec![of("c1.example.com"), of("c2.example.com"), silent] };
+    let well = DoctorFleetReply { nodes: vec![DoctorOfNode { node: "c1".into(), ..Default::default() }] };
+    shown!("doctor", doctor::text(&reply, false));
+    shown!("doctor with nothing to mend", doctor::text(&well, false));
+    shown!("doctor without nodes", doctor::text(&DoctorFleetReply::default(), false));
+}
+
+#[test]
+fn events_are_one_line_each() {
+    let event = |who: &str, text: &str| Event {
+        wall_ms: EXPIRES_S * 1000,
+        who: who.into(),
+        text: text.into(),
+        ..Event::default()
+    };
+    let told = [
+        event("controller", "the controller began term 2"),
+        event("alice", "alice asked for deploy 17 of production: branch production"),
+        event("alice", "deploy 17: building production"),
+        event("controller", "deploy 17 of production ended: abandoned: c1 could not stage:\ndisk full"),
+    ];
+    shown!("events", told.iter().map(events::line).collect::<String>());
+}
+
+#[test]
+fn errors() {
+    let told = [
+        Failure::from(Status::failed_precondition(
+            "production is held by alice: rollback to 9155bcfed818\nhint: bunraku release production",
+        )),
+        Failure::from(Status::unavailable("the controller is stopping")),
+        Failure::from(Status::permission_denied(
+            "this needs the right admin, and ci is viewer\nhint: ask an admin",
+        )),
+        Failure::from(Status::invalid_argument("`C 1` is not a node name")),
+    ];
+    shown!("errors", told.iter().map(|f| format!("{}[{}]\n", f.text(), f.code())).collect::<String>());
+}
+
+#[test]
+fn help() {
+    fn walk(command: &mut clap::Command, path: &str, out: &mut String) {
+        let path = format!("{path} {}", command.get_name()).trim().to_owned();
+        out.push_str(&format!("$ {path} --help\n{}\n", command.render_long_help()));
+        for below in command.get_subcommands_mut().filter(|below| below.get_name() != "help") {
+            walk(below, &path, out);
+        }
+    }
+    let mut command = Cli::command();
+    command.build();
+    let mut out = String::new();
+    walk(&mut command, "", &mut out);
+    shown!("help", super::output::trim_lines(&out));
+}
