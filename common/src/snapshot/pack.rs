@@ -113,6 +113,9 @@ pub enum PackError {
     Write(#[source] io::Error),
 }
 
+/// Kind, digest, number.
+const HEAD_BYTES: usize = 1 + 32 + 8;
+
 /// Writes frames. `finish` must be called: without the end mark the reader reports a broken stream.
 #[derive(Debug)]
 pub struct Writer<W> {
@@ -127,7 +130,7 @@ impl<W: Write> Writer<W> {
 
     /// `content` must give exactly `length` bytes.
     pub fn object(&mut self, object: &Object, length: u64, content: &mut impl Read) -> io::Result<()> {
-        self.head(if object.kind == Kind::Tree { b'T' } else { b'B' }, object.digest.as_bytes(), length)?;
+        self.out.write_all(&head(object, length))?;
         let copied = io::copy(&mut content.take(length), &mut self.out)?;
         if copied != length {
             return Err(io::Error::new(
@@ -140,21 +143,27 @@ impl<W: Write> Writer<W> {
     }
 
     pub fn finish(mut self) -> io::Result<W> {
-        let objects = self.objects;
-        self.head(b'E', &[0; 32], objects)?;
+        self.out.write_all(&end(self.objects))?;
         Ok(self.out)
     }
+}
 
-    /// What is written so far can be taken from here (the sender empties its buffer between objects).
-    pub fn get_mut(&mut self) -> &mut W {
-        &mut self.out
-    }
+/// What stands before the `length` bytes of an object.
+pub fn head(object: &Object, length: u64) -> [u8; HEAD_BYTES] {
+    let kind = if object.kind == Kind::Tree { b'T' } else { b'B' };
+    frame_head(kind, object.digest.as_bytes(), length)
+}
 
-    fn head(&mut self, kind: u8, digest: &[u8; 32], number: u64) -> io::Result<()> {
-        self.out.write_all(&[kind])?;
-        self.out.write_all(digest)?;
-        self.out.write_all(&number.to_be_bytes())
-    }
+/// What stands behind the last of so many objects.
+pub fn end(objects: u64) -> [u8; HEAD_BYTES] {
+    frame_head(b'E', &[0; 32], objects)
+}
+
+fn frame_head(kind: u8, digest: &[u8; 32], number: u64) -> [u8; HEAD_BYTES] {
+    let mut head = [kind; HEAD_BYTES];
+    head[1..33].copy_from_slice(digest);
+    head[33..].copy_from_slice(&number.to_be_bytes());
+    head
 }
 
 /// Reads frames and verifies every object by its digest.
@@ -185,7 +194,7 @@ impl<R: Read> Reader<R> {
     }
 
     pub fn next_frame(&mut self) -> Result<Frame, PackError> {
-        let mut head = [0; 41];
+        let mut head = [0; HEAD_BYTES];
         self.from.read_exact(&mut head).map_err(PackError::BrokenOff)?;
         let digest = Digest::from_bytes(head[1..33].try_into().expect("33 - 1 = 32"));
         let number = u64::from_be_bytes(head[33..].try_into().expect("41 - 33 = 8"));

@@ -7,6 +7,7 @@ mod control;
 mod deploys;
 mod enrollment;
 mod nodes;
+mod outgoing;
 mod people;
 mod record;
 pub(crate) mod rights;
