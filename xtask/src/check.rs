@@ -52,13 +52,14 @@ fn integration(names: &[String]) -> Result<()> {
     cargo::run(&["test", "--workspace"].into_iter().chain(selected).collect::<Vec<_>>())
 }
 
-/// The names of all integration tests: `tests/*.rs` of every member (members lie one or two levels deep).
+/// The names of all integration tests: `tests/NAME.rs` and `tests/NAME/main.rs` of every member (members lie one or
+/// two levels deep).
 fn integration_tests() -> Result<Vec<String>> {
     let mut names = Vec::new();
     for member in directories(cargo::root())? {
         for below in std::iter::once(member.clone()).chain(directories(&member)?) {
             if below.join("Cargo.toml").exists() && below.join("tests").is_dir() {
-                names.extend(rust_files(&below.join("tests"))?);
+                names.extend(test_targets(&below.join("tests"))?);
             }
         }
     }
@@ -73,10 +74,11 @@ fn directories(parent: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths.filter(|path| path.is_dir() && !path.ends_with("target")).collect())
 }
 
-fn rust_files(directory: &Path) -> Result<Vec<String>> {
+fn test_targets(directory: &Path) -> Result<Vec<String>> {
     let entries =
         fs::read_dir(directory).with_context(|| format!("could not list {}", directory.display()))?;
     let paths = entries.filter_map(|entry| entry.ok().map(|entry| entry.path()));
-    let sources = paths.filter(|path| path.extension().is_some_and(|end| end == "rs"));
-    Ok(sources.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect())
+    let targets =
+        paths.filter(|path| path.extension().is_some_and(|end| end == "rs") || path.join("main.rs").exists());
+    Ok(targets.filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned())).collect())
 }
