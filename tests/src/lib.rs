@@ -3,6 +3,7 @@
 //! [`namespace::run`] puts a program into its own world, [`stack::Stack::up`] builds the stack there, and
 //! [`suite::run`] runs named tests against it. Nothing outside `target/bunraku` is changed.
 
+pub mod bench;
 pub mod fleet;
 pub mod http;
 pub mod installed;

@@ -29,7 +29,8 @@ pub(super) fn ensure_equal(tool: &str, target: &Path, expected: &Expected) -> Re
 
 fn read(root: &Path, below: &Path, found: &mut Expected) -> Result<()> {
     let directory = root.join(below);
-    let entries = fs::read_dir(&directory).with_context(|| format!("could not list {}", directory.display()))?;
+    let entries =
+        fs::read_dir(&directory).with_context(|| format!("could not list {}", directory.display()))?;
     for entry in entries {
         let entry = entry.with_context(|| format!("could not list {}", directory.display()))?;
         let name = entry.file_name();
@@ -55,8 +56,11 @@ pub(super) fn measure(tree: &Path) -> Result<(u64, u64, u64)> {
     while let Some(directory) = waiting.pop() {
         let entries =
             fs::read_dir(&directory).with_context(|| format!("could not list {}", directory.display()))?;
-        for entry in entries.flatten().filter(|entry| !NOT_CONTENT.iter().any(|skipped| entry.file_name() == *skipped)) {
-            let meta = entry.metadata().with_context(|| format!("could not look at {}", entry.path().display()))?;
+        for entry in
+            entries.flatten().filter(|entry| !NOT_CONTENT.iter().any(|skipped| entry.file_name() == *skipped))
+        {
+            let meta =
+                entry.metadata().with_context(|| format!("could not look at {}", entry.path().display()))?;
             if meta.is_dir() {
                 directories += 1;
                 waiting.push(entry.path());

@@ -62,10 +62,12 @@ impl Disk {
             "ext4" => {
                 let name = device.rsplit('/').next().unwrap_or_default();
                 let journal = fs::read_dir("/proc/fs/jbd2").into_iter().flatten().flatten();
-                let journalled =
-                    journal.map(|entry| entry.file_name()).any(|entry| {
-                        entry.to_str().and_then(|entry| entry.strip_prefix(name)).is_some_and(|rest| rest.starts_with('-'))
-                    });
+                let journalled = journal.map(|entry| entry.file_name()).any(|entry| {
+                    entry
+                        .to_str()
+                        .and_then(|entry| entry.strip_prefix(name))
+                        .is_some_and(|rest| rest.starts_with('-'))
+                });
                 ensure!(journalled, "the ext4 on {device} has no journal: its figures would mislead");
                 Ok(())
             }
@@ -86,6 +88,10 @@ impl Drop for Disk {
 fn loop_mount(image: &Path, at: &Path) -> Result<()> {
     let file = File::create(image).with_context(|| format!("could not make {}", image.display()))?;
     file.set_len(IMAGE_BYTES).with_context(|| format!("could not enlarge {}", image.display()))?;
-    output_of(Command::new("mkfs.ext4").args(["-q", "-F", "-i", BYTES_PER_INODE, "-E", "lazy_itable_init=1"]).arg(image))?;
+    output_of(
+        Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-i", BYTES_PER_INODE, "-E", "lazy_itable_init=1"])
+            .arg(image),
+    )?;
     output_of(Command::new("mount").args(["-o", "loop,noatime"]).args([image, at])).map(drop)
 }

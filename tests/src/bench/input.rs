@@ -45,8 +45,7 @@ const SIZES: [(f64, f64); 9] = [
 ];
 
 /// Directory names, taken in turn. No `lib/puppet/type`: generating types starts a Ruby, which no rival does.
-const NAMES: [&str; 8] =
-    ["manifests", "templates", "files", "data", "functions", "spec", "tasks", "facts"];
+const NAMES: [&str; 8] = ["manifests", "templates", "files", "data", "functions", "spec", "tasks", "facts"];
 
 /// A file whose content depends on its place and on how often it was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,9 +118,38 @@ fn size(share: f64) -> usize {
 /// Words in random order: about as compressible as Puppet code.
 fn text(seed: u64, size: usize) -> Vec<u8> {
     const WORDS: [&str; 32] = [
-        "class", "define", "include", "ensure", "=> present,", "=> running,", "owner", "group", "mode", "'0644'",
-        "'root'", "require", "notify", "Service[", "File[", "Package[", "]", "{", "}", "String", "Integer",
-        "Boolean", "Optional[", "$title", "$facts['os']", "lookup(", ")", "if", "else", "each", "|$key|", "unless",
+        "class",
+        "define",
+        "include",
+        "ensure",
+        "=> present,",
+        "=> running,",
+        "owner",
+        "group",
+        "mode",
+        "'0644'",
+        "'root'",
+        "require",
+        "notify",
+        "Service[",
+        "File[",
+        "Package[",
+        "]",
+        "{",
+        "}",
+        "String",
+        "Integer",
+        "Boolean",
+        "Optional[",
+        "$title",
+        "$facts['os']",
+        "lookup(",
+        ")",
+        "if",
+        "else",
+        "each",
+        "|$key|",
+        "unless",
     ];
     let mut random = seed | 1;
     let mut text = format!("# {seed:016x}\n").into_bytes();

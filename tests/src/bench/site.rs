@@ -5,18 +5,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result};
 use bunraku_common::Digest;
 
-use super::input::{Expected, File, MODULES, Shape, module_name};
-use crate::{
-    process::output_of,
-    stack::{BUILD_USER, User},
+use super::{
+    account::{git, make, write},
+    input::{Expected, File, MODULES, Shape, module_name},
 };
 
 /// What Puppet and the builders read themselves.
@@ -62,9 +59,9 @@ impl Site {
             Self { directory: directory.to_owned(), environments: BTreeMap::new(), collections: Vec::new() };
         let control = site.control();
         make(&control)?;
-        output_of(git(&site.directory).args(["init", "--quiet", "--bare", "control.git"]))?;
-        site.git(&control, &["init", "--quiet"])?;
-        site.git(&control, &["remote", "add", "origin", &site.url()])?;
+        git(directory, &["init", "--quiet", "--bare", "control.git"])?;
+        git(&control, &["init", "--quiet"])?;
+        git(&control, &["remote", "add", "origin", &site.url()])?;
         Ok(site)
     }
 
@@ -81,9 +78,9 @@ impl Site {
         let made = Environment { shape, control, modules };
         let clone = self.control();
         if self.environments.is_empty() {
-            self.git(&clone, &["checkout", "--quiet", "-b", environment])?;
+            git(&clone, &["checkout", "--quiet", "-b", environment])?;
         } else {
-            self.git(&clone, &["switch", "--quiet", "--orphan", environment])?;
+            git(&clone, &["switch", "--quiet", "--orphan", environment])?;
         }
         for (file, version) in shape.control().iter().zip(&made.control) {
             write(&clone.join(&file.path), &file.content(*version))?;
@@ -99,10 +96,11 @@ impl Site {
     pub(super) fn change_one_file(&mut self, environment: &str) -> Result<()> {
         let clone = self.switch(environment)?;
         let found = self.environment_mut(environment)?;
-        let file = usual_file(&found.shape.control());
-        found.control[file] += 1000;
-        let (path, content) = content(&found.shape.control()[file], found.control[file]);
-        write(&clone.join(path), &content)?;
+        let files = found.shape.control();
+        let usual = usual_file(&files);
+        // Never a version that another environment has or had.
+        found.control[usual] += 1000;
+        write(&clone.join(&files[usual].path), &files[usual].content(found.control[usual]))?;
         self.push(environment)
     }
 
@@ -186,7 +184,7 @@ impl Site {
         for number in 0..MODULES {
             let at = self.module(shape, number);
             make(&at)?;
-            self.git(&at, &["init", "--quiet", "--initial-branch", "main"])?;
+            git(&at, &["init", "--quiet", "--initial-branch", "main"])?;
             let files = shape.module(number);
             for file in &files {
                 write(&at.join(&file.path), &file.content(0))?;
@@ -207,14 +205,13 @@ impl Site {
     }
 
     fn switch(&self, environment: &str) -> Result<PathBuf> {
-        self.git(&self.control(), &["switch", "--quiet", environment])?;
+        git(&self.control(), &["switch", "--quiet", environment])?;
         Ok(self.control())
     }
 
     fn push(&self, environment: &str) -> Result<()> {
         commit(&self.control())?;
-        self.git(&self.control(), &["push", "--quiet", "origin", environment])?;
-        give_to_builder(&self.directory.join("control.git"))
+        git(&self.control(), &["push", "--quiet", "origin", environment]).map(drop)
     }
 
     fn environment(&self, name: &str) -> Result<&Environment> {
@@ -224,31 +221,6 @@ impl Site {
     fn environment_mut(&mut self, name: &str) -> Result<&mut Environment> {
         self.environments.get_mut(name).with_context(|| format!("there is no environment {name}"))
     }
-
-    fn git(&self, at: &Path, arguments: &[&str]) -> Result<String> {
-        output_of(git(at).args(arguments))
-    }
-}
-
-/// A git that reads no configuration of the caller and works in repositories of any owner.
-pub(super) fn git(at: &Path) -> Command {
-    let mut command = Command::new("git");
-    command.current_dir(at);
-    without_callers_git(&mut command);
-    command
-}
-
-/// For programs that call git themselves.
-pub(super) fn without_callers_git(command: &mut Command) {
-    let settings = [("safe.directory", "*"), ("gc.auto", "0"), ("user.name", "bench"), ("user.email", "b@bench.test")];
-    command
-        .env("HOME", "/nonexistent")
-        .env("GIT_CONFIG_NOSYSTEM", "1")
-        .env("GIT_CONFIG_GLOBAL", "/dev/null")
-        .env("GIT_CONFIG_COUNT", settings.len().to_string());
-    for (number, (key, value)) in settings.iter().enumerate() {
-        command.env(format!("GIT_CONFIG_KEY_{number}"), key).env(format!("GIT_CONFIG_VALUE_{number}"), value);
-    }
 }
 
 /// The control repository's file whose size is nearest to the median.
@@ -257,29 +229,9 @@ fn usual_file(files: &[File]) -> usize {
     (0..files.len()).min_by_key(|number| size(&files[*number])).unwrap_or(0)
 }
 
-fn content(file: &File, version: u64) -> (&str, Vec<u8>) {
-    (&file.path, file.content(version))
-}
-
+/// Commits everything, whatever a `.gitignore` says; answers the commit.
 fn commit(at: &Path) -> Result<String> {
-    output_of(git(at).args(["add", "--all", "--force"]))?;
-    output_of(git(at).args(["commit", "--quiet", "--message", "change"]))?;
-    give_to_builder(at)?;
-    Ok(output_of(git(at).args(["rev-parse", "HEAD"]))?.trim().to_owned())
-}
-
-/// git refuses repositories of another user.
-fn give_to_builder(at: &Path) -> Result<()> {
-    User::named(BUILD_USER)?.owns(at)
-}
-
-fn make(directory: &Path) -> Result<()> {
-    fs::create_dir_all(directory).with_context(|| format!("could not make {}", directory.display()))
-}
-
-fn write(path: &Path, content: &[u8]) -> Result<()> {
-    if let Some(parent) = path.parent() {
-        make(parent)?;
-    }
-    fs::write(path, content).with_context(|| format!("could not write {}", path.display()))
+    git(at, &["add", "--all", "--force"])?;
+    git(at, &["commit", "--quiet", "--message", "change"])?;
+    Ok(git(at, &["rev-parse", "HEAD"])?.trim().to_owned())
 }

@@ -42,7 +42,8 @@ impl Certificates {
         let ca_pem = ca.self_signed(&ca_key).context("could not sign a CA")?.pem();
         let key = KeyPair::generate().context("could not make a key")?;
         let params = CertificateParams::new([CERTNAME.to_owned()]).context("could not name a certificate")?;
-        let signed = params.signed_by(&key, &Issuer::new(ca, ca_key)).context("could not sign a certificate")?;
+        let signed =
+            params.signed_by(&key, &Issuer::new(ca, ca_key)).context("could not sign a certificate")?;
         let (certificate, key) = (signed.pem(), key.serialize_pem());
         fs::create_dir_all(directory).with_context(|| format!("could not make {}", directory.display()))?;
         for (name, text) in [("ca.pem", &ca_pem), ("certificate.pem", &certificate), ("key.pem", &key)] {
@@ -99,7 +100,11 @@ impl Server {
         }
         let (status, body) = self.answer(&first);
         let mut stream = stream.into_inner();
-        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len())?;
+        write!(
+            stream,
+            "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        )?;
         stream.conn.send_close_notify();
         stream.flush()?;
         Ok(())
@@ -123,7 +128,9 @@ impl Server {
     /// Loads what is not loaded, as Puppet Server does when it is asked for its environments.
     fn environments(&mut self) -> Value {
         for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
-            if let (Some(name), Ok(target)) = (entry.file_name().to_str(), fs::read_link(entry.path())) {
+            if let (Some(name), Ok(target)) = (entry.file_name().to_str(), fs::read_link(entry.path()))
+                && !name.starts_with('.')
+            {
                 self.loaded.entry(name.to_owned()).or_insert(target);
             }
         }
