@@ -153,6 +153,19 @@ impl Bunraku {
         wait_for("the controller's crash", CRASHES_WITHIN, || controller.ended()).map(drop)
     }
 
+    /// Starts the controller and the agents of these compilers where they do not run.
+    pub fn start_what_does_not_run(&mut self, compilers: &[&str]) -> Result<()> {
+        if self.controller.is_none() {
+            self.start_controller()?;
+        }
+        for compiler in compilers {
+            if !self.agents.iter().any(|(name, _)| name == compiler) {
+                self.start_agent(compiler)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What the controller says about itself.
     pub fn controller_log(&self) -> PathBuf {
         self.directory.join("controller.log")

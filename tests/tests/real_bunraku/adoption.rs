@@ -5,12 +5,16 @@ use std::{
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use bunraku_tests::installed::Bunraku;
 
 use crate::site::{COMPILERS, Site, list, text};
+
+/// A real gap (a removal and a rename) lasts longer.
+const PAUSE: Duration = Duration::from_micros(50);
 
 /// In no commit: somebody put it on one compiler by hand.
 const BY_HAND: &str = "site/by_hand/notes.txt";
@@ -59,7 +63,7 @@ fn kept_and_named(site: &Site) -> Result<()> {
     let kept = fs::read_to_string(adopted.join(BY_HAND)).context("the file by hand is gone")?;
     ensure!(kept == "only here\n", "the file by hand was changed: {kept}");
 
-    let listed = site.bunraku.json(&["deploys", "list", "--environment", "production"])?;
+    let listed = site.bunraku.json(&["deploys", "list", "production"])?;
     let id = listed["deploys"][0]["id"].as_u64().context("no deploy")?;
     let shown = site.bunraku.deploy_shown(id)?;
     let note = |node: &str| -> Result<String> {
@@ -73,7 +77,7 @@ fn kept_and_named(site: &Site) -> Result<()> {
     Ok(())
 }
 
-/// Looks at an environment as fast as it can; an environment that is missing or not whole is an error.
+/// Looks at an environment again and again; what is missing or not whole is an error.
 fn read_until(place: &Path, stop: &AtomicBool) -> Result<u64> {
     let conf = place.join("environment.conf");
     let whole = fs::read(&conf)?;
@@ -86,6 +90,8 @@ fn read_until(place: &Path, stop: &AtomicBool) -> Result<u64> {
         let manifest = fs::metadata(place.join("modules/motd/manifests/init.pp"));
         manifest.with_context(|| format!("read {reads}: no module"))?;
         reads += 1;
+        // The deploy must get its share of the processors.
+        thread::sleep(PAUSE);
     }
     Ok(reads)
 }

@@ -23,6 +23,11 @@ pub(crate) fn fetch(agent: &Agent, host: &str, environment: &str) -> Result<Cata
     read(&json).with_context(|| format!("{host} compiled a catalog that is not whole"))
 }
 
+/// Only the number of the manifest: between a swap and the flush that is owed catalogs lack the rest (documented).
+pub(crate) fn version(agent: &Agent, host: &str, environment: &str) -> Result<u64> {
+    number(word(&agent.catalog(host, environment)?, "module")?)
+}
+
 /// The file of a version by code id, from any compiler: status and body.
 pub(crate) fn banner_of(agent: &Agent, host: &str, code_id: &str) -> Result<(u16, String)> {
     let path = "modules/motd/files/banner.txt";
@@ -34,13 +39,7 @@ pub(crate) fn banner_of(agent: &Agent, host: &str, code_id: &str) -> Result<(u16
 }
 
 fn read(catalog: &Value) -> Result<Catalog> {
-    let motd = resource(catalog, "-motd.txt")?;
-    let content = motd["parameters"]["content"].as_str().context("a motd without content")?;
-    let word = |name: &str| {
-        let found = content.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
-        found.with_context(|| format!("no {name} in: {content}"))
-    };
-    let module = word("module")?;
+    let module = word(catalog, "module")?;
     let banner = resource(catalog, "-banner.txt")?;
     let title = banner["title"].as_str().context("a banner without title")?;
     let checksum = &catalog["metadata"][title]["checksum"];
@@ -48,8 +47,8 @@ fn read(catalog: &Value) -> Result<Catalog> {
     let sum = checksum["value"].as_str().unwrap_or_default().trim_start_matches("{sha256}");
     Ok(Catalog {
         version: number(module)?,
-        message: word("message")?.to_owned(),
-        compiler: word("compiler")?.to_owned(),
+        message: word(catalog, "message")?.to_owned(),
+        compiler: word(catalog, "compiler")?.to_owned(),
         code_id: catalog["code_id"].as_str().context("a catalog without code_id")?.to_owned(),
         banner: sum.to_owned(),
     })
@@ -59,6 +58,14 @@ fn read(catalog: &Value) -> Result<Catalog> {
 pub(crate) fn number(version: &str) -> Result<u64> {
     let digits = version.strip_prefix('v').and_then(|digits| digits.parse().ok());
     digits.with_context(|| format!("{version} is no version"))
+}
+
+/// The value of `name=value` in the motd's text.
+fn word<'a>(catalog: &'a Value, name: &str) -> Result<&'a str> {
+    let motd = resource(catalog, "-motd.txt")?;
+    let content = motd["parameters"]["content"].as_str().context("a motd without content")?;
+    let found = content.split_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    found.with_context(|| format!("no {name} in: {content}"))
 }
 
 fn resource<'a>(catalog: &'a Value, ending: &str) -> Result<&'a Value> {

@@ -41,7 +41,7 @@ fn told_as_behind(site: &Site, code: i32, new: u64) -> Result<()> {
     ensure!(code == 7, "exit code {code}");
     let served = site.served_by(C1)?;
     ensure!(served == new, "c1 serves v{served}");
-    let listed = site.bunraku.json(&["deploys", "list", "--environment", "production", "--limit", "1"])?;
+    let listed = site.bunraku.json(&["deploys", "list", "production", "--limit", "1"])?;
     let id = listed["deploys"][0]["id"].as_u64().context("no deploy")?;
     let shown = site.bunraku.deploy_shown(id)?;
     let node = list(&shown["nodes"])?.iter().find(|n| n["node"] == C2).context("no c2")?;
@@ -53,7 +53,7 @@ fn told_as_behind(site: &Site, code: i32, new: u64) -> Result<()> {
     let alarm = status.lines().find(|line| line.contains('!') && line.contains(C2));
     ensure!(alarm.is_some_and(|line| line.contains("behind")), "no alarm in:\n{status}");
     let down = |node: &Value| text(&node["puppetserver"]).starts_with("down");
-    wait_for("the status to say that Puppet Server is down", Duration::from_secs(60), || {
+    wait_for("the status to say that Puppet Server is down", Duration::from_secs(20), || {
         Ok(down(&site.node(C2)?).then_some(()))
     })
 }

@@ -11,7 +11,7 @@ use bunraku_tests::{
 };
 use serde_json::Value;
 
-use crate::{adoption, doctor};
+use crate::{adoption, catalog, doctor};
 
 pub(crate) const C1: &str = "c1.stack.test";
 pub(crate) const C2: &str = "c2.stack.test";
@@ -59,6 +59,9 @@ impl Site {
 
     /// For tests that begin with managed environments.
     pub(crate) fn ready(&mut self) -> Result<()> {
+        // A test that failed may have left one of them killed.
+        self.bunraku.start_what_does_not_run(&["c1", "c2"])?;
+        self.bunraku.wait_for_nodes(&COMPILERS.map(str::to_owned))?;
         if !self.mended {
             doctor::mend(self)?;
         }
@@ -88,7 +91,7 @@ impl Site {
 
     /// The number that `host` serves.
     pub(crate) fn served_by(&self, host: &str) -> Result<u64> {
-        Ok(crate::catalog::fetch(&self.stack.agent("a1")?, host, "production")?.version)
+        catalog::version(&self.stack.agent("a1")?, host, "production")
     }
 
     pub(crate) fn ensure_served_everywhere(&self, version: u64) -> Result<()> {
