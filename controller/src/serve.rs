@@ -361,11 +361,7 @@ impl Api {
     }
 
     /// The first call on every connection. `None`: this controller will not give orders on it.
-    async fn greet(
-        &self,
-        node: &NodeName,
-        node_link: link::NodeLink,
-    ) -> Option<HelloReply> {
+    async fn greet(&self, node: &NodeName, node_link: link::NodeLink) -> Option<HelloReply> {
         let term = self.driver.shared.state().term()?;
         let mut request = tonic::Request::new(HelloRequest {
             term: Some(wire_term(term)),

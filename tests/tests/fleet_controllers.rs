@@ -212,3 +212,43 @@ async fn f9_after_a_takeover_the_former_controller_is_the_one_that_is_refused() 
     .await;
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f9_i5_a_controller_from_a_backup_that_was_made_while_it_ran_brings_nobody_back_to_old_code() {
+    let mut fleet = Fleet::new().nodes(2).up().await;
+    fleet.deploy_change("production", "one").await;
+    // Nobody restarted it since: the restored controller's term is one that every node would obey.
+    let backup = fleet.path("backup");
+    let copied =
+        Command::new("cp").arg("-a").arg(&fleet.main().config().data_dir).arg(&backup).status().unwrap();
+    assert!(copied.success());
+    let newest = fleet.deploy_change("production", "two").await;
+    fleet.until_all_serve("production", newest).await;
+    fleet.main_mut().stop().await;
+
+    let mut restored = fleet.main().twin(&backup);
+    restored.start().await.unwrap();
+    assert_eq!(restored.status().await.term, 2);
+    for node in fleet.nodes() {
+        node.link().lead_to(restored.address());
+    }
+    until("the restored controller knows that its journal is old", || async {
+        restored.status().await.standing.contains("not in this journal")
+    })
+    .await;
+    assert!(take_over(&restored).await > 1000);
+    until("what all serve is adopted", || async {
+        restored.environment("production").await.committed == newest.to_string()
+    })
+    .await;
+    fleet.push("production", &[("manifests/site.pp", "# three\n")]);
+    let id = restored.ask_deploy("production").await.unwrap();
+    let deploy = restored.until_ended(id).await;
+    assert_eq!(deploy.phase, "live", "{deploy:#?}");
+    for node in fleet.nodes() {
+        let history = node.puppet_server().history("production");
+        assert_eq!(history[1..], [newest, digest_of(&deploy)], "nobody went back");
+    }
+    restored.stop().await;
+    fleet.end().await;
+}

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bunraku_common::{Digest, EnvironmentName, NodeName, Term};
+use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Term};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -47,6 +47,14 @@ impl State {
 
     pub fn fleet(&self) -> &Fleet {
         &self.fleet
+    }
+
+    /// Whether an order with this fence, which a node has obeyed, can have been decided here. If not, records are lost
+    /// (a restored backup, whose next term the nodes would obey) or another controller gave it. What was before a
+    /// takeover is settled by it.
+    pub fn has_decided(&self, environment: &EnvironmentName, fence: Fence) -> bool {
+        let newest = self.environments.get(environment).map_or(Generation::default(), |e| e.generation);
+        fence.generation <= newest || self.takeover.is_some_and(|takeover| fence.term.number < takeover)
     }
 
     /// [`Fleet::standing`].

@@ -272,8 +272,13 @@ impl Api {
 /// What a controller is that gives no orders.
 fn standing(superseded: &Superseded, state: &State) -> String {
     let own = state.term().map_or(0, |term| term.number);
-    let Superseded { by, node } = superseded;
-    let standing = format!("gives no orders: {node} has obeyed {by}, this is term {own}");
+    let Superseded { by, node, unknown, own: _ } = superseded;
+    let standing = match unknown {
+        None => format!("gives no orders: {node} has obeyed {by}, this is term {own}"),
+        Some(environment) => format!(
+            "gives no orders: {node} has obeyed a decision about {environment}, in {by}, that is not in this journal"
+        ),
+    };
     hint::join(&standing, "if the other controller is gone: bunraku takeover --reason '…'")
 }
 

@@ -20,7 +20,7 @@ use std::{
 };
 
 use bunraku_builder::Pin;
-use bunraku_common::{Chain, NodeName, Term, crash};
+use bunraku_common::{Chain, EnvironmentName, NodeName, Term, crash};
 use bunraku_engine::{Event, Fact, Presence, Refusal, Request, State};
 use bunraku_store::{Keep, Store, StoreError};
 use tokio::sync::{Semaphore, oneshot, watch};
@@ -58,6 +58,10 @@ pub(crate) struct Shared {
 pub(crate) struct Superseded {
     pub by: Term,
     pub node: NodeName,
+    /// The own term in which the node said so.
+    pub own: Term,
+    /// The environment about which the node obeyed a decision that is not in this journal; `None`: its term is newer.
+    pub unknown: Option<EnvironmentName>,
 }
 
 impl Shared {
@@ -152,7 +156,16 @@ impl Driver {
             shared: shared.clone(),
         };
         let hands = Arc::new(hands(&shared));
-        let run = Loop { state, shared, incoming, inputs, hands, flight: Flight::default(), refusals: Refusals::new(), full: false };
+        let run = Loop {
+            state,
+            shared,
+            incoming,
+            inputs,
+            hands,
+            flight: Flight::default(),
+            refusals: Refusals::new(),
+            full: false,
+        };
         let thread = std::thread::Builder::new()
             .name("driver".into())
             .spawn(move || run.run())
@@ -315,8 +328,7 @@ impl Loop {
             }
             Input::Superseded(superseded) => {
                 // A hello that was under way during a takeover was said in the term before it.
-                let over = self.state.term().is_some_and(|own| superseded.by.yields_to(&own));
-                if !over {
+                if self.state.term() == Some(superseded.own) {
                     self.set_superseded(Some(superseded));
                 }
             }
