@@ -1,5 +1,7 @@
 //! F1, F9, I6, I9: controllers that end, come back, or come back from yesterday's backup.
 
+use std::process::Command;
+
 use bunraku_proto::v1;
 use bunraku_tests::fleet::{Fleet, MainServer, Mood, digest_of, until};
 
