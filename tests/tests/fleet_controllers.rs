@@ -1,14 +1,10 @@
 //! F1, F9, I6, I9: controllers that end, come back, or come back from yesterday's backup.
 
-use std::process::Command;
+use std::{fs, process::Command};
 
+use bunraku_common::Chain;
 use bunraku_proto::v1;
-use bunraku_tests::fleet::{Fleet, MainServer, Mood, digest_of, until};
-
-async fn take_over(main: &MainServer) -> u64 {
-    let request = v1::TakeoverRequest { reason: "restored from backup".into() };
-    main.client().takeover(request).await.unwrap().into_inner().term
-}
+use bunraku_tests::fleet::{Fleet, Mood, digest_of, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i6_a_controller_that_is_restarted_knows_everything_and_goes_on_with_a_higher_term() {
@@ -114,7 +110,7 @@ async fn f9_a_controller_from_a_backup_gives_no_orders_until_a_takeover_and_then
         assert_eq!(node.live("production"), Some(newest));
     }
 
-    assert!(take_over(&restored).await > 1000);
+    assert!(restored.take_over().await > 1000);
     for node in fleet.nodes() {
         restored.until_connected(node.name()).await;
     }
@@ -191,7 +187,7 @@ async fn f9_after_a_takeover_the_former_controller_is_the_one_that_is_refused() 
     fleet.main().back_up(&backup);
     let mut twin = fleet.main().twin(&backup);
     twin.start().await.unwrap();
-    take_over(&twin).await;
+    twin.take_over().await;
     for node in fleet.nodes() {
         node.link().lead_to(twin.address());
     }
@@ -212,6 +208,53 @@ async fn f9_after_a_takeover_the_former_controller_is_the_one_that_is_refused() 
         fleet.main().status().await.standing.starts_with("gives no orders")
     })
     .await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f5_an_index_that_is_lost_or_garbage_is_built_anew_and_nothing_is_forgotten() {
+    let mut fleet = Fleet::new().nodes(1).up().await;
+    let snapshot = fleet.deploy_change("production", "one").await;
+    let index = fleet.main().config().data_dir.join("state/index");
+    for damage in ["lost", "garbage"] {
+        let before = fleet.main().audit().await;
+        fleet.main_mut().stop().await;
+        fs::remove_dir_all(&index).unwrap();
+        if damage == "garbage" {
+            fs::create_dir(&index).unwrap();
+            fs::write(index.join("db"), "no database").unwrap();
+            fs::write(index.join("conf"), "no settings").unwrap();
+        }
+        fleet.main_mut().start().await.unwrap();
+        let after = fleet.main().audit().await;
+        assert_eq!(after[..before.len()], before, "{damage}");
+        assert_eq!(fleet.main().environment("production").await.committed, snapshot.to_string());
+    }
+    fleet.main().until_connected("c1").await;
+    fleet.deploy_change("production", "two").await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i6_a_journal_with_a_flipped_bit_in_the_middle_refuses_to_start_and_the_nodes_serve_on() {
+    let mut fleet = Fleet::new().nodes(1).up().await;
+    let snapshot = fleet.deploy_change("production", "one").await;
+    fleet.main_mut().stop().await;
+    let journal = fleet.main().config().data_dir.join("state/journal");
+    let segments = fs::read_dir(&journal).unwrap().flatten().map(|entry| entry.path());
+    let first = segments.filter(|path| path.extension().is_some_and(|end| end == "seg")).min().unwrap();
+    let whole = fs::read(&first).unwrap();
+    let written = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    let mut damaged = whole.clone();
+    damaged[written / 2] ^= 1;
+    fs::write(&first, damaged).unwrap();
+    let refused = Chain(&fleet.main_mut().start().await.unwrap_err()).to_string();
+    assert!(refused.contains(first.file_name().unwrap().to_str().unwrap()), "{refused}");
+    assert_eq!(fleet.node("c1").serves("production"), Some(snapshot), "I9");
+    fs::write(&first, whole).unwrap();
+    fleet.main_mut().start().await.unwrap();
+    fleet.main().until_connected("c1").await;
+    fleet.deploy_change("production", "two").await;
     fleet.end().await;
 }
 
@@ -238,7 +281,7 @@ async fn f9_i5_a_controller_from_a_backup_that_was_made_while_it_ran_brings_nobo
         restored.status().await.standing.contains("not in this journal")
     })
     .await;
-    assert!(take_over(&restored).await > 1000);
+    assert!(restored.take_over().await > 1000);
     until("what all serve is adopted", || async {
         restored.environment("production").await.committed == newest.to_string()
     })

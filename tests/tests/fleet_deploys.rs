@@ -3,7 +3,7 @@
 use std::fs;
 
 use bunraku_proto::v1;
-use bunraku_tests::fleet::{Fleet, Mood, digest_of, noise};
+use bunraku_tests::fleet::{Fleet, Mood, digest_of, noise, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deploy_brings_every_compiler_to_the_same_proven_snapshot() {
@@ -254,6 +254,29 @@ async fn a_directory_that_another_tool_made_is_adopted_whole_and_no_file_is_lost
     let snapshot = fleet.deploy_change("production", "managed").await;
     assert_eq!(node.live("production"), Some(snapshot));
     assert_eq!(fs::read_to_string(node.code("adopted/production-1/local.txt")).unwrap(), "not in git");
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i1_i10_old_versions_become_spares_every_version_is_whole_and_the_disk_does_not_fill() {
+    let fleet = Fleet::new()
+        .agents(|config| {
+            let code = config.code.as_mut().unwrap();
+            (code.keep_versions, code.keep_minutes, code.longest_compile_minutes) = (2, 0, 0);
+        })
+        .up()
+        .await;
+    let kept = noise(2000);
+    fleet.push("production", &[("data/kept.txt", &kept)]);
+    for round in 0..8 {
+        fleet.deploy_change("production", &format!("round {round}")).await;
+        assert_eq!(fleet.node("c1").read("production", "data/kept.txt"), kept);
+    }
+    let versions = fleet.node("c1").code("versions/production");
+    until("at most the kept versions and the live one are there", || async {
+        fs::read_dir(&versions).unwrap().flatten().filter(|entry| entry.path().is_dir()).count() <= 3
+    })
+    .await;
     fleet.end().await;
 }
 

@@ -1,12 +1,13 @@
 //! The controller with its data directory, and root's questions to it over the unix socket.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     fs::DirBuilder,
     net::{IpAddr, SocketAddr},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use bunraku::{Controller, ServeError, config::Config};
@@ -15,6 +16,7 @@ use bunraku_proto::{
     FleetName, channel,
     v1::{self, DeployInfo, control_client::ControlClient},
 };
+use bunraku_store::StoreError;
 use tonic::{Status, transport::Channel};
 
 use super::{ControlRepository, host::Host, host_in, until};
@@ -23,6 +25,9 @@ use super::{ControlRepository, host::Host, host_in, until};
 const HOST: u8 = 1;
 /// Another controller's in the same fleet.
 const OTHER_HOST: u8 = 2;
+
+/// A program that another test starts holds copies of this process's locked files between fork and exec.
+pub(super) const LOCK_LINGERS: Duration = Duration::from_secs(5);
 
 /// A main server: stopped, or with a controller that runs.
 #[derive(Debug)]
@@ -62,16 +67,22 @@ impl MainServer {
     }
 
     pub async fn start(&mut self) -> Result<(), ServeError> {
-        let host = Host::new("controller", 2);
-        let config = self.config.clone();
-        match host.run(Controller::start(config)).await {
-            Ok(controller) => {
-                self.running = Some((host, controller));
-                Ok(())
-            }
-            Err(error) => {
-                host.end().await;
-                Err(error)
+        let deadline = Instant::now() + LOCK_LINGERS;
+        loop {
+            let host = Host::new("controller", 2);
+            match host.run(Controller::start(self.config.clone())).await {
+                Ok(controller) => {
+                    self.running = Some((host, controller));
+                    return Ok(());
+                }
+                Err(ServeError::Store(StoreError::InUse { .. })) if Instant::now() < deadline => {
+                    host.end().await;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => {
+                    host.end().await;
+                    return Err(error);
+                }
             }
         }
     }
@@ -199,6 +210,12 @@ impl MainServer {
             .await;
     }
 
+    /// `bunraku takeover`; answers the new term.
+    pub async fn take_over(&self) -> u64 {
+        let request = v1::TakeoverRequest { reason: "restored from backup".into() };
+        self.client().takeover(request).await.unwrap().into_inner().term
+    }
+
     pub async fn node(&self, name: &str) -> v1::NodeInfo {
         self.client().show_node(v1::NodeRequest { node: name.into() }).await.unwrap().into_inner()
     }
@@ -273,10 +290,13 @@ impl MainServer {
         counts
     }
 
-    /// Snapshots whose commit was ever decided, or which were adopted after a takeover.
-    pub(super) async fn ever_committed(&self) -> BTreeSet<Digest> {
-        let decided = ["commit-decided", "environment-adopted"];
-        let records = self.audit().await.into_iter().filter(|record| decided.contains(&record.kind.as_str()));
+    /// What every compiler should have served since the beginning, in the order of the decisions.
+    pub(super) async fn decided(&self, environment: &str) -> Vec<Digest> {
+        let kinds = ["commit-decided", "environment-adopted"];
+        let named = format!("\"{environment}\"");
+        let records = self.audit().await.into_iter();
+        let records =
+            records.filter(|record| kinds.contains(&record.kind.as_str()) && record.json.contains(&named));
         records.filter_map(|record| snapshot_in(&serde_json::from_str(&record.json).unwrap())).collect()
     }
 }

@@ -23,7 +23,6 @@ mod repository;
 mod tree;
 
 use std::{
-    collections::BTreeSet,
     fs,
     future::Future,
     net::Ipv4Addr,
@@ -213,20 +212,28 @@ impl Fleet {
         self.main.stop().await;
     }
 
-    /// I1: whatever a node ever served, somebody had decided to commit it before.
+    /// I1, I5: whatever a node ever served, somebody had decided to commit it, and never did an older decision come
+    /// after a newer one.
     async fn check_what_was_served(&self) {
-        let committed: BTreeSet<Digest> = self.main.ever_committed().await;
-        for node in &self.nodes {
-            for served in node.puppet_server().ever_served() {
-                let (environment, digest) = (&served.environment, &served.snapshot);
+        for environment in self.main.status().await.environments {
+            let decided = self.main.decided(&environment.name).await;
+            for node in &self.nodes {
+                let served = node.puppet_server().history(&environment.name);
                 assert!(
-                    committed.contains(digest),
-                    "I1: {} served {environment} {digest}, which was never committed",
-                    node.name()
+                    is_in_order(&served, &decided),
+                    "I1, I5: {} served {served:#?} of {}, decided was {decided:#?}",
+                    node.name(),
+                    environment.name
                 );
             }
         }
     }
+}
+
+/// Whether `served` is what remains of `decided` when some are left out.
+fn is_in_order(served: &[Digest], decided: &[Digest]) -> bool {
+    let mut decided = decided.iter();
+    served.iter().all(|served| decided.any(|decided| decided == served))
 }
 
 /// Waits for a condition and says what was waited for when it does not come within [`PATIENCE`].

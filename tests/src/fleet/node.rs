@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::Command,
-    time::SystemTime,
+    time::{Duration, Instant, SystemTime},
 };
 
 use bunraku_agent::{Agent, AgentError, CodeConfig, Config, PuppetConfig, identity::enroll_with_token};
@@ -19,6 +19,7 @@ use super::{
     Flow, Link, MainServer, PuppetServer,
     authority::Authority,
     host::{Host, Pause},
+    main_server::LOCK_LINGERS,
     until, write_executable,
 };
 
@@ -94,15 +95,22 @@ impl Node {
     }
 
     pub async fn start(&self) -> Result<(), AgentError> {
-        let host = Host::new(self.name.as_str(), 1);
-        match host.run(Agent::start(self.config())).await {
-            Ok(agent) => {
-                *self.running.lock().await = Some((host, agent));
-                Ok(())
-            }
-            Err(error) => {
-                host.end().await;
-                Err(error)
+        let deadline = Instant::now() + LOCK_LINGERS;
+        loop {
+            let host = Host::new(self.name.as_str(), 1);
+            match host.run(Agent::start(self.config())).await {
+                Ok(agent) => {
+                    *self.running.lock().await = Some((host, agent));
+                    return Ok(());
+                }
+                Err(AgentError::Running { .. }) if Instant::now() < deadline => {
+                    host.end().await;
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                Err(error) => {
+                    host.end().await;
+                    return Err(error);
+                }
             }
         }
     }

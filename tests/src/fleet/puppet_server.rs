@@ -62,6 +62,8 @@ pub struct PuppetServer {
 #[derive(Debug)]
 struct Inner {
     environments_dir: PathBuf,
+    /// Where each link pointed at the last look. Held during a look, so that what is seen is recorded in order.
+    links: Mutex<BTreeMap<String, PathBuf>>,
     state: Mutex<State>,
 }
 
@@ -71,8 +73,6 @@ struct State {
     /// What the interpreters have in their caches: the real path of each loaded environment.
     loaded: BTreeMap<String, PathBuf>,
     flushes: usize,
-    /// Where each link pointed when the witness last looked.
-    links: BTreeMap<String, PathBuf>,
     served: Vec<Served>,
     violations: Vec<String>,
     damage_allowed: bool,
@@ -88,7 +88,11 @@ impl PuppetServer {
         let listener = TcpListener::bind((ip, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(authority.server_config(&authority.issue(certname))));
-        let inner = Arc::new(Inner { environments_dir: environments_dir.into(), state: Mutex::default() });
+        let inner = Arc::new(Inner {
+            environments_dir: environments_dir.into(),
+            links: Mutex::default(),
+            state: Mutex::default(),
+        });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, acceptor, inner.clone()));
         tasks.spawn(watch_links(inner.clone()));
@@ -110,7 +114,7 @@ impl PuppetServer {
 
     /// As agents' runs do: every environment that a link names is loaded, unless it is already.
     pub fn compile(&self) {
-        self.inner.load_all();
+        self.inner.look(true);
     }
 
     /// Flushes of real environments that were accepted.
@@ -146,7 +150,7 @@ impl PuppetServer {
 
     /// Fails when I1 was ever broken.
     pub(super) fn check(&self) {
-        self.inner.look();
+        self.inner.look(false);
         let violations = self.inner.state().violations.clone();
         assert!(violations.is_empty(), "I1: {violations:#?}");
     }
@@ -157,18 +161,22 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Follows every link that has changed since the last look.
-    fn look(&self) {
-        for (environment, target) in self.links() {
-            if self.state().links.get(&environment) == Some(&target) {
-                continue;
+    /// Follows every link: verifies what it names when that is new, and when an interpreter is about to load it.
+    fn look(&self, load: bool) {
+        let mut known = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        for (environment, target) in self.links_now() {
+            let is_new = known.get(&environment) != Some(&target);
+            if is_new || (load && !self.state().loaded.contains_key(&environment)) {
+                self.verify(&environment, &target);
             }
-            self.verify(&environment, &target);
-            self.state().links.insert(environment, target);
+            if load {
+                self.state().loaded.entry(environment.clone()).or_insert_with(|| target.clone());
+            }
+            known.insert(environment, target);
         }
     }
 
-    fn links(&self) -> Vec<(String, PathBuf)> {
+    fn links_now(&self) -> Vec<(String, PathBuf)> {
         let Ok(entries) = fs::read_dir(&self.environments_dir) else { return Vec::new() };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
         // Puppet's own rule for names of environments: the agent's temporary names are none.
@@ -202,25 +210,16 @@ impl Inner {
         }
     }
 
-    fn load_all(&self) {
-        for (environment, target) in self.links() {
-            if !self.state().loaded.contains_key(&environment) {
-                self.verify(&environment, &target);
-                self.state().loaded.insert(environment, target);
-            }
-        }
-    }
-
     /// `None`: no answer.
     fn answer(&self, request: &str) -> Option<String> {
-        self.look();
+        self.look(false);
         let mood = self.state().mood;
         match (mood, request.split(['?', ' ']).take(2).collect::<Vec<_>>().as_slice()) {
             (Mood::Down | Mood::Stuck, _) => None,
             (Mood::Starting, _) => Some(http("503 Service Unavailable", "starting")),
             (_, ["GET", "/status/v1/simple"]) => Some(http("200 OK", "running")),
             (_, ["GET", "/puppet/v3/environments"]) => {
-                self.load_all();
+                self.look(true);
                 Some(http("200 OK", &self.listing()))
             }
             (Mood::Forbidding, ["DELETE", _]) => Some(http("403 Forbidden", "Forbidden request")),
@@ -263,7 +262,7 @@ impl Inner {
 
 async fn watch_links(inner: Arc<Inner>) {
     loop {
-        inner.look();
+        inner.look(false);
         tokio::time::sleep(LOOK).await;
     }
 }
