@@ -9,7 +9,7 @@ use super::{
 
 const STORM: Duration = Duration::from_secs(20);
 /// The longest calm between two blows, in milliseconds.
-const CALM: u64 = 400;
+const CALM: u64 = 250;
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![Case::new(
@@ -41,7 +41,7 @@ async fn storm() {
     println!("storm: SEED={seed}");
     let mut random = Random(seed);
     let mut world = World::with_a_live().await;
-    let (mut pushes, mut acknowledged) = (0, Vec::new());
+    let (mut pushes, mut kills, mut acknowledged) = (0, 0, Vec::new());
     let until = Instant::now() + STORM;
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(random.below(CALM))).await;
@@ -51,10 +51,14 @@ async fn storm() {
                 let asked = world.ask_for(&format!("push {pushes}")).await;
                 acknowledged.extend(asked.map(|deploy| (deploy, pushes)));
             }
-            2 => blow(&mut world, "controller", &mut random).await,
-            _ => blow(&mut world, NODES[random.below(2) as usize], &mut random).await,
+            who => {
+                kills += 1;
+                let who = ["controller", NODES[0], NODES[1]][who as usize - 2];
+                blow(&mut world, who, &mut random).await;
+            }
         }
     }
+    println!("storm: {kills} kills, {pushes} pushes, {} acknowledged", acknowledged.len());
 
     world.until_controller_answers().await;
     let requested = world.journal().await.requested();
