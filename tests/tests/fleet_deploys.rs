@@ -280,6 +280,20 @@ async fn i1_i10_old_versions_become_spares_every_version_is_whole_and_the_disk_d
     fleet.end().await;
 }
 
+/// A flush costs every interpreter a new load: who looks after debts leaves one alone that an order is about to pay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_flushes_once_however_late_puppet_server_answers() {
+    let fleet = Fleet::new().up().await;
+    fleet.deploy_change("production", "old").await;
+    let server = fleet.node("c1").puppet_server();
+    let before = server.flushes();
+    server.set_mood(Mood::Late);
+    let new = fleet.deploy_change("production", "new").await;
+    fleet.until_all_serve("production", new).await;
+    assert_eq!(server.flushes() - before, 1);
+    fleet.end().await;
+}
+
 /// The witness itself can fail: a tree that somebody wrote into is seen.
 #[tokio::test(flavor = "multi_thread")]
 #[should_panic(expected = "I1: ")]

@@ -25,6 +25,8 @@ use super::{authority::Authority, tree::digest_on_disk};
 
 /// How often the witness looks where the links point.
 const LOOK: Duration = Duration::from_millis(5);
+/// Longer than an agent waits between two looks at what it owes, shorter than it waits for a flush.
+const LATE: Duration = Duration::from_secs(3);
 
 /// How it answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub enum Mood {
     Stubborn,
     /// Reads requests and never answers.
     Stuck,
+    /// Flushes at once, and says so three seconds later.
+    Late,
 }
 
 /// Something that a node served at some time.
@@ -291,6 +295,9 @@ async fn serve(tcp: tokio::net::TcpStream, acceptor: TlsAcceptor, inner: Arc<Inn
     let line = String::from_utf8_lossy(&request).lines().next().unwrap_or_default().to_owned();
     match inner.answer(&line) {
         Some(answer) => {
+            if line.starts_with("DELETE") && inner.state().mood == Mood::Late {
+                tokio::time::sleep(LATE).await;
+            }
             tls.write_all(answer.as_bytes()).await?;
             tls.shutdown().await
         }
