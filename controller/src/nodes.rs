@@ -19,6 +19,9 @@ use crate::clock::wall_ms;
 
 /// So many changes between processes of one identity within a minute mean that two hosts use it.
 const CHANGES_A_MINUTE: usize = 3;
+/// Connections of one key, open at once: a node needs three while it renews itself, an operator one for each command
+/// that runs. What one stolen key can take must stay bounded (I10).
+const CONNECTIONS_PER_KEY: usize = 64;
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Every live connection, by what may end it.
@@ -74,13 +77,16 @@ impl Connections {
         self.lock().nodes.contains_key(node)
     }
 
-    /// Remembers a connection of an identity, so that a revocation can cut it.
-    pub(crate) fn started(&self, serial: &str, key: &str, cut: Cut) -> ConnectionId {
+    /// Remembers a connection of an identity, so that a revocation can cut it. `None`: the key has too many already.
+    pub(crate) fn started(&self, serial: &str, key: &str, cut: Cut) -> Option<ConnectionId> {
         let mut inner = self.lock();
+        if inner.cuts.values().filter(|(_, other, _)| other == key).count() >= CONNECTIONS_PER_KEY {
+            return None;
+        }
         inner.next += 1;
         let id = inner.next;
         inner.cuts.insert(id, (serial.to_owned(), key.to_owned(), cut));
-        ConnectionId(id)
+        Some(ConnectionId(id))
     }
 
     /// A node said hello. It takes the new orders from now on. An older connection of the same process may finish its

@@ -309,8 +309,12 @@ impl Api {
 
     async fn h2_door(&self, accepted: Accepted, routes: Routes) {
         let Some(peer) = accepted.caller.peer.clone() else { return };
+        let address = accepted.caller.address.ip().to_string();
         let (cut, served) = serve::serve_h2(accepted.stream, accepted.caller, routes, std::future::pending());
-        let id = self.connections.started(&peer.serial, &peer.key.to_string(), cut);
+        let Some(id) = self.connections.started(&peer.serial, &peer.key.to_string(), cut) else {
+            tracing::warn!(peer = %peer.peer, address, "connection refused: this key has too many open");
+            return;
+        };
         self.connections.cut_denied(&self.driver.shared.state());
         let ended = served.await;
         self.connections.ended(id, None);
@@ -336,7 +340,10 @@ impl Api {
                 return;
             }
         };
-        let id = self.connections.started(&peer.serial, &peer.key.to_string(), cut.clone());
+        let Some(id) = self.connections.started(&peer.serial, &peer.key.to_string(), cut.clone()) else {
+            tracing::warn!(%node, %address, "connection refused: this key has too many open");
+            return;
+        };
         // A revocation between the handshake and this line found nothing to cut.
         self.connections.cut_denied(&self.driver.shared.state());
         let end = tokio::spawn(connection);

@@ -1,8 +1,10 @@
 //! What an operator may set about builds: the `[build]` table of the controller's configuration file.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
+
+use crate::output::hide_passwords;
 
 /// Which program resolves the Puppetfile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,8 +23,8 @@ impl Kind {
     }
 }
 
-/// How environments are built.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// How environments are built. `Debug` shows no password.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct BuildConfig {
     /// The control repository, as git writes it: `https://…`, `git@host:path`, `ssh://…`.
@@ -71,6 +73,18 @@ impl Default for BuildConfig {
             forge: None,
             environment: BTreeMap::new(),
         }
+    }
+}
+
+impl fmt::Debug for BuildConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BuildConfig")
+            .field("remote", &hide_passwords(&self.remote))
+            .field("kind", &self.kind)
+            .field("user", &self.user)
+            .field("root", &self.root)
+            .field("transports", &self.transports)
+            .finish_non_exhaustive()
     }
 }
 

@@ -145,7 +145,7 @@ impl Api {
     ) -> BTreeSet<EnvironmentName> {
         for refused in &branches.refused {
             reply.refused.push(v1::Refused {
-                environment: refused.name.escape_debug().to_string(),
+                environment: refused.name.clone(),
                 reason: refused.reason.clone(),
                 hint: "rename the branch: git branch -m OLD NEW, and push it".to_owned(),
             });

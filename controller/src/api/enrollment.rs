@@ -101,7 +101,9 @@ impl Api {
             key: issued.identity.key.to_string(),
             expires_s: issued.identity.not_after,
         };
-        self.driver.request(ask, &format!("puppet certificate of {certname}, from {}", caller.address.ip())).await?;
+        self.driver
+            .request(ask, &format!("puppet certificate of {certname}, from {}", caller.address.ip()))
+            .await?;
         Ok(self.given(issued, &roles))
     }
 

@@ -18,6 +18,8 @@ const LISTED: usize = 100;
 const MOST_LISTED: usize = 10_000;
 /// Records read at once for a watcher.
 const AT_ONCE: usize = 256;
+/// Events that wait for a slow watcher: there may be many such.
+const AHEAD: usize = 16;
 
 impl Api {
     pub(super) async fn audit_listed(
@@ -56,7 +58,7 @@ impl Api {
         &self,
         request: v1::WatchRequest,
     ) -> Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>> {
-        let (events, stream) = mpsc::channel(AT_ONCE);
+        let (events, stream) = mpsc::channel(AHEAD);
         let shared = self.driver.shared.clone();
         let mut head = shared.head.subscribe();
         let only = (request.deploy != 0).then(|| deploy_key(DeployId(request.deploy)));

@@ -51,7 +51,9 @@ pub(super) fn of_concern(request: &Request) -> Option<String> {
             let shown: String = name.chars().take(SHOWN).flat_map(char::escape_debug).collect();
             Some(format!("enrolment of {shown} with a token"))
         }
-        Request::EnrolWithPuppet { node, .. } => Some(format!("enrolment of {node} by its puppet certificate")),
+        Request::EnrolWithPuppet { node, .. } => {
+            Some(format!("enrolment of {node} by its puppet certificate"))
+        }
         Request::Renew { old_serial, .. } => Some(format!("renewal of identity {old_serial}")),
         Request::Deploy { .. }
         | Request::Rollback { .. }
