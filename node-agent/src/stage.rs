@@ -12,7 +12,7 @@ use std::{
 use bunraku_common::{Chain, Digest, EnvironmentName, crash, hint};
 use bunraku_proto::v1::{StageFailed, Staged, stage_failed};
 use bunraku_puppetserver::{ServerError, types::GenerateTypes};
-use bunraku_versions::{Fault, RESOURCE_TYPES, StageError};
+use bunraku_versions::{Fault, ForeignFile, RESOURCE_TYPES, StageError};
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
 
@@ -25,6 +25,8 @@ use crate::{
 const TYPES_DEADLINE: Duration = Duration::from_secs(300);
 /// Files found at an adoption that are named in the answer; all of them are kept.
 const FOREIGN_NAMED: usize = 20;
+/// What builders write about a deploy. A snapshot holds it without its times, so it always differs.
+const DEPLOY_NOTES: [&str; 2] = [".r10k-deploy.json", ".g10k-deploy.json"];
 
 /// One stage order, as far as it concerns the disk and Puppet.
 #[derive(Debug)]
@@ -153,23 +155,13 @@ impl Stage {
                 "bunraku-agent doctor tells what to do".to_owned(),
             ));
         }
-        let foreign = compiler
+        let mut foreign = compiler
             .versions
             .foreign_files(&self.environment, &self.snapshot)
             .map_err(|error| node_fault(Chain(&error).to_string(), String::new()))?;
-        let named: Vec<&str> = foreign.iter().take(FOREIGN_NAMED).map(|file| file.path.as_str()).collect();
+        foreign.retain(|file| !DEPLOY_NOTES.contains(&file.path.as_str()));
         tracing::warn!(environment = %self.environment, files = foreign.len(), "a directory will be adopted; it is kept whole");
-        notes.push(match foreign.len() {
-            0 => "the existing directory is adopted; it holds nothing that is not in git".to_owned(),
-            more if more > FOREIGN_NAMED => {
-                format!(
-                    "the existing directory is adopted and kept; not in git: {} and {} more",
-                    named.join(", "),
-                    more - FOREIGN_NAMED
-                )
-            }
-            _ => format!("the existing directory is adopted and kept; not in git: {}", named.join(", ")),
-        });
+        notes.push(adoption(&foreign));
         Ok(())
     }
 
@@ -199,6 +191,23 @@ impl Stage {
             Err(error) => Err(node_fault(told(&error), hint.to_owned())),
         }
     }
+}
+
+/// What is told of an existing directory before a link takes its place.
+fn adoption(foreign: &[ForeignFile]) -> String {
+    if foreign.is_empty() {
+        return "the existing directory is adopted; it holds nothing that is not in git".to_owned();
+    }
+    let name = |file: &ForeignFile| {
+        let edited = if file.edited { " (changed by hand)" } else { "" };
+        format!("{}{edited}", file.path)
+    };
+    let named: Vec<String> = foreign.iter().take(FOREIGN_NAMED).map(name).collect();
+    let more = match foreign.len() - named.len() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("the existing directory is adopted and kept; not in git: {}{more}", named.join(", "))
 }
 
 fn told(error: &ServerError) -> String {
@@ -236,4 +245,21 @@ fn stage_failed(fault: stage_failed::Fault, told: &str, otherwise: &str) -> Stag
     let (reason, own) = hint::split(told);
     let hint = if own.is_empty() { otherwise.to_owned() } else { own };
     StageFailed { fault: fault.into(), reason, hint }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(number: usize, edited: bool) -> Vec<ForeignFile> {
+        (0..number).map(|n| ForeignFile { path: format!("site/{n}"), edited }).collect()
+    }
+
+    #[test]
+    fn what_an_adoption_finds_is_named_and_what_was_changed_by_hand_is_called_so() {
+        assert!(adoption(&[]).ends_with("nothing that is not in git"));
+        assert!(adoption(&files(1, false)).ends_with("not in git: site/0"));
+        assert!(adoption(&files(1, true)).ends_with("site/0 (changed by hand)"));
+        assert!(adoption(&files(FOREIGN_NAMED + 2, false)).ends_with("site/19 and 2 more"));
+    }
 }
