@@ -152,6 +152,9 @@ async fn f13_a_live_file_that_was_changed_by_hand_is_named_and_mended_by_heal() 
     fs::write(node.environment("production").join("manifests/extra.pp"), "# extra\n").unwrap();
     let request = v1::HealNodeRequest { node: "c1".into(), environment: String::new() };
     let healed = fleet.main().client().heal_node(request).await.unwrap().into_inner();
+    let request = bunraku_proto::v1::ListAuditRequest { after: 0, limit: 0 };
+    let audit = fleet.main().client().list_audit(request).await.unwrap().into_inner();
+    assert!(audit.records.iter().any(|record| record.kind == "heal-asked"), "I12: the heal is not on record");
     let [production] = healed.environments.as_slice() else { panic!("{healed:?}") };
     assert_eq!(production.error, "");
     assert!(production.mended.iter().any(|path| path.contains("manifests/site.pp")), "{production:?}");

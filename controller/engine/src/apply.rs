@@ -86,6 +86,7 @@ impl State {
             | Fact::NodeHeld { .. }
             | Fact::NodeReleased { .. }
             | Fact::NodeRemoved { .. }
+            | Fact::HealAsked { .. }
             | Fact::TokenCreated { .. }
             | Fact::TokenRevoked { .. }
             | Fact::OperatorAdded { .. }

@@ -142,6 +142,7 @@ impl State {
             | Fact::EnvironmentReleased { .. }
             | Fact::EnvironmentAdopted { .. }
             | Fact::NodeObserved { .. }
+            | Fact::HealAsked { .. }
             | Fact::Refused { .. } => {}
         }
     }

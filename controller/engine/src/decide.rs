@@ -32,6 +32,7 @@ impl State {
             | Request::RevokeNode { .. }
             | Request::AllowNode { .. }
             | Request::RemoveNode { .. }
+            | Request::HealNode { .. }
             | Request::CreateToken { .. }
             | Request::RevokeToken { .. }
             | Request::AddOperator { .. }

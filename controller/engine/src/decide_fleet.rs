@@ -48,6 +48,10 @@ impl State {
                 }
                 Fact::NodeAllowed { node, who: who() }
             }
+            Request::HealNode { node } => {
+                self.known_node(&node)?;
+                Fact::HealAsked { node, who: who() }
+            }
             Request::RemoveNode { node } => {
                 self.known_node(&node)?;
                 Fact::NodeRemoved { node, who: who() }

@@ -34,6 +34,7 @@ impl Fact {
             Self::NodeHeld { .. } => "node-held",
             Self::NodeReleased { .. } => "node-released",
             Self::NodeRemoved { .. } => "node-removed",
+            Self::HealAsked { .. } => "heal-asked",
             Self::TokenCreated { .. } => "token-created",
             Self::TokenRevoked { .. } => "token-revoked",
             Self::OperatorAdded { .. } => "operator-added",
@@ -71,6 +72,7 @@ impl Fact {
             | Self::NodeHeld { .. }
             | Self::NodeReleased { .. }
             | Self::NodeRemoved { .. }
+            | Self::HealAsked { .. }
             | Self::TokenCreated { .. }
             | Self::TokenRevoked { .. }
             | Self::OperatorAdded { .. }
@@ -108,6 +110,7 @@ impl Fact {
             | Self::NodeHeld { .. }
             | Self::NodeReleased { .. }
             | Self::NodeRemoved { .. }
+            | Self::HealAsked { .. }
             | Self::TokenCreated { .. }
             | Self::TokenRevoked { .. }
             | Self::OperatorAdded { .. }
@@ -134,7 +137,8 @@ impl Fact {
             | Self::NodeAllowed { node, .. }
             | Self::NodeHeld { node, .. }
             | Self::NodeReleased { node, .. }
-            | Self::NodeRemoved { node, .. } => Some(node),
+            | Self::NodeRemoved { node, .. }
+            | Self::HealAsked { node, .. } => Some(node),
             Self::TermBegan { .. }
             | Self::SettingsChanged { .. }
             | Self::DeployRequested { .. }
@@ -223,6 +227,7 @@ impl fmt::Display for Fact {
             Self::NodeHeld { node, reason, who } => write!(f, "{who} put node {node} aside: {reason}"),
             Self::NodeReleased { node, who } => write!(f, "{who} released node {node}"),
             Self::NodeRemoved { node, who } => write!(f, "{who} removed node {node}"),
+            Self::HealAsked { node, who } => write!(f, "{who} asked node {node} to heal"),
             Self::TokenCreated { id, grant, by, .. } => {
                 let what = match grant {
                     Grant::Node { .. } => "node",

@@ -143,6 +143,11 @@ pub enum Fact {
         node: NodeName,
         who: String,
     },
+    /// Somebody asked a node to mend what was changed by hand; for the audit, changes nothing here.
+    HealAsked {
+        node: NodeName,
+        who: String,
+    },
     NodeRemoved {
         node: NodeName,
         who: String,

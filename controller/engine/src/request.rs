@@ -45,6 +45,10 @@ pub enum Request {
     RemoveNode {
         node: NodeName,
     },
+    /// Journalled before the orders leave.
+    HealNode {
+        node: NodeName,
+    },
 
     CreateToken {
         id: String,

@@ -114,7 +114,8 @@ impl Control for Api {
     }
 
     async fn heal_node(&self, request: Request<v1::HealNodeRequest>) -> Answer<v1::HealNodeReply> {
-        self.heal(request.into_inner()).await.map(Response::new)
+        let who = caller::subject(&request)?;
+        self.heal(request.into_inner(), &who).await.map(Response::new)
     }
 
     async fn doctor(&self, request: Request<v1::DoctorFleetRequest>) -> Answer<v1::DoctorFleetReply> {

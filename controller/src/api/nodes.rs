@@ -51,10 +51,16 @@ impl Api {
         }
     }
 
-    pub(super) async fn heal(&self, request: v1::HealNodeRequest) -> Result<v1::HealNodeReply, Status> {
+    pub(super) async fn heal(
+        &self,
+        request: v1::HealNodeRequest,
+        who: &Subject,
+    ) -> Result<v1::HealNodeReply, Status> {
         let node: NodeName = parse(&request.node)?;
         let client = self.reachable(&node)?;
         let orders = self.heal_orders(&node, &request.environment)?;
+        // On record before the orders leave (I12).
+        self.driver.request(Request::HealNode { node: node.clone() }, &who.to_string()).await?;
         let mut reply = v1::HealNodeReply::default();
         for (environment, order) in orders {
             let request = deadline(v1::HealRequest { order: Some(order) }, HEAL_DEADLINE);

@@ -63,6 +63,7 @@ pub(super) fn of_concern(request: &Request) -> Option<String> {
         | Request::RevokeNode { .. }
         | Request::AllowNode { .. }
         | Request::RemoveNode { .. }
+        | Request::HealNode { .. }
         | Request::CreateToken { .. }
         | Request::RevokeToken { .. }
         | Request::AddOperator { .. }
