@@ -269,6 +269,7 @@ impl World {
             left.extend(names_in(&environments).into_iter().filter(|name| name != ENVIRONMENT));
             left.extend(names_in(&node.code("spare")).into_iter().filter(|name| name.ends_with(".dirty")));
             left.extend(names_in(&node.code("tmp")));
+            left.extend(names_in(&node.code("trees/tmp")));
             let versions = names_in(&node.code("versions").join(ENVIRONMENT));
             let has_no_twin = |name: &&String| {
                 let twin = name.strip_suffix(".seal").map_or_else(|| format!("{name}.seal"), str::to_owned);
@@ -280,6 +281,7 @@ impl World {
         }
         let build = self.main().config().build.root.join("environments").join(ENVIRONMENT).join("g10k");
         left.extend(names_in(&build).into_iter().filter(|name| name == "running"));
+        left.extend(names_in(&self.main().config().data_dir.join("objects/tmp")));
         left
     }
 
