@@ -4,11 +4,12 @@ use std::{path::PathBuf, time::SystemTime};
 
 use bunraku_common::{Chain, limits};
 use bunraku_proto::{
-    Door, channel,
+    Door, channel, dial,
     identity::{self, Identity, IdentityFiles},
     tls,
     v1::control_client::ControlClient,
 };
+use tokio::io::AsyncReadExt;
 use tonic::transport::Channel;
 
 use super::{Exit, Failure, Reach};
@@ -63,6 +64,29 @@ async fn with_identity(dir: &std::path::Path) -> Result<Control, Failure> {
         return dial(address, &renewed).await.map(limited);
     }
     Ok(limited(channel))
+}
+
+/// TLS 1.3 judges a client's certificate when the client believes to be done: a refused operator's first call only finds
+/// its connection gone. So when a call got no answer, TLS is asked why, on a connection of its own.
+pub(super) async fn explained(reach: &Reach, failure: Failure) -> Failure {
+    let unclear = matches!(failure.exit(), Exit::NoAnswer | Exit::Unknown | Exit::Failed);
+    match identity_dir(reach).filter(|_| unclear && !reach.socket.exists()) {
+        Some(dir) => refusal(&dir).await.unwrap_or(failure),
+        None => failure,
+    }
+}
+
+async fn refusal(dir: &std::path::Path) -> Option<Failure> {
+    let identity = IdentityFiles::new(dir).load(SystemTime::now()).ok()??;
+    let address = std::fs::read_to_string(dir.join(CONTROLLER_FILE)).ok()?;
+    let tls = tls::mesh_client(identity.mesh(), Door::H2).ok()?;
+    let mut stream = dial::dial(address.trim(), &tls, limits::HANDSHAKE).await.ok()?;
+    let refused = tokio::time::timeout(limits::HANDSHAKE, stream.read_u8()).await.ok()?.err()?;
+    let alert = refused.get_ref()?.downcast_ref::<rustls::Error>()?;
+    let why = format!("the controller at {} does not accept your identity: {alert}", address.trim());
+    matches!(alert, rustls::Error::AlertReceived(_)).then(|| {
+        Failure::new(Exit::NotAllowed, why).hint("ask an admin: bunraku operator list; then bunraku login")
+    })
 }
 
 pub(super) async fn dial(address: &str, identity: &Identity) -> Result<Channel, Failure> {

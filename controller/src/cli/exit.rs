@@ -52,6 +52,10 @@ impl Failure {
         self
     }
 
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// Ends with this code and prints nothing more: the command already said all.
     pub(crate) fn silent(exit: Exit) -> Self {
         Self { exit, message: String::new(), hint: None }

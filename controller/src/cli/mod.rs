@@ -138,7 +138,14 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return Failure::new(Exit::Failed, format!("could not start: {error}")).report(),
     };
-    match runtime.block_on(run(cli)) {
+    let reach = cli.reach.clone();
+    let done = runtime.block_on(async {
+        match run(cli).await {
+            Ok(()) => Ok(()),
+            Err(failure) => Err(client::explained(&reach, failure).await),
+        }
+    });
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     }
