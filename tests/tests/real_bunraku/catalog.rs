@@ -14,7 +14,7 @@ pub(crate) struct Catalog {
     pub compiler: String,
     pub code_id: String,
     /// SHA-256 of the file that the agent will fetch, as the catalog promises it.
-    pub banner: String,
+    pub banner: Option<String>,
 }
 
 /// Compiles a catalog on `host` (a compiler or the balancer). No answer, or one without all parts, is an error.
@@ -43,14 +43,14 @@ fn read(catalog: &Value) -> Result<Catalog> {
     let banner = resource(catalog, "-banner.txt")?;
     let title = banner["title"].as_str().context("a banner without title")?;
     let checksum = &catalog["metadata"][title]["checksum"];
-    ensure!(checksum["type"] == "sha256", "the banner of {module} has no sha256 in the catalog: {checksum}");
-    let sum = checksum["value"].as_str().unwrap_or_default().trim_start_matches("{sha256}");
+    ensure!(checksum.is_null() || checksum["type"] == "sha256", "another kind of checksum: {checksum}");
+    let sum = checksum["value"].as_str().map(|sum| sum.trim_start_matches("{sha256}").to_owned());
     Ok(Catalog {
         version: number(module)?,
         message: word(catalog, "message")?.to_owned(),
         compiler: word(catalog, "compiler")?.to_owned(),
         code_id: catalog["code_id"].as_str().context("a catalog without code_id")?.to_owned(),
-        banner: sum.to_owned(),
+        banner: sum,
     })
 }
 

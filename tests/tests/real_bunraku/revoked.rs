@@ -16,11 +16,11 @@ const WITHIN: Duration = Duration::from_secs(2);
 
 pub(crate) fn node(site: &mut Site) -> Result<()> {
     site.ready()?;
-    let refusals = refusals(site)?;
+    let refused = refusals(site)?;
     site.bunraku.tell(&["nodes", "revoke", C2, "--reason", "stolen", "--yes"])?;
     cut_since(site, Instant::now())?;
     ensure!(text(&site.node(C2)?["standing"]).contains("revoked: stolen"), "{}", site.node(C2)?);
-    stays_out(site, refusals)?;
+    stays_out(site, refused)?;
     // The Puppet certificate is as good as before, and opens no door for a barred name.
     let refused = site.bunraku.agent_command("c2", &["enroll"], None)?;
     ensure_said(&refused, 1, &["bunraku nodes allow"])?;
@@ -39,7 +39,7 @@ pub(crate) fn node(site: &mut Site) -> Result<()> {
 /// `puppetserver ca revoke` on the main server is all that anybody does.
 pub(crate) fn puppet_certificate(site: &mut Site) -> Result<()> {
     site.ready()?;
-    let refusals = refusals(site)?;
+    let refused = refusals(site)?;
     let crl = site.stack.main.cadir().join("ca_crl.pem");
     let before = fs::metadata(&crl)?.modified()?;
     let mut revoke = Command::new("puppetserver");
@@ -50,7 +50,7 @@ pub(crate) fn puppet_certificate(site: &mut Site) -> Result<()> {
     let status = site.bunraku.tell(&["status"])?.out;
     let line = status.lines().find(|line| line.contains(C2) && line.contains("must enrol again"));
     ensure!(line.is_some(), "the status does not say it:\n{status}");
-    stays_out(site, refusals)?;
+    stays_out(site, refused)?;
     let refused = site.bunraku.agent_command("c2", &["enroll"], None)?;
     ensure_said(&refused, 1, &[])?;
 
@@ -73,17 +73,24 @@ fn cut_since(site: &Site, since: Instant) -> Result<()> {
     Ok(())
 }
 
-/// Its agent dials again, at least twice, in vain.
-fn stays_out(site: &Site, before: usize) -> Result<()> {
-    wait_for("c2's agent to be refused twice", Duration::from_secs(60), || {
+/// Its agent dials again in vain, and so does a new one with the same identity.
+fn stays_out(site: &mut Site, before: usize) -> Result<()> {
+    wait_for_refusals(site, before + 1)?;
+    site.bunraku.stop_agent("c2")?;
+    site.bunraku.start_agent("c2")?;
+    wait_for_refusals(site, before + 2)
+}
+
+fn wait_for_refusals(site: &Site, number: usize) -> Result<()> {
+    wait_for("c2's agent to be refused", Duration::from_secs(60), || {
         ensure!(!site.bunraku.is_connected(C2)?, "a revoked node is connected");
-        Ok((refusals(site)? >= before + 2).then_some(()))
+        Ok((refusals(site)? >= number).then_some(()))
     })
 }
 
-/// How often c2's agent has complained so far.
+/// How often c2's agents have said that they were refused. Each says it once.
 fn refusals(site: &Site) -> Result<usize> {
     let log = site.bunraku.agent_log("c2");
     let text = fs::read_to_string(Path::new(&log)).with_context(|| log.display().to_string())?;
-    Ok(text.lines().filter(|line| line.contains("attempt=")).count())
+    Ok(text.lines().filter(|line| line.contains("fatal alert")).count())
 }
