@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use super::{
     Exit, Failure, Output, Reach, client,
     environments::InEnvironment,
-    output::{ago, columns, count, short, span, table},
+    output::{ago, columns, count, hinted, short, span, table},
     progress,
     snapshots::difference_text,
 };
@@ -73,7 +73,9 @@ impl Rollback {
         let reply = client.rollback(request).await?.into_inner();
         finish(reach, client, reply, self.no_wait).await?;
         if reach.output == Output::Text {
-            println!("{0} is held: deploys are refused until `bunraku release {0}`", self.environment);
+            let held = format!("{} is held there: deploys are refused", self.environment);
+            let lift = format!("bunraku release {} lifts the hold", self.environment);
+            super::output::write(&hinted("", &hint::join(&held, &lift)))?;
         }
         Ok(())
     }

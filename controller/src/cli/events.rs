@@ -2,8 +2,12 @@
 
 use bunraku_proto::v1::{Event, WatchRequest};
 use clap::Args;
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{Failure, Output, Reach, client, output::write_on, tokens::clock_time};
+
+/// How often it is looked whether anybody still reads.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(super) struct Events {
@@ -24,12 +28,29 @@ impl Events {
         let request =
             WatchRequest { after: self.after, from_now: false, deploy: self.deploy, follow: self.follow };
         let mut stream = client.watch(request).await?.into_inner();
-        while let Some(event) = stream.message().await? {
-            if !print(reach.output, &event)? {
-                break;
+        loop {
+            tokio::select! {
+                event = stream.message() => match event? {
+                    Some(event) if print(reach.output, &event)? => {}
+                    Some(_) | None => return Ok(()),
+                },
+                () = nobody_reads() => return Ok(()),
             }
         }
-        Ok(())
+    }
+}
+
+/// Resolves when the other end of standard output is closed, as by `| head`: there may be no next event to notice it by.
+async fn nobody_reads() {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let stdout = std::io::stdout();
+        let now = rustix::event::Timespec::default();
+        let mut asked = [PollFd::new(&stdout, PollFlags::empty())];
+        let told = poll(&mut asked, Some(&now)).is_ok_and(|told| told > 0);
+        if told && asked[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            return;
+        }
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) enum Nodes {
 impl Nodes {
     pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
         let mut client = client::connect(reach).await?;
-        let node = match self {
+        let (node, text): (_, fn(&NodeInfo) -> String) = match self {
             Self::List => {
                 let reply = client.list_nodes(ListNodesRequest {}).await?.into_inner();
                 return reach.output.print(&reply, |reply| node_table(&reply.nodes));
@@ -72,15 +72,42 @@ impl Nodes {
             }
             Self::Revoke { node, reason, yes } => {
                 confirm(&format!("Revoke {node}? Its connections are cut and its name is barred."), yes)?;
-                client.revoke_node(RevokeNodeRequest { node, reason }).await?
+                (client.revoke_node(RevokeNodeRequest { node, reason }).await?, revoked)
             }
-            Self::Show { node } => client.show_node(NodeRequest { node }).await?,
-            Self::Hold { node, reason } => client.hold_node(HoldNodeRequest { node, reason }).await?,
-            Self::Release { node } => client.release_node(NodeRequest { node }).await?,
-            Self::Allow { node } => client.allow_node(NodeRequest { node }).await?,
+            Self::Show { node } => (client.show_node(NodeRequest { node }).await?, node_text),
+            Self::Hold { node, reason } => (client.hold_node(HoldNodeRequest { node, reason }).await?, held),
+            Self::Release { node } => (client.release_node(NodeRequest { node }).await?, released),
+            Self::Allow { node } => (client.allow_node(NodeRequest { node }).await?, allowed),
         };
-        reach.output.print(&node.into_inner(), node_text)
+        reach.output.print(&node.into_inner(), text)
     }
+}
+
+pub(super) fn held(node: &NodeInfo) -> String {
+    format!(
+        "{0} is {1}: deploys go on without it\nnext: bunraku nodes release {0}, when it may come back\n",
+        node.name, node.standing
+    )
+}
+
+pub(super) fn released(node: &NodeInfo) -> String {
+    let then = if node.connected { "is brought" } else { "will be brought, once it is connected," };
+    format!("{0} takes part again and {then} to what is committed\nnext: bunraku nodes show {0}\n", node.name)
+}
+
+pub(super) fn revoked(node: &NodeInfo) -> String {
+    format!(
+        "{0} is {1}\nnext: bunraku nodes allow {0}, before it may enrol again\n",
+        node.name, node.standing
+    )
+}
+
+pub(super) fn allowed(node: &NodeInfo) -> String {
+    format!(
+        "{0} may enrol again\nnext: bunraku token create {0} --role {1}\n",
+        node.name,
+        node.roles.first().map_or("compiler", String::as_str)
+    )
 }
 
 pub(super) fn node_text(node: &NodeInfo) -> String {

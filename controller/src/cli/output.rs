@@ -3,11 +3,17 @@
 use std::io::{self, IsTerminal, Write};
 
 use bunraku_common::hint;
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{
+    ColumnConstraint::{ContentWidth, LowerBoundary},
+    ContentArrangement, Table, Width, presets,
+};
 use serde::Serialize;
 
 use super::{Exit, Failure, screen};
 use crate::clock::wall_ms;
+
+/// A last column is not made narrower, whatever the terminal's width.
+const LAST: u16 = 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Output {
@@ -71,6 +77,9 @@ where
     }
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));
+        // Names and digests are there to be copied: only the last column is wrapped.
+        let last = column.index + 1 == heads.len();
+        column.set_constraint(if last { LowerBoundary(Width::Fixed(LAST)) } else { ContentWidth });
     }
     if without_rows { format!("{empty}\n") } else { trim_lines(&table.to_string()) }
 }

@@ -11,7 +11,7 @@ use tonic::Code;
 use super::{
     Exit, Failure, Output,
     client::Control,
-    output::{columns, short},
+    output::{columns, hinted, short},
     screen::{self, Screen},
 };
 
@@ -26,12 +26,15 @@ pub(super) async fn follow(
     output: Output,
 ) -> Result<Vec<DeployInfo>, Failure> {
     let mut view = View::new(output);
-    let interrupted = tokio::select! {
+    let outcome = tokio::select! {
         ended = watch(client, deploys, &mut view) => Ok(ended),
-        _ = tokio::signal::ctrl_c() => Err(Failure::new(Exit::Interrupted, no_longer_looking(deploys))),
+        _ = tokio::signal::ctrl_c() => Err(Failure::silent(Exit::Interrupted)),
     };
     view.clear();
-    interrupted?
+    if outcome.is_err() {
+        eprint!("\r{}", hinted("", &no_longer_looking(deploys)));
+    }
+    outcome?
 }
 
 fn no_longer_looking(deploys: &[DeployInfo]) -> String {

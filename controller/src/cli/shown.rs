@@ -185,6 +185,9 @@ fn status() {
 #[test]
 fn nodes_show() {
     let shown = [node("c1.example.com"), ailing("c2.example.com"), gone("c3.example.com")];
+    let changed = [nodes::held, nodes::released, nodes::revoked, nodes::allowed];
+    let changed: Vec<_> = changed.iter().map(|text| text(&gone("c3.example.com"))).collect();
+    shown!("nodes changed", changed.join("\n"));
     shown!("nodes show", shown.iter().map(nodes::node_text).collect::<Vec<_>>().join("\n"));
 }
 
