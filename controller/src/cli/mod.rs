@@ -52,12 +52,20 @@ pub struct Cli {
 
 /// How to reach the controller, and how to print.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Reach {
     /// The controller's unix socket (root on its host)
     #[arg(long, global = true, env = "BUNRAKU_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET, value_name = "PATH")]
     pub socket: PathBuf,
     /// The folder with your operator identity (made by `bunraku login`); used when it exists and the socket does not
-    #[arg(long, global = true, env = "BUNRAKU_IDENTITY", hide_env_values = true, value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+       
+        env = "BUNRAKU_IDENTITY",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub identity: Option<PathBuf>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
