@@ -29,7 +29,7 @@ pub(crate) fn mended(site: &mut Site) -> Result<()> {
     let found = list(&reply["nodes"])?.iter().find(|node| node["node"] == C2).context("no c2")?;
     let findings = list(&found["findings"])?;
     let mend_of = |check: &str| -> Result<String> {
-        let finding = findings.iter().find(|f| f["check"] == check && text(&f["mend"]) != "");
+        let finding = findings.iter().find(|f| f["check"] == check && !text(&f["mend"]).is_empty());
         Ok(text(&finding.with_context(|| format!("no finding {check}"))?["mend"]).to_owned())
     };
     for check in ["versioned-environment-dirs", "environment-timeout"] {

@@ -47,6 +47,10 @@ fn told_as_behind(site: &Site, code: i32, new: u64) -> Result<()> {
     let node = list(&shown["nodes"])?.iter().find(|n| n["node"] == C2).context("no c2")?;
     ensure!(node["state"] == "behind" && text(&node["note"]).contains("does not answer"), "{node}");
 
+    let log = fs::read_to_string(site.bunraku.controller_log())?;
+    let staged = log.lines().find(|line| line.contains("staged node=c2") && line.contains("not rehearsed"));
+    ensure!(staged.is_some(), "the stage did not note that Puppet Server was down");
+
     let row = site.row("production", C2)?;
     ensure!(row["proven"] == false && text(&row["state"]).contains("behind"), "{row}");
     let status = site.bunraku.tell(&["status"])?.out;
