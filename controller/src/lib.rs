@@ -16,5 +16,6 @@ mod provenance;
 mod report;
 mod serve;
 mod watchdog;
+mod words;
 
 pub use serve::{Controller, ServeError};

@@ -33,7 +33,7 @@ use crate::{
     nodes::{About, Connections},
     provenance::Provenance,
     report::Reporter,
-    watchdog,
+    watchdog, words,
 };
 
 /// Nodes are asked what they serve this often: drift, and what a node settled by itself, show within it.
@@ -380,7 +380,7 @@ impl Api {
         });
         request.set_timeout(bunraku_common::limits::HELLO);
         let hello = match link::client(node_link).hello(request).await {
-            Ok(reply) => reply.into_inner(),
+            Ok(reply) => words::hello(reply.into_inner()),
             Err(status) => {
                 tracing::warn!(%node, reason = status.message(), "no hello from the node");
                 return None;

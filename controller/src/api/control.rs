@@ -153,11 +153,7 @@ impl Control for Api {
     async fn takeover(&self, request: Request<v1::TakeoverRequest>) -> Answer<v1::TakeoverReply> {
         let who = caller::subject(&request)?;
         let reason = request.into_inner().reason;
-        if reason.trim().is_empty() {
-            return Err(Status::invalid_argument(
-                "a takeover needs a reason\nhint: --reason 'restored from backup'",
-            ));
-        }
+        reasoned(&reason)?;
         let term = self.driver.takeover(reason, &who.to_string()).await?;
         self.connections.cut_nodes();
         Ok(Response::new(v1::TakeoverReply { term: term.number }))

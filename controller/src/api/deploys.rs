@@ -93,7 +93,10 @@ impl Api {
         let commit = if request.commit.is_empty() { None } else { Some(request.commit) };
         let asked: BTreeSet<EnvironmentName> =
             request.environments.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
-        if commit.is_some() && asked.len() != 1 {
+        if asked.is_empty() && !request.all {
+            return Err(Status::invalid_argument("nothing to deploy\nhint: name an environment, or --all"));
+        }
+        if commit.is_some() && (asked.len() != 1 || request.all) {
             return Err(Status::invalid_argument("--commit goes with exactly one environment"));
         }
         for environment in &asked {

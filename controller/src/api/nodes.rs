@@ -8,15 +8,13 @@ use bunraku_proto::v1;
 use tonic::Status;
 
 use super::{Api, caller::Subject, parse};
-use crate::driver::order;
+use crate::{driver::order, words};
 
 const OBSERVE_DEADLINE: Duration = Duration::from_secs(10);
 /// Asks Puppet for its settings, which takes seconds.
 const DOCTOR_DEADLINE: Duration = Duration::from_secs(60);
 /// Hashes whole versions.
 const HEAL_DEADLINE: Duration = Duration::from_secs(600);
-/// Environments of one node that are listened to: what a node says goes into the journal and the state (I10).
-const ENVIRONMENTS: usize = 4096;
 
 impl Api {
     pub(super) fn node_info(&self, node: &NodeName) -> Result<v1::NodeInfo, Status> {
@@ -41,7 +39,7 @@ impl Api {
         let Some(mut client) = self.connections.client(node) else { return };
         match client.observe(deadline(v1::ObserveRequest {}, OBSERVE_DEADLINE)).await {
             Ok(reply) => {
-                let observed = reply.into_inner();
+                let observed = words::observed(reply.into_inner());
                 self.driver.event(Event::NodeObserved { node: node.clone(), environments: seen(&observed) });
                 self.connections.observed(node, observed);
             }
@@ -68,10 +66,10 @@ impl Api {
                 v1::HealedEnvironment { environment: environment.to_string(), ..Default::default() };
             match client.clone().heal(request).await {
                 Ok(done) => {
-                    let done = done.into_inner();
+                    let done = words::healed(done.into_inner());
                     (healed.mended, healed.checked_files) = (done.mended, done.checked_files);
                 }
-                Err(status) => healed.error = status.message().to_owned(),
+                Err(status) => healed.error = words::plain(status.message()),
             }
             reply.environments.push(healed);
         }
@@ -112,8 +110,8 @@ impl Api {
                 Err(status) => (status.message().to_owned(), Vec::new()),
                 Ok(mut client) => {
                     match client.doctor(deadline(v1::DoctorRequest {}, DOCTOR_DEADLINE)).await {
-                        Ok(reply) => (String::new(), reply.into_inner().findings),
-                        Err(status) => (status.message().to_owned(), Vec::new()),
+                        Ok(reply) => (String::new(), words::findings(reply.into_inner().findings)),
+                        Err(status) => (words::plain(status.message()), Vec::new()),
                     }
                 }
             };
@@ -140,6 +138,11 @@ pub(super) fn reasoned(reason: &str) -> Result<(), Status> {
             "a reason is needed: it is shown to whoever meets this later\nhint: --reason 'new disk'",
         ));
     }
+    if !words::is_plain(reason) {
+        return Err(Status::invalid_argument(
+            "a reason is a few lines of plain text\nhint: --reason 'new disk'",
+        ));
+    }
     Ok(())
 }
 
@@ -151,9 +154,9 @@ fn deadline<T>(message: T, limit: Duration) -> tonic::Request<T> {
     request
 }
 
-/// What a node said, parsed. What cannot be parsed is as if it were not there: the node is then brought up to date.
+/// What a node said (bounded by [`words::observed`]), parsed. What cannot be parsed is as if it were not there: the node is then brought up to date.
 pub(crate) fn seen(observed: &v1::ObserveReply) -> Vec<Seen> {
-    let parsed = observed.environments.iter().take(ENVIRONMENTS).map(|on_node| {
+    let parsed = observed.environments.iter().map(|on_node| {
         let environment = EnvironmentName::parse(&on_node.environment)?;
         let live = on_node.live.parse().ok().filter(|_| on_node.sealed);
         let versions = on_node.versions.iter().filter_map(|text| text.parse().ok()).collect();

@@ -26,13 +26,12 @@ use crate::{
     clock::wall_ms,
     nodes::Connections,
     provenance::{Origin, Provenance},
+    words::plain,
 };
 
 /// A commit waits for the settle, the flush and the proof; Puppet Server answers these within seconds or not at all.
 const COMMIT_DEADLINE: Duration = Duration::from_secs(60);
 const DISCARD_DEADLINE: Duration = Duration::from_secs(30);
-/// A node's own words that are kept: they go into the journal, whatever the node sends (I10).
-const WORDS: usize = 8 << 10;
 
 /// What the steps are done with.
 #[derive(Debug)]
@@ -181,10 +180,10 @@ impl Hands {
                     %node, snapshot = %snapshot.short(), already = staged.already, bytes = staged.fetched_bytes,
                     objects = staged.fetched_objects, ms = staged.took_ms, note = staged.note, "staged"
                 );
-                Some(Ok(bounded(staged.note)))
+                Some(Ok(plain(&staged.note)))
             }
             Outcome::Failed(v1::StageFailed { fault, reason, hint }) => {
-                Some(Err(v1::StageFailed { fault, reason: bounded(reason), hint: bounded(hint) }))
+                Some(Err(v1::StageFailed { fault, reason: plain(&reason), hint: plain(&hint) }))
             }
         }
     }
@@ -213,7 +212,7 @@ impl Hands {
             snapshot,
             generation,
             proven,
-            owed: bounded(reply.owed),
+            owed: plain(&reply.owed),
             swapped_ms,
         })
     }
@@ -259,7 +258,7 @@ impl Hands {
                 }
                 // A refused fence is unknown, too: a newer decision is on its way, or another controller's.
                 let clear = matches!(status.code(), Code::FailedPrecondition | Code::Internal);
-                Err(if clear { NoReply::Refused(status.message().to_owned()) } else { NoReply::Unknown })
+                Err(if clear { NoReply::Refused(plain(status.message())) } else { NoReply::Unknown })
             }
         }
     }
@@ -271,11 +270,6 @@ enum NoReply {
     Unknown,
     /// The node says why it did not obey.
     Refused(String),
-}
-
-fn bounded(mut words: String) -> String {
-    words.truncate(words.floor_char_boundary(WORDS));
-    words
 }
 
 type Client = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;

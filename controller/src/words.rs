@@ -1,0 +1,104 @@
+//! What others say, made fit to be kept and shown: bounded, and without anything that moves a cursor. A compromised
+//! compiler speaks through every text that it sends, into the journal and onto an operator's terminal.
+
+use bunraku_proto::v1::{Finding, HealReply, HelloReply, ObserveReply};
+
+/// Of one text.
+const WORDS: usize = 8 << 10;
+/// Of one short text: a version, a name, a path.
+const WORD: usize = 1 << 10;
+/// Texts of one list.
+const LISTED: usize = 1000;
+/// Environments of one node that are listened to: what it says of them goes into the journal and the state (I10).
+const ENVIRONMENTS: usize = 2000;
+/// Versions that a node names of one environment.
+const VERSIONS: usize = 64;
+
+/// A reason, a note, a failure.
+pub(crate) fn plain(words: &str) -> String {
+    cleaned(words, WORDS)
+}
+
+/// A version, a name, a path.
+pub(crate) fn word(text: &str) -> String {
+    cleaned(text, WORD)
+}
+
+/// Whether a text that somebody gives as a reason is one.
+pub(crate) fn is_plain(words: &str) -> bool {
+    words.len() <= WORD && words.chars().all(|c| !moves(c))
+}
+
+pub(crate) fn hello(mut reply: HelloReply) -> HelloReply {
+    reply.version = word(&reply.version);
+    reply.instance = word(&reply.instance);
+    reply.abilities = list(reply.abilities);
+    reply.observed = reply.observed.map(observed);
+    reply
+}
+
+pub(crate) fn observed(mut reply: ObserveReply) -> ObserveReply {
+    reply.puppetserver = word(&reply.puppetserver);
+    reply.environments.truncate(ENVIRONMENTS);
+    for on_node in &mut reply.environments {
+        on_node.environment = word(&on_node.environment);
+        on_node.live = word(&on_node.live);
+        on_node.owed = word(&on_node.owed);
+        on_node.versions.truncate(VERSIONS);
+        on_node.versions.iter_mut().for_each(|version| *version = word(version));
+        // A node names a hundred at most.
+        on_node.drift.truncate(100);
+        on_node.drift.iter_mut().for_each(|path| *path = word(path));
+    }
+    reply
+}
+
+pub(crate) fn healed(mut reply: HealReply) -> HealReply {
+    reply.mended = list(reply.mended);
+    reply
+}
+
+pub(crate) fn findings(mut findings: Vec<Finding>) -> Vec<Finding> {
+    findings.truncate(LISTED);
+    for finding in &mut findings {
+        finding.check = word(&finding.check);
+        finding.found = plain(&finding.found);
+        finding.mend = plain(&finding.mend);
+    }
+    findings
+}
+
+fn list(mut texts: Vec<String>) -> Vec<String> {
+    texts.truncate(LISTED);
+    texts.iter_mut().for_each(|text| *text = word(text));
+    texts
+}
+
+fn cleaned(text: &str, most: usize) -> String {
+    let text = &text[..text.floor_char_boundary(most)];
+    text.chars().map(|c| if moves(c) { '\u{fffd}' } else { c }).collect::<String>().trim_end().to_owned()
+}
+
+/// Control characters, and those that turn the direction of writing around.
+fn moves(c: char) -> bool {
+    (c.is_control() && !matches!(c, '\n' | '\t'))
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_moves_a_cursor_is_replaced_and_what_people_write_stays() {
+        assert_eq!(plain("a\u{1b}[2Jb\r\u{202e}c"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
+        assert_eq!(plain("two\nlines\tand Größe\n"), "two\nlines\tand Größe");
+        assert!(is_plain("new disk") && !is_plain("\u{7}"));
+    }
+
+    #[test]
+    fn texts_are_cut_between_characters() {
+        assert!(plain(&"ä".repeat(WORDS)).len() <= WORDS);
+        assert!(!is_plain(&"a".repeat(WORD + 1)));
+    }
+}
