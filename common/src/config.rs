@@ -85,6 +85,11 @@ pub fn host_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D
     }
 }
 
+/// The same, where the key may be left out.
+pub fn host_port_if_any<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    host_port(deserializer).map(Some)
+}
+
 pub fn is_host_port(text: &str) -> bool {
     text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !host.contains(char::is_whitespace) && port.parse::<u16>().is_ok()

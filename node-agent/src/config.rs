@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use bunraku_common::{
     EnvironmentName, NodeName,
-    config::{host_port, positive},
+    config::{host_port, host_port_if_any, positive},
 };
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +87,7 @@ pub struct PuppetConfig {
     /// Arguments after every `puppet` subcommand, such as `["--config", "/srv/puppet.conf"]`.
     pub arguments: Vec<String>,
     /// `HOST:PORT` where Puppet Server listens; without it this node's certname and Puppet's `serverport`.
+    #[serde(deserialize_with = "host_port_if_any", skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
     /// Puppet Server's `conf.d`; without it the known places of Debian's and Puppet's packages.
     pub conf_d: Option<PathBuf>,

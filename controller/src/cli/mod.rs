@@ -58,14 +58,7 @@ pub(crate) struct Reach {
     #[arg(long, global = true, env = "BUNRAKU_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET, value_name = "PATH")]
     pub socket: PathBuf,
     /// The folder with your operator identity (made by `bunraku login`); used when it exists and the socket does not
-    #[arg(
-        long,
-        global = true,
-       
-        env = "BUNRAKU_IDENTITY",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
+    #[arg(long, global = true, env = "BUNRAKU_IDENTITY", hide_env_values = true, value_name = "DIR")]
     pub identity: Option<PathBuf>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
