@@ -1,6 +1,10 @@
 //! The way to the controller: its unix socket, or mTLS with the identity that `bunraku login` made.
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use bunraku_common::{Chain, limits};
 use bunraku_proto::{
@@ -22,6 +26,7 @@ pub(super) const CONTROLLER_FILE: &str = "controller";
 pub(super) async fn connect(reach: &Reach) -> Result<Control, Failure> {
     let identity_dir = identity_dir(reach);
     if reach.socket.exists() {
+        somebody_listens(&reach.socket).await?;
         return Ok(limited(channel::unix_channel(reach.socket.clone())));
     }
     match identity_dir.filter(|dir| dir.join(CONTROLLER_FILE).exists()) {
@@ -37,13 +42,24 @@ pub(super) async fn connect(reach: &Reach) -> Result<Control, Failure> {
     }
 }
 
+/// The channel connects later, and would only say that the connection was refused.
+async fn somebody_listens(socket: &Path) -> Result<(), Failure> {
+    let Err(error) = tokio::net::UnixStream::connect(socket).await else { return Ok(()) };
+    if error.kind() == io::ErrorKind::PermissionDenied {
+        let why = format!("only root may use {}", socket.display());
+        return Err(Failure::new(Exit::NotAllowed, why).hint("call it as root, with sudo"));
+    }
+    let why = format!("no controller answers at {}: {error}", socket.display());
+    Err(Failure::new(Exit::NoAnswer, why).hint("systemctl status bunraku"))
+}
+
 /// `--identity`, else `~/.config/bunraku`.
 pub(super) fn identity_dir(reach: &Reach) -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/bunraku"));
     reach.identity.clone().or_else(home)
 }
 
-async fn with_identity(dir: &std::path::Path) -> Result<Control, Failure> {
+async fn with_identity(dir: &Path) -> Result<Control, Failure> {
     let unusable =
         |why: String| Failure::new(Exit::NotAllowed, why).hint("bunraku login makes a new identity");
     let files = IdentityFiles::new(dir);
@@ -76,7 +92,7 @@ pub(super) async fn explained(reach: &Reach, failure: Failure) -> Failure {
     }
 }
 
-async fn refusal(dir: &std::path::Path) -> Option<Failure> {
+async fn refusal(dir: &Path) -> Option<Failure> {
     let identity = IdentityFiles::new(dir).load(SystemTime::now()).ok()??;
     let address = std::fs::read_to_string(dir.join(CONTROLLER_FILE)).ok()?;
     let tls = tls::mesh_client(identity.mesh(), Door::H2).ok()?;
