@@ -205,7 +205,9 @@ impl State {
                 let mend = if hint.is_empty() { "mend it" } else { hint };
                 let outcome = Outcome::Abandoned {
                     reason: format!("{first} could not stage: {reason}{more}"),
-                    hint: format!("on {first}: {mend}; or go on without it: bunraku nodes hold {first} --reason '…'"),
+                    hint: format!(
+                        "on {first}: {mend}; or go on without it: bunraku nodes hold {first} --reason '…'"
+                    ),
                     failed: faults.iter().map(|fault| (fault.node.clone(), fault.reason.clone())).collect(),
                 };
                 vec![Fact::DeployEnded { deploy: deploy.id, environment: environment(), outcome }]
