@@ -21,7 +21,7 @@ pub(super) struct Shape {
 
 /// As measured: 7,565 files.
 pub(super) const MEASURED: Shape =
-    Shape { module_files: 170, module_directories: 36, control_files: 592, control_directories: 45 };
+    Shape { module_files: 170, module_directories: 36, control_files: 592, control_directories: 46 };
 
 /// The environment that the design's figure names: 30,000 files.
 pub(super) const LARGE: Shape =

@@ -42,7 +42,7 @@ pub(super) fn full(bench: &mut Bench) -> Result<()> {
     bench.task(Task { name: LARGE_ONE_FILE, rivals: &DISTRIBUTORS, ..one_file(&large, 10, 5) })?;
     bench.task(Task { rivals: &DISTRIBUTORS, ..one_file(production, 10, 5) })?;
     twenty(bench, &all, 10, &[Rival::Git])?;
-    single::memory(bench, "with 21 environments")
+    single::memory(bench, "after deploys of 21 environments")
 }
 
 /// Pushes so many new environments of one shape.

@@ -21,7 +21,7 @@ pub(super) fn figures(bench: &mut Bench, environment: &str, rest: Duration) -> R
     fsyncs(bench, environment)?;
     background(bench, environment)?;
     idle(bench, rest)?;
-    memory(bench, "with one environment of 7,565 files or more")
+    memory(bench, "after deploys of one environment")
 }
 
 /// Resident memory of release programs after everything that went before.

@@ -15,8 +15,7 @@ use prost::Message;
 use rustls::pki_types::CertificateDer;
 
 const CONTROLLER: &str = "address = 'main.test:8170'\n[build]\nremote = 'https://git.test/control.git'\n[deploy]\npolicy = 'fail'\n[puppet]\nca = '/a'\ncrl = '/b'\ncertificate = '/c'\nkey = '/d'\n[[puppet.allow]]\ncertname = '*.test'\nroles = ['compiler']\n";
-const AGENT: &str =
-    "controller = 'main.test:8170'\nname = 'c1.test'\n[code]\nkeep_versions = 5\n[enroll]\nmain_certname = 'main.test'\nroles = ['compiler']\n";
+const AGENT: &str = "controller = 'main.test:8170'\nname = 'c1.test'\n[code]\nkeep_versions = 5\n[enroll]\nmain_certname = 'main.test'\nroles = ['compiler']\n";
 
 /// A good text with some bytes changed, cut out or put in.
 fn spoilt(good: &'static str) -> impl Strategy<Value = String> {

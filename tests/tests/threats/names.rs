@@ -80,7 +80,9 @@ async fn t10_branches_that_would_be_commands_are_named_and_never_reach_an_argume
     let reply = main.client().deploy(asked).await.unwrap().into_inner();
     let refused: Vec<&str> = reply.refused.iter().map(|refused| refused.environment.as_str()).collect();
     for name in &hostile {
-        assert!(refused.contains(&name.escape_debug().to_string().as_str()), "{name} is not named: {refused:#?}");
+        // Long names are cut where they are shown.
+        let shown: String = name.chars().take(150).collect::<String>().escape_debug().collect();
+        assert!(refused.iter().any(|named| named.starts_with(&shown)), "{name} is not named: {refused:#?}");
     }
     assert!(refused.contains(&"feature-x") && refused.contains(&"feature.x"), "{refused:#?}");
     let deployed: Vec<&str> = reply.deploys.iter().map(|deploy| deploy.environment.as_str()).collect();
@@ -91,7 +93,8 @@ async fn t10_branches_that_would_be_commands_are_named_and_never_reach_an_argume
     let heard = fs::read_to_string(heard).unwrap();
     assert!(heard.lines().any(|word| word == "fetch"), "the witness was asked");
     for name in &hostile {
-        assert!(!heard.contains(name.as_str()), "{name} reached git as an argument");
+        let reached = heard.lines().any(|word| word == name || (name.len() > 5 && word.contains(name)));
+        assert!(!reached, "{name} reached git as an argument");
     }
     assert!(!trap.exists(), "a name was run");
     for text in reply.refused.iter().map(|refused| format!("{} {}", refused.environment, refused.reason)) {
@@ -106,7 +109,9 @@ async fn t10_names_from_the_wire_that_are_no_names_are_refused_before_anything_i
     let main = fleet.main();
     let before = super::raw::audit_head(main).await;
     let long = "a".repeat(4096);
-    for name in ["--upload-pack=x", "-h", "a;b", "$(x)", "a\nb", "..", "../x", "a/b", "a\0b", "A", "ä", " ", &long] {
+    for name in
+        ["--upload-pack=x", "-h", "a;b", "$(x)", "a\nb", "..", "../x", "a/b", "a\0b", "A", "ä", " ", &long]
+    {
         let mut client = main.client();
         let deploy = v1::DeployRequest { environments: vec![name.into()], ..Default::default() };
         let rollback = v1::RollbackRequest { environment: name.into(), to: String::new() };
@@ -116,7 +121,8 @@ async fn t10_names_from_the_wire_that_are_no_names_are_refused_before_anything_i
             ..Default::default()
         };
         let node = v1::HoldNodeRequest { node: format!("{name}/"), reason: "x".into() };
-        let token = v1::CreateTokenRequest { node: format!("{name}/"), roles: vec!["compiler".into()], ttl_s: 0 };
+        let token =
+            v1::CreateTokenRequest { node: format!("{name}/"), roles: vec!["compiler".into()], ttl_s: 0 };
         let role = v1::CreateTokenRequest { node: "c1".into(), roles: vec![name.into()], ttl_s: 0 };
         let operator = v1::AddOperatorRequest { name: format!("{name}/"), right: "viewer".into() };
         let right = v1::AddOperatorRequest { name: "ann".into(), right: name.into() };

@@ -102,10 +102,21 @@ fn hostile_http2() -> Vec<(&'static str, Vec<u8>)> {
         ("a table that grows", table),
         ("window 0", window_zero),
         ("a window of nothing more", [begun.clone(), frame(8, 0, 0, &[0; 4])].concat()),
-        ("a window that overflows", [begun.clone(), frame(8, 0, 0, &0x7fff_ffff_u32.to_be_bytes()).repeat(2)].concat()),
+        (
+            "a window that overflows",
+            [begun.clone(), frame(8, 0, 0, &0x7fff_ffff_u32.to_be_bytes()).repeat(2)].concat(),
+        ),
         ("pings without end", [begun.clone(), frame(6, 0, 0, &[0; 8]).repeat(20_000)].concat()),
         ("settings without end", [begun.clone(), frame(4, 0, 0, &[]).repeat(20_000)].concat()),
-        ("empty data without end", [begun.clone(), frame(HEADERS, END_HEADERS, 1, &call(STATUS)), frame(0, 0, 1, &[]).repeat(20_000)].concat()),
+        (
+            "empty data without end",
+            [
+                begun.clone(),
+                frame(HEADERS, END_HEADERS, 1, &call(STATUS)),
+                frame(0, 0, 1, &[]).repeat(20_000),
+            ]
+            .concat(),
+        ),
         ("a frame of 16 MiB", [begun.clone(), vec![0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]].concat()),
         ("headers that are none", [begun.clone(), frame(HEADERS, END_HEADERS, 1, &[0xff; 300])].concat()),
         ("unknown frames", [begun.clone(), frame(0xfa, 0xff, 7, &[0xff; 100]).repeat(1000)].concat()),
@@ -147,15 +158,18 @@ async fn f19_hostile_http2_behind_every_door_ends_its_connection_and_nothing_els
     let main = fleet.main();
     let honest = operator(main, "ann", "viewer").await;
     let thief = stolen_node(main, "c9").await;
-    let mut host = 100;
+    let mut peers = tokio::task::JoinSet::new();
+    let mut hosts = (100..190).cycle();
     for (what, bytes) in hostile_http2() {
         for (door, holder) in [(Door::Enroll, None), (Door::H2, Some(&thief)), (Door::Node, Some(&thief))] {
-            host = if host == 190 { 100 } else { host + 1 };
-            let client = Client::new(main, door, holder).from(host);
-            soon(what, send(&client, &bytes)).await;
+            let client = Client::new(main, door, holder).from(hosts.next().unwrap());
+            let bytes = bytes.clone();
+            peers.spawn(async move { soon(what, send(&client, &bytes)).await });
         }
         serves_on(&fleet, &honest).await;
     }
+    peers.join_all().await;
+    serves_on(&fleet, &honest).await;
     fleet.deploy_change("production", "after all of it").await;
     assert_eq!(count_panics(), panics);
     fleet.end().await;
@@ -167,7 +181,8 @@ async fn f19_bytes_that_are_no_tls_cost_their_address_and_nobody_else() {
     let fleet = Fleet::new().nodes(1).up().await;
     let main = fleet.main();
     let honest = operator(main, "ann", "viewer").await;
-    let record = |kind: u8, length: u16, body: &[u8]| [&[kind, 3, 1][..], &length.to_be_bytes(), body].concat();
+    let record =
+        |kind: u8, length: u16, body: &[u8]| [&[kind, 3, 1][..], &length.to_be_bytes(), body].concat();
     let mut peers = tokio::task::JoinSet::new();
     for number in 0..200_u8 {
         let body = noise(usize::from(number) * 8).into_bytes();
@@ -212,7 +227,9 @@ async fn f19_messages_that_are_no_protobuf_are_refused_one_by_one() {
         noise(5000).into_bytes(),
     ] {
         for path in ["Deploy", "HoldNode", "CreateToken", "Watch"] {
-            let outcome = super::rights::call(&channel, &format!("/bunraku.v1.Control/{path}"), &bytes.clone().into()).await;
+            let outcome =
+                super::rights::call(&channel, &format!("/bunraku.v1.Control/{path}"), &bytes.clone().into())
+                    .await;
             let status = outcome.unwrap_err();
             assert!([Code::Internal, Code::InvalidArgument].contains(&status.code()), "{path}: {status}");
         }

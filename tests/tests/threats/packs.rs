@@ -27,7 +27,8 @@ fn everything(root: &Path, passed_over: &[&Path]) -> BTreeSet<String> {
         } else {
             String::new()
         };
-        let about = format!("{:o} {} {} {} {content}", meta.mode(), meta.uid(), meta.nlink(), meta.mtime_nsec());
+        let about =
+            format!("{:o} {} {} {} {content}", meta.mode(), meta.uid(), meta.nlink(), meta.mtime_nsec());
         found.insert(format!("{} {about}", path.display()));
     }
     found
@@ -70,7 +71,10 @@ fn corpus(outside: &Path) -> Vec<Hostile> {
         one_tree("a link that climbs after going down", &[symlink(b"l", "d/../../../outside")]),
         one_tree("a link to nothing", &[symlink(b"l", "")]),
         one_tree("two hops", &[symlink(b"a", "b/../.."), symlink(b"b", ".")]),
-        one_tree("a link and a directory of one name", &[directory(b"l", &evil(b"passwd")), symlink(b"l", &outside)]),
+        one_tree(
+            "a link and a directory of one name",
+            &[directory(b"l", &evil(b"passwd")), symlink(b"l", &outside)],
+        ),
         one_tree("one name twice", &[evil(b"x"), evil(b"x")]),
         one_tree("names out of order", &[evil(b"b"), evil(b"a")]),
         one_tree("a device", &[entry(b'c', b"null", &[0; 8])]),
@@ -90,15 +94,39 @@ fn corpus(outside: &Path) -> Vec<Hostile> {
     let pack = || Forged::default().tree(&honest);
     let other = Digest::of(b"other");
     all.extend([
-        Hostile { what: "other bytes under the name", want: other, pack: Forged::default().frame(b'T', &other, honest.len() as u64, &honest).end() },
-        Hostile { what: "a blob with other bytes", want, pack: pack().frame(b'B', &Digest::of(b"evil"), 4, b"good").end() },
+        Hostile {
+            what: "other bytes under the name",
+            want: other,
+            pack: Forged::default().frame(b'T', &other, honest.len() as u64, &honest).end(),
+        },
+        Hostile {
+            what: "a blob with other bytes",
+            want,
+            pack: pack().frame(b'B', &Digest::of(b"evil"), 4, b"good").end(),
+        },
         Hostile { what: "a blob of another length", want, pack: pack().blob(b"evil and more").end() },
         Hostile { what: "no blob at all", want, pack: pack().end() },
-        Hostile { what: "a directory that is larger than allowed", want, pack: Forged::default().frame(b'T', &want, limits::TREE_BYTES + 1, &vec![0; 40 << 20]).end() },
-        Hostile { what: "a blob of the largest number", want, pack: pack().frame(b'B', &Digest::of(b"evil"), u64::MAX, b"evil").end() },
+        Hostile {
+            what: "a directory that is larger than allowed",
+            want,
+            pack: Forged::default().frame(b'T', &want, limits::TREE_BYTES + 1, &vec![0; 40 << 20]).end(),
+        },
+        Hostile {
+            what: "a blob of the largest number",
+            want,
+            pack: pack().frame(b'B', &Digest::of(b"evil"), u64::MAX, b"evil").end(),
+        },
         Hostile { what: "noise", want, pack: bunraku_tests::fleet::noise(4096).into_bytes() },
         Hostile { what: "nothing", want, pack: Vec::new() },
-        Hostile { what: "a cut stream", want, pack: { let mut whole = pack().blob(b"evil").end(); whole.truncate(whole.len() / 2); whole } },
+        Hostile {
+            what: "a cut stream",
+            want,
+            pack: {
+                let mut whole = pack().blob(b"evil").end();
+                whole.truncate(whole.len() / 2);
+                whole
+            },
+        },
     ]);
     all
 }
@@ -122,7 +150,8 @@ async fn t9_whatever_a_hostile_controller_streams_nothing_outside_the_version_di
     for (generation, hostile) in corpus(&outside).into_iter().enumerate() {
         usurper.serve(hostile.pack);
         let generation = generation as u64 + 10;
-        let reply = super::raw::soon(hostile.what, client.stage(stage(TERM, generation, &hostile.want))).await;
+        let reply =
+            super::raw::soon(hostile.what, client.stage(stage(TERM, generation, &hostile.want))).await;
         match reply.unwrap().into_inner().outcome.unwrap() {
             Outcome::Failed(failed) => assert!(!failed.reason.is_empty(), "{}", hostile.what),
             Outcome::Staged(staged) => panic!("{} was taken: {staged:?}", hostile.what),

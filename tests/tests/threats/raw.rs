@@ -169,10 +169,13 @@ pub(crate) async fn enrol(client: &Client, name: &str, token: &str) -> Result<Ho
     Ok(Holder { certificate: identity.certificate, key: key.serialize_pem() })
 }
 
-/// A compiler that is nothing but a key.
+/// A compiler that is nothing but a key; put aside, so that no deploy waits for it.
 pub(crate) async fn stolen_node(main: &MainServer, name: &str) -> Holder {
     let token = token_for(main, name, "compiler", 0).await.token;
-    enrol(&Client::new(main, Door::Enroll, None), name, &token).await.unwrap()
+    let holder = enrol(&Client::new(main, Door::Enroll, None), name, &token).await.unwrap();
+    let request = v1::HoldNodeRequest { node: name.into(), reason: "it does not answer".into() };
+    main.client().hold_node(request).await.unwrap();
+    holder
 }
 
 /// `bunraku operator add NAME --right RIGHT`, and the login.

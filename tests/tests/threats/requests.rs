@@ -3,7 +3,8 @@
 use bunraku_proto::{Door, PeerIdentity, v1};
 use bunraku_tests::fleet::Fleet;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
+    SanType,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use tonic::Code;

@@ -158,10 +158,14 @@ async fn t18_passwords_tokens_and_keys_are_in_no_log_record_event_answer_or_snap
     let ca = ca.lines().nth(1).unwrap();
     let errors = format!("{failed}{forbidden}{again:?}{for_another:?}");
     let (told, logged) = (told(main).await, logs.text());
-    assert!(logged.contains("term-began") && logged.len() > 10_000, "the logs are heard");
-    for (what, secret) in
-        [("password", PASSWORD), ("used token", &used), ("waiting token", &waiting), ("key", &key), ("CA key", ca)]
-    {
+    assert!(logged.contains("token-created") && logged.len() > 10_000, "the logs are heard");
+    for (what, secret) in [
+        ("password", PASSWORD),
+        ("used token", &used),
+        ("waiting token", &waiting),
+        ("key", &key),
+        ("CA key", ca),
+    ] {
         assert!(!errors.contains(secret), "{what} in an error: {errors}");
         assert!(!told.contains(secret), "{what} in an answer");
         let line = logged.lines().find(|line| line.contains(secret));

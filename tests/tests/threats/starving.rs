@@ -8,7 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bunraku_proto::{Door, v1};
+use bunraku_proto::{
+    Door,
+    v1::{self, content_client::ContentClient, control_client::ControlClient},
+};
 use bunraku_tests::fleet::{Fleet, noise};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -32,7 +35,11 @@ impl<IO> Drip<IO> {
 }
 
 impl<IO: AsyncRead + Unpin> AsyncRead for Drip<IO> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, to: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        to: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.freely == 0 {
             std::task::ready!(self.next.as_mut().poll(cx));
             self.next = Box::pin(sleep(Duration::from_secs(1)));
@@ -65,7 +72,11 @@ impl<IO: AsyncWrite + Unpin> AsyncWrite for Drip<IO> {
 /// Threads that controllers of this process have, those for blocking work among them.
 fn controller_threads() -> usize {
     let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
-    tasks.filter(|task| std::fs::read_to_string(task.path().join("comm")).is_ok_and(|c| c.trim() == "controller")).count()
+    tasks
+        .filter(|task| {
+            std::fs::read_to_string(task.path().join("comm")).is_ok_and(|c| c.trim() == "controller")
+        })
+        .count()
 }
 
 /// Resident memory of this process in MiB.
@@ -88,28 +99,30 @@ async fn latencies(client: &Client) -> Vec<Duration> {
     all
 }
 
-async fn hang_on(client: &Client, snapshot: &str, packs: bool) {
-    let channel = client.channel_through(Drip::new);
+/// Takes one message after the other, as slowly as they come.
+async fn take_all<T>(
+    asked: impl Future<Output = Result<tonic::Response<tonic::Streaming<T>>, tonic::Status>>,
+) {
+    let Ok(answer) = asked.await else { return };
+    let mut stream = answer.into_inner();
+    while let Ok(Some(_)) = stream.message().await {}
+}
+
+fn fetch_slowly(client: &Client, snapshot: &str) {
+    let content = ContentClient::new(client.channel_through(Drip::new));
     for _ in 0..60 {
-        if packs {
-            let mut content = v1::content_client::ContentClient::new(channel.clone());
-            let request = v1::PackRequest { want: snapshot.into(), ..Default::default() };
-            tokio::spawn(async move {
-                if let Ok(answer) = content.pack(request).await {
-                    let mut stream = answer.into_inner();
-                    while let Ok(Some(_)) = stream.message().await {}
-                }
-            });
-        } else {
-            let mut control = v1::control_client::ControlClient::new(channel.clone());
-            let request = v1::WatchRequest { follow: true, ..Default::default() };
-            tokio::spawn(async move {
-                if let Ok(answer) = control.watch(request).await {
-                    let mut stream = answer.into_inner();
-                    while let Ok(Some(_)) = stream.message().await {}
-                }
-            });
-        }
+        let mut content = content.clone();
+        let request = v1::PackRequest { want: snapshot.into(), ..Default::default() };
+        tokio::spawn(async move { take_all(content.pack(request)).await });
+    }
+}
+
+fn watch_slowly(client: &Client) {
+    let control = ControlClient::new(client.channel_through(Drip::new));
+    for _ in 0..60 {
+        let mut control = control.clone();
+        let request = v1::WatchRequest { follow: true, ..Default::default() };
+        tokio::spawn(async move { take_all(control.watch(request)).await });
     }
 }
 
@@ -129,9 +142,9 @@ async fn t15_two_dozen_peers_that_read_a_byte_a_second_take_nothing_from_the_oth
     // Twelve stolen keys of nodes that fetch, twelve of viewers that watch; each opens 60 streams.
     for number in 0..12_u8 {
         let node: Holder = stolen_node(main, &format!("slow{number}")).await;
-        hang_on(&Client::new(main, Door::H2, Some(&node)).from(100 + number), &snapshot, true).await;
+        fetch_slowly(&Client::new(main, Door::H2, Some(&node)).from(100 + number), &snapshot);
         let viewer = operator(main, &format!("slow{number}"), "viewer").await;
-        hang_on(&Client::new(main, Door::H2, Some(&viewer)).from(120 + number), &snapshot, false).await;
+        watch_slowly(&Client::new(main, Door::H2, Some(&viewer)).from(120 + number));
     }
     // The controller has begun with all of them once a fresh stream answers.
     let under_attack = latencies(&honest).await;

@@ -59,7 +59,8 @@ impl Usurper {
             let (connected, routes) = (connected.clone(), routes.clone());
             async move {
                 if accepted.caller.door == Door::H2 {
-                    let (_, served) = serve_h2(accepted.stream, accepted.caller, routes, std::future::pending());
+                    let (_, served) =
+                        serve_h2(accepted.stream, accepted.caller, routes, std::future::pending());
                     let _end = served.await;
                 } else if let Ok((node, _, connection)) = link::link(accepted.stream).await {
                     let _the_test_may_be_over = connected.send(node);
@@ -104,7 +105,8 @@ impl Content for Packs {
 
     async fn pack(&self, _: Request<v1::PackRequest>) -> Result<Response<Self::PackStream>, Status> {
         let bytes = self.0.lock().unwrap().clone();
-        let chunks: Vec<_> = bytes.chunks(64 << 10).map(|data| Ok(v1::PackChunk { data: data.to_vec() })).collect();
+        let chunks: Vec<_> =
+            bytes.chunks(64 << 10).map(|data| Ok(v1::PackChunk { data: data.to_vec() })).collect();
         Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
     }
 }
@@ -145,7 +147,11 @@ pub(crate) fn hello(number: u64) -> v1::HelloRequest {
 }
 
 pub(crate) fn stage(number: u64, generation: u64, snapshot: &Digest) -> v1::StageRequest {
-    v1::StageRequest { order: order(number, generation), snapshot: snapshot.to_string(), ..Default::default() }
+    v1::StageRequest {
+        order: order(number, generation),
+        snapshot: snapshot.to_string(),
+        ..Default::default()
+    }
 }
 
 pub(crate) fn commit(number: u64, generation: u64, snapshot: &Digest) -> v1::CommitRequest {

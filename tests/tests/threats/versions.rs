@@ -1,23 +1,12 @@
 //! T12: nobody talks the other side down: not TLS, not the protocol.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-};
-
-use bunraku_proto::{
-    Door, PROTOCOL,
-    serve::serve_node,
-    v1::{
-        self,
-        node_server::{Node, NodeServer},
-    },
-};
+use bunraku_proto::{Door, PROTOCOL, v1};
 use bunraku_tests::fleet::{Fleet, until};
-use tonic::{Code, Request, Response, Status, service::Routes};
+use tonic::Code;
 
 use super::{
-    raw::{Client, SOON, soon, stolen_node},
+    liar::Liar,
+    raw::{Client, soon, stolen_node},
     usurper::{TERM, Usurper, commit, hello, order, stage},
 };
 
@@ -43,79 +32,25 @@ async fn t12_tls_1_2_opens_no_door_and_neither_does_a_protocol_that_is_not_serve
     fleet.end().await;
 }
 
-/// A node that says what it is told to say at hello, and counts what it is asked to do.
-#[derive(Debug, Clone)]
-struct Liar {
-    says: v1::HelloReply,
-    greeted: Arc<AtomicUsize>,
-    ordered: Arc<AtomicUsize>,
-}
-
-impl Liar {
-    fn refuse<T>(&self) -> Result<Response<T>, Status> {
-        self.ordered.fetch_add(1, Ordering::Relaxed);
-        Err(Status::unimplemented("a liar does nothing"))
-    }
-}
-
-#[tonic::async_trait]
-impl Node for Liar {
-    async fn hello(&self, _: Request<v1::HelloRequest>) -> Result<Response<v1::HelloReply>, Status> {
-        self.greeted.fetch_add(1, Ordering::Relaxed);
-        Ok(Response::new(self.says.clone()))
-    }
-
-    async fn observe(&self, _: Request<v1::ObserveRequest>) -> Result<Response<v1::ObserveReply>, Status> {
-        self.refuse()
-    }
-
-    async fn stage(&self, _: Request<v1::StageRequest>) -> Result<Response<v1::StageReply>, Status> {
-        self.refuse()
-    }
-
-    async fn commit(&self, _: Request<v1::CommitRequest>) -> Result<Response<v1::CommitReply>, Status> {
-        self.refuse()
-    }
-
-    async fn discard(&self, _: Request<v1::DiscardRequest>) -> Result<Response<v1::DiscardReply>, Status> {
-        self.refuse()
-    }
-
-    async fn heal(&self, _: Request<v1::HealRequest>) -> Result<Response<v1::HealReply>, Status> {
-        self.refuse()
-    }
-
-    async fn doctor(&self, _: Request<v1::DoctorRequest>) -> Result<Response<v1::DoctorReply>, Status> {
-        self.refuse()
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn t12_a_node_of_another_protocol_gets_no_orders() {
     let fleet = Fleet::new().nodes(1).up().await;
     let main = fleet.main();
     let snapshot = fleet.deploy_change("production", "one").await;
     let holder = stolen_node(main, "c9").await;
-    let honest = v1::HelloReply { protocol: PROTOCOL, instance: "i".into(), ..Default::default() };
     for protocol in [0, PROTOCOL + 1, u32::MAX] {
-        let liar = Liar {
-            says: v1::HelloReply { protocol, ..honest.clone() },
-            greeted: Arc::default(),
-            ordered: Arc::default(),
-        };
-        let io = Client::new(main, Door::Node, Some(&holder)).dial().await.unwrap();
-        let routes = Routes::new(NodeServer::new(liar.clone()));
-        soon("the controller leaves", serve_node(io, routes, SOON, std::future::pending())).await;
-        assert_eq!(liar.greeted.load(Ordering::Relaxed), 1);
-        assert_eq!(liar.ordered.load(Ordering::Relaxed), 0, "protocol {protocol}");
+        let liar = Liar::new(v1::HelloReply { protocol, ..Liar::honest() }, String::new());
+        soon("the controller leaves", liar.serve(main, &holder)).await;
+        assert_eq!((liar.greeted(), liar.ordered()), (1, 0), "protocol {protocol}");
         assert!(!main.node("c9").await.connected);
     }
     // One that speaks it is ordered to follow what is committed.
-    let liar = Liar { says: honest, greeted: Arc::default(), ordered: Arc::default() };
-    let io = Client::new(main, Door::Node, Some(&holder)).dial().await.unwrap();
-    let routes = Routes::new(NodeServer::new(liar.clone()));
-    let serving = tokio::spawn(async move { serve_node(io, routes, SOON, std::future::pending()).await });
-    until("it gets orders", || async { liar.ordered.load(Ordering::Relaxed) > 0 }).await;
+    main.client().release_node(v1::NodeRequest { node: "c9".into() }).await.unwrap();
+    let liar = Liar::new(Liar::honest(), String::new());
+    let serving = tokio::spawn(liar.clone().serving(main, &holder).await);
+    until("it gets orders", || async { liar.ordered() > 0 }).await;
+    let hold = v1::HoldNodeRequest { node: "c9".into(), reason: "it lies".into() };
+    main.client().hold_node(hold).await.unwrap();
     serving.abort();
     assert_eq!(fleet.node("c1").live("production"), Some(snapshot));
     fleet.end().await;
@@ -128,9 +63,12 @@ async fn t12_a_node_obeys_no_controller_that_has_not_said_hello_in_its_protocol(
     let live = fleet.deploy_change("production", "one").await;
     let mut usurper = Usurper::rise(fleet.main()).await;
     let mut client = usurper.capture(node).await;
-    for (oldest, newest) in [None, Some((0, 0)), Some((PROTOCOL + 1, PROTOCOL + 9)), Some((9, 1))].map(Option::unzip) {
+    for (oldest, newest) in
+        [None, Some((0, 0)), Some((PROTOCOL + 1, PROTOCOL + 9)), Some((9, 1))].map(Option::unzip)
+    {
         if let (Some(protocol_oldest), Some(protocol_newest)) = (oldest, newest) {
-            let _answer = client.hello(v1::HelloRequest { protocol_oldest, protocol_newest, ..hello(TERM) }).await;
+            let _answer =
+                client.hello(v1::HelloRequest { protocol_oldest, protocol_newest, ..hello(TERM) }).await;
         }
         let refused = [
             client.stage(stage(TERM, 50, &live)).await.map(drop).unwrap_err(),
