@@ -20,6 +20,9 @@ use crate::{
 /// Clocks that differ by more: certificates may not be good yet, and times in logs mislead.
 const ALARMING_DIFFERENCE: Duration = Duration::from_secs(60);
 
+/// Changed files of one node that are shown; the alarm counts those of each environment.
+const DRIFT_SHOWN: usize = 100;
+
 /// Everything a report is made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Reporter {
@@ -183,10 +186,10 @@ impl Reporter {
             (None, None) => 0,
         };
         let observed = about.as_ref().and_then(|about| about.hello.observed.clone()).unwrap_or_default();
-        let drift = observed.environments.iter();
+        let drift = drifted(state, &observed);
         let drift = drift.flat_map(|e| e.drift.iter().map(|path| format!("{}/{path}", e.environment)));
         let behind = state.behind().into_iter().filter(|behind| behind.node == *name);
-        let alarms = self.alarms_of(name, connected.as_ref(), &observed);
+        let alarms = self.alarms_of(state, name, connected.as_ref(), &observed);
         Some(v1::NodeInfo {
             name: name.to_string(),
             roles: record.roles.iter().map(ToString::to_string).collect(),
@@ -201,7 +204,7 @@ impl Reporter {
             certificate_expires: record.expires_s,
             since_ms,
             behind: behind.map(|behind| behind.environment.to_string()).collect(),
-            drift: drift.collect(),
+            drift: drift.take(DRIFT_SHOWN).collect(),
             alarms,
             puppetserver: observed.puppetserver.clone(),
             address: about.map(|about| about.address).unwrap_or_default(),
@@ -212,6 +215,7 @@ impl Reporter {
     /// What an operator must know of a node; its being behind is told with the environment.
     fn alarms_of(
         &self,
+        state: &State,
         name: &NodeName,
         connected: Option<&About>,
         observed: &v1::ObserveReply,
@@ -222,7 +226,7 @@ impl Reporter {
                 format!("bunraku nodes revoke {name} --reason 'two hosts', then enrol the right one anew");
             alarms.push(hint::join(&format!("two hosts use the identity of {name}"), &who));
         }
-        for on_node in observed.environments.iter().filter(|on_node| !on_node.drift.is_empty()) {
+        for on_node in drifted(state, observed) {
             let (environment, files) = (&on_node.environment, on_node.drift.len());
             // Nodes name at most 100.
             let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
@@ -235,8 +239,10 @@ impl Reporter {
         alarms
     }
 
+    /// All nodes, without what each holds of each environment: that would not fit into one answer.
     pub(crate) fn nodes(&self, state: &State) -> Vec<v1::NodeInfo> {
-        state.fleet().nodes.keys().filter_map(|name| self.node(state, name)).collect()
+        let all = state.fleet().nodes.keys().filter_map(|name| self.node(state, name));
+        all.map(|node| v1::NodeInfo { environments: Vec::new(), ..node }).collect()
     }
 
     pub(crate) fn snapshots(&self, state: &State, only: Option<&EnvironmentName>) -> Vec<v1::SnapshotInfo> {
@@ -264,6 +270,18 @@ impl Reporter {
         }
         found
     }
+}
+
+/// What a node says was changed by hand, in environments that are ours.
+fn drifted<'a>(
+    state: &'a State,
+    observed: &'a v1::ObserveReply,
+) -> impl Iterator<Item = &'a v1::EnvironmentOnNode> {
+    let ours = |on_node: &v1::EnvironmentOnNode| {
+        let name = on_node.environment.parse::<EnvironmentName>();
+        name.is_ok_and(|name| state.environments().contains_key(&name))
+    };
+    observed.environments.iter().filter(move |on_node| !on_node.drift.is_empty() && ours(on_node))
 }
 
 /// Wall clocks, compared when the node said hello.

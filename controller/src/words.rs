@@ -76,7 +76,11 @@ fn list(mut texts: Vec<String>) -> Vec<String> {
 
 fn cleaned(text: &str, most: usize) -> String {
     let text = &text[..text.floor_char_boundary(most)];
-    text.chars().map(|c| if moves(c) { '\u{fffd}' } else { c }).collect::<String>().trim_end().to_owned()
+    let mut cleaned: String = text.chars().map(|c| if moves(c) { '\u{fffd}' } else { c }).collect();
+    // What stands for a control character is longer than one.
+    cleaned.truncate(cleaned.floor_char_boundary(most));
+    cleaned.truncate(cleaned.trim_end().len());
+    cleaned
 }
 
 /// Control characters, and those that turn the direction of writing around.
@@ -99,6 +103,7 @@ mod tests {
     #[test]
     fn texts_are_cut_between_characters() {
         assert!(plain(&"ä".repeat(WORDS)).len() <= WORDS);
+        assert!(plain(&"\u{1}".repeat(WORDS)).len() <= WORDS);
         assert!(!is_plain(&"a".repeat(WORD + 1)));
     }
 }
