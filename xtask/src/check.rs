@@ -15,17 +15,22 @@ use crate::{apt, cargo, cargo::program};
 /// Test binaries with this prefix start real Puppet Servers; they enter private namespaces by themselves.
 const REAL: &str = "real_";
 
+/// Some tests interrupt a node between two steps on its disk. The same for every step, so that nothing is built twice.
+const FEATURES: &str = "--features=bunraku-versions/failpoints";
+
 pub(crate) fn run() -> Result<()> {
     let start = Instant::now();
     section("packages", || apt::install(apt::STACK))?;
     section("formatting", || cargo::succeed(program("cargo").args(["fmt", "--all", "--check"])))?;
     section("lints", || {
-        cargo::run(&["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"])
+        cargo::run(&["clippy", "--quiet", "--workspace", FEATURES, "--all-targets", "--", "-D", "warnings"])
     })?;
     // The programs are built before any test starts them.
-    section("build", || cargo::run(&["test", "--quiet", "--workspace", "--all-targets", "--no-run"]))?;
-    section("unit tests", || cargo::run(&["test", "--quiet", "--workspace", "--lib", "--bins"]))?;
-    section("documentation tests", || cargo::run(&["test", "--quiet", "--workspace", "--doc"]))?;
+    section("build", || {
+        cargo::run(&["test", "--quiet", "--workspace", FEATURES, "--all-targets", "--no-run"])
+    })?;
+    section("unit tests", || cargo::run(&["test", "--quiet", "--workspace", FEATURES, "--lib", "--bins"]))?;
+    section("documentation tests", || cargo::run(&["test", "--quiet", "--workspace", FEATURES, "--doc"]))?;
 
     let (real, fast): (Vec<_>, Vec<_>) =
         integration_tests()?.into_iter().partition(|name| name.starts_with(REAL));
@@ -49,7 +54,7 @@ fn integration(names: &[String]) -> Result<()> {
         return Ok(());
     }
     let selected = names.iter().flat_map(|name| ["--test", name.as_str()]);
-    cargo::run(&["test", "--workspace"].into_iter().chain(selected).collect::<Vec<_>>())
+    cargo::run(&["test", "--workspace", FEATURES].into_iter().chain(selected).collect::<Vec<_>>())
 }
 
 /// The names of all integration tests: `tests/NAME.rs` and `tests/NAME/main.rs` of every member (members lie one or
