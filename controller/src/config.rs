@@ -10,6 +10,9 @@ use bunraku_common::{
 use bunraku_engine::Policy;
 use serde::{Deserialize, Serialize};
 
+/// Where the packaged controller listens for root.
+pub const DEFAULT_SOCKET: &str = "/run/bunraku/control.sock";
+
 /// `/etc/bunraku/bunraku.toml`. `bunraku init` writes one with every default shown.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -47,7 +50,7 @@ fn default_data_dir() -> PathBuf {
 }
 
 fn default_socket() -> PathBuf {
-    crate::cli::DEFAULT_SOCKET.into()
+    DEFAULT_SOCKET.into()
 }
 
 /// What a deploy waits for, and how long.

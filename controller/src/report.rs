@@ -23,6 +23,9 @@ const ALARMING_DIFFERENCE: Duration = Duration::from_secs(60);
 /// Changed files of one node that are shown; the alarm counts those of each environment.
 const DRIFT_SHOWN: usize = 100;
 
+/// The standing of a controller that gives orders.
+pub(crate) const IN_COMMAND: &str = "in command";
+
 /// Everything a report is made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Reporter {

@@ -13,12 +13,13 @@ use super::{
     caller::{Subject, may_deploy},
     parse,
 };
-use crate::driver::{RequestError, Superseded};
+use crate::{
+    driver::{RequestError, Superseded},
+    report,
+};
 
 /// Deploys listed when the request does not say how many.
 const LISTED: usize = 20;
-/// The standing of a controller that gives orders.
-pub(crate) const IN_COMMAND: &str = "in command";
 
 impl Api {
     pub(super) fn status_now(&self) -> v1::StatusReply {
@@ -42,7 +43,7 @@ impl Api {
         alarms.extend(self.identities.alarms());
         let nodes = self.reporter.nodes(&state);
         alarms.extend(nodes.iter().flat_map(|node| node.alarms.iter().cloned()));
-        let standing = superseded.map_or_else(|| IN_COMMAND.to_owned(), |by| standing(&by, &state));
+        let standing = superseded.map_or_else(|| report::IN_COMMAND.to_owned(), |by| standing(&by, &state));
         let active = state.deploys().values().filter(|deploy| !deploy.is_ended());
         v1::StatusReply {
             controller: self.config.address.clone(),

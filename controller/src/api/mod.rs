@@ -12,7 +12,6 @@ mod people;
 mod record;
 pub(crate) mod rights;
 
-pub(crate) use deploys::IN_COMMAND;
 pub(crate) use nodes::seen;
 
 use std::{

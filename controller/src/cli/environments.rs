@@ -5,8 +5,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     Failure, Reach, client,
-    output::{hinted, or_dash, short},
-    status::environment_table,
+    output::{hinted, or_dash, short, table},
 };
 
 #[derive(Debug, Subcommand)]
@@ -55,6 +54,18 @@ fn list_text(reply: &ListEnvironmentsReply) -> String {
             let why = format!("{} in {}: {}", node.node, environment.name, node.note);
             out.push_str(&hinted("", &why));
         }
+    }
+    out
+}
+
+pub(super) fn environment_table(environments: &[EnvironmentInfo]) -> String {
+    let mut out = table(
+        &["ENVIRONMENT", "SNAPSHOT", "COMMIT", "NODE", "SERVES", "STATE"],
+        environments.iter().flat_map(environment_rows),
+        "no environments yet\nhint: bunraku deploy --all",
+    );
+    for environment in environments {
+        out.push_str(&branch_note(environment));
     }
     out
 }

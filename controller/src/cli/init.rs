@@ -90,7 +90,7 @@ impl Init {
             listen: listen.expect("the port was checked"),
             address: self.address.clone(),
             data_dir: self.data_dir.clone(),
-            socket: super::DEFAULT_SOCKET.into(),
+            socket: crate::config::DEFAULT_SOCKET.into(),
             deploy: DeployConfig::default(),
             identity: IdentityConfig::default(),
             build: BuildConfig {

@@ -29,10 +29,10 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 pub use exit::{EXIT_CODES, Exit, Failure};
 pub(crate) use output::Output;
 
+use crate::config::DEFAULT_SOCKET;
+
 /// Where the packaged configuration stands.
 pub const DEFAULT_CONFIG: &str = "/etc/bunraku/bunraku.toml";
-/// Where the packaged controller listens for root.
-pub const DEFAULT_SOCKET: &str = "/run/bunraku/control.sock";
 
 #[derive(Debug, Parser)]
 #[command(

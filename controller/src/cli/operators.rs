@@ -10,7 +10,7 @@ use super::{
     output::{confirm, table},
     tokens::clock_time,
 };
-use crate::api::IN_COMMAND;
+use crate::report::IN_COMMAND;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Operator {

@@ -1,10 +1,10 @@
 //! `bunraku status`: one screen.
 
-use bunraku_proto::v1::{EnvironmentInfo, NodeInfo, StatusReply, StatusRequest};
+use bunraku_proto::v1::{NodeInfo, StatusReply, StatusRequest};
 
 use super::{
     Failure, Reach, client,
-    environments::{branch_note, environment_rows},
+    environments::environment_table,
     output::{ago, hinted, or_dash, span, table},
 };
 
@@ -62,16 +62,4 @@ pub(super) fn node_table(nodes: &[NodeInfo]) -> String {
         }),
         "no nodes yet\nhint: bunraku token create NODE --role compiler",
     )
-}
-
-pub(super) fn environment_table(environments: &[EnvironmentInfo]) -> String {
-    let mut out = table(
-        &["ENVIRONMENT", "SNAPSHOT", "COMMIT", "NODE", "SERVES", "STATE"],
-        environments.iter().flat_map(environment_rows),
-        "no environments yet\nhint: bunraku deploy --all",
-    );
-    for environment in environments {
-        out.push_str(&branch_note(environment));
-    }
-    out
 }

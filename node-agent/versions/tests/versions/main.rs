@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 mod adoption;
-mod bench;
 mod disk_full;
 mod fixture;
 mod healing;
