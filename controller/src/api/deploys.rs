@@ -190,6 +190,11 @@ impl Api {
                 reason: refusal.reason,
                 hint: refusal.hint,
             }),
+            // What was accepted before must not be told as an error.
+            Err(other) if !reply.deploys.is_empty() => {
+                let (reason, hint) = hint::split(&other.to_string());
+                reply.refused.push(v1::Refused { environment: environment.to_string(), reason, hint });
+            }
             Err(other) => return Err(other.into()),
         }
         Ok(())
