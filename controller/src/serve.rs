@@ -18,6 +18,7 @@ use bunraku_proto::{
     v1::{HelloReply, HelloRequest},
 };
 use bunraku_store::{Keep, LocalStore, Lost, Store, StoreError};
+use futures_util::StreamExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::service::Routes;
@@ -40,6 +41,8 @@ use crate::{
 const ASK_NODES: Duration = Duration::from_secs(30);
 /// Nodes that owe something, mostly because their Puppet Server is down, are asked more often: somebody is looking.
 const ASK_OWING: Duration = Duration::from_secs(3);
+/// Nodes asked side by side: one that hangs for its whole deadline holds up nobody else's answer for long.
+const ASKED_AT_ONCE: usize = 32;
 /// Old tokens, snapshots, segments and objects are looked for this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
 /// The oldest protocol number that is still spoken.
@@ -436,9 +439,8 @@ impl Api {
             if all {
                 asked_all = Some(Instant::now());
             }
-            for node in self.nodes_to_ask(all) {
-                self.ask_again(&node).await;
-            }
+            let nodes = futures_util::stream::iter(self.nodes_to_ask(all));
+            nodes.for_each_concurrent(ASKED_AT_ONCE, |node| async { self.ask_again(&{ node }).await }).await;
         }
     }
 
