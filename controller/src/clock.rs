@@ -61,13 +61,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn controller_time_never_goes_back_over_a_restart() {
+    fn f11_controller_time_never_goes_back_over_a_restart() {
         let in_the_future = wall_ms() + 365 * 86_400_000;
         assert!(Clock::continuing(Some((5_000, in_the_future))).now() >= 5_000);
     }
 
     #[test]
-    fn a_wall_clock_that_jumped_ahead_skips_an_hour_at_most() {
+    fn f11_a_wall_clock_that_jumped_ahead_skips_an_hour_at_most() {
         let a_year_ago = wall_ms() - 365 * 86_400_000;
         let now = Clock::continuing(Some((5_000, a_year_ago))).now();
         assert!((3_605_000..3_700_000).contains(&now), "{now}");

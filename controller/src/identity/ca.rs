@@ -300,6 +300,16 @@ mod tests {
     }
 
     #[test]
+    fn f11_a_node_whose_clock_is_minutes_behind_accepts_its_certificate_and_one_an_hour_off_does_not() {
+        let (_dir, ca) = ca();
+        let issued = ca.sign(&request(&key(), |_| {}), &node(), now(), DAY).unwrap().identity;
+        let good_at = |clock: SystemTime| (issued.not_before..=issued.not_after).contains(&seconds(clock));
+        let (minute, hour) = (Duration::from_secs(60), Duration::from_secs(3600));
+        assert!(good_at(now()) && good_at(now() - 4 * minute) && good_at(now() + 23 * hour));
+        assert!(!good_at(now() - hour) && !good_at(now() + 25 * hour));
+    }
+
+    #[test]
     fn what_a_request_asks_for_is_not_granted() {
         let (_dir, ca) = ca();
         let hostile: [fn(&mut CertificateParams); 4] = [

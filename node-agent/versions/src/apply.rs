@@ -32,8 +32,10 @@ use crate::{
     versions::Versions,
 };
 
-/// Above this many files and directories one `syncfs` is cheaper than an fsync of each.
-const FSYNC_EACH: usize = 256;
+/// Above this many files and directories one `syncfs` is cheaper than an fsync of each: on ext4 every fsync of a new
+/// file is a commit of the journal (8 files and their directories: 41 ms against 6 ms; 170: 183 ms against 11 ms). Below
+/// it, a `syncfs` could wait for what others have just written to the same file system.
+const FSYNC_EACH: usize = 8;
 
 #[derive(Debug)]
 pub(crate) enum ApplyError {

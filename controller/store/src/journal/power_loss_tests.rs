@@ -112,12 +112,12 @@ fn every_power_loss(sector: usize, mut each: impl FnMut(&PowerLossDisk, &Witness
 }
 
 #[test]
-fn whatever_a_power_loss_leaves_every_acknowledged_record_is_there_and_no_half_batch() {
+fn f4_whatever_a_power_loss_leaves_every_acknowledged_record_is_there_and_no_half_batch() {
     every_power_loss(512, |disk, witness, state| check(disk, witness, &state));
 }
 
 #[test]
-fn a_write_that_is_torn_inside_a_sector_is_cut_and_nothing_before_it() {
+fn f4_a_write_that_is_torn_inside_a_sector_is_cut_and_nothing_before_it() {
     for operation in 0.. {
         let disk = PowerLossDisk::default().dies_at(operation);
         let mut witness = Witness::default();
@@ -135,7 +135,7 @@ fn a_write_that_is_torn_inside_a_sector_is_cut_and_nothing_before_it() {
 }
 
 #[test]
-fn a_second_power_loss_while_recovering_from_the_first_loses_nothing_either() {
+fn f4_a_second_power_loss_while_recovering_from_the_first_loses_nothing_either() {
     let mut runs = 0_usize;
     every_power_loss(512, |disk, witness, state| {
         runs += 1;
@@ -156,7 +156,7 @@ fn a_second_power_loss_while_recovering_from_the_first_loses_nothing_either() {
 }
 
 #[test]
-fn a_checkpoint_that_is_interrupted_at_any_step_is_there_whole_or_not_at_all() {
+fn f4_a_checkpoint_that_is_interrupted_at_any_step_is_there_whole_or_not_at_all() {
     let mut seen = (0, 0);
     for operation in 0.. {
         let disk = PowerLossDisk::default();
@@ -191,7 +191,7 @@ fn a_checkpoint_that_is_interrupted_at_any_step_is_there_whole_or_not_at_all() {
 }
 
 #[test]
-fn what_a_restart_showed_survives_a_later_power_loss_even_if_it_was_never_acknowledged() {
+fn f4_what_a_restart_showed_survives_a_later_power_loss_even_if_it_was_never_acknowledged() {
     let disk = PowerLossDisk::default();
     let (mut journal, _) = Journal::open(disk.clone()).unwrap();
     journal.append(&batch(0, 1)).unwrap();
@@ -208,7 +208,7 @@ fn what_a_restart_showed_survives_a_later_power_loss_even_if_it_was_never_acknow
 }
 
 #[test]
-fn a_failed_sync_ends_it_and_what_the_next_start_shows_is_durable() {
+fn f4_a_failed_sync_ends_it_and_what_the_next_start_shows_is_durable() {
     let disk = PowerLossDisk::default();
     let (mut journal, _) = Journal::open(disk.clone()).unwrap();
     journal.append(&batch(0, 1)).unwrap();

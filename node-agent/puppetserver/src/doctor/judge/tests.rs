@@ -194,7 +194,7 @@ fn versioned_code_is_both_helpers_or_nothing() {
 }
 
 #[test]
-fn clocks_certificates_and_permissions_have_their_limits() {
+fn f11_clocks_certificates_and_permissions_have_their_limits() {
     assert_eq!(only(|facts| facts.clock_ahead_ms = Some(-31_000)).severity, Severity::Warning);
     let wrong = only(|facts| facts.clock_ahead_ms = Some(3_600_000));
     assert!(wrong.severity == Severity::Error && wrong.found.starts_with("3600 s ahead of"), "{wrong:?}");
