@@ -28,7 +28,7 @@ fn is_late<T: std::fmt::Debug>(answer: Result<T, Status>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t11_orders_that_come_twice_swapped_or_hours_late_are_executed_once_or_refused() {
-    let fleet = Fleet::new().nodes(1).up().await;
+    let mut fleet = Fleet::new().nodes(1).up().await;
     let node = fleet.node("c1");
     let mut usurper = Usurper::rise(fleet.main()).await;
     let mut client = usurper.capture(node).await;
@@ -80,7 +80,9 @@ async fn t11_orders_that_come_twice_swapped_or_hours_late_are_executed_once_or_r
     // What is live cannot be thrown away by the newest order either.
     let discard = v1::DiscardRequest { order: order(TERM, 3), snapshot: two.to_string() };
     assert_eq!(client.discard(discard).await.unwrap_err().code(), Code::FailedPrecondition);
+    // Not `end`: what the usurper committed is on no record.
     node.stop().await;
+    fleet.main_mut().stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,4 +162,5 @@ async fn t14_of_two_controllers_only_the_one_with_the_higher_term_acts() {
     assert_eq!(fleet.node("c1").live("production"), Some(digest_of(&by_twin)));
     twin.stop().await;
     fleet.node("c1").stop().await;
+    fleet.main_mut().stop().await;
 }

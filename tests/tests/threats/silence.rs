@@ -10,8 +10,11 @@ use super::raw::{Client, operator, soon, stolen_node};
 
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-/// A good call: once on a connection that stands, once with a fresh handshake. Sorted.
-async fn latencies(client: &Client) -> [Vec<Duration>; 2] {
+/// So long an attack is measured: before the limits of handshakes end it.
+const ATTACK: Duration = Duration::from_secs(8);
+
+/// The slowest but one of sixty good calls: on a connection that stands, and with a fresh handshake for each.
+async fn slowest(client: &Client) -> [Duration; 2] {
     let mut standing = client.control();
     standing.status(v1::StatusRequest {}).await.unwrap();
     let mut all = [Vec::new(), Vec::new()];
@@ -23,15 +26,22 @@ async fn latencies(client: &Client) -> [Vec<Duration>; 2] {
             measured.push(asked.elapsed());
         }
     }
-    all.iter_mut().for_each(|measured| measured.sort());
-    all
+    all.map(|mut measured| {
+        measured.sort();
+        measured[58]
+    })
 }
 
-fn check(what: &str, calm: &[Vec<Duration>; 2], now: &[Vec<Duration>; 2]) {
-    for (kind, (calm, now)) in ["standing", "fresh"].iter().zip(calm.iter().zip(now)) {
-        let (was, is) = (calm[58], now[58]);
-        // 100 ms on a machine that does nothing else; this one may be slow without any attack.
-        assert!(is < Duration::from_millis(100) + 2 * was, "{what}, {kind} connections: {is:?}, was {was:?}");
+/// Good calls take less than 100 ms while the attack goes on, and what they took before it. Other work on the machine
+/// passes and comes; what an attack takes away is taken all the time: the calmest round counts.
+async fn are_unharmed(good: &Client, calm: [Duration; 2]) {
+    let end = Instant::now() + ATTACK;
+    loop {
+        let now = slowest(good).await;
+        if now.iter().zip(calm).all(|(now, calm)| *now < Duration::from_millis(100) + 2 * calm) {
+            return;
+        }
+        assert!(Instant::now() < end, "[standing, fresh]: {now:?}, were {calm:?}");
     }
 }
 
@@ -45,7 +55,7 @@ async fn t16_f18_a_thousand_silent_peers_keep_no_good_call_waiting() {
     let fleet = Fleet::new().nodes(1).up().await;
     let main = fleet.main();
     let good = honest(main).await;
-    let calm = latencies(&good).await;
+    let calm = slowest(&good).await;
     let mut peers = Vec::new();
     for number in 0..1000_u32 {
         let client = Client::new(main, Door::H2, None).from(100 + (number % 8) as u8);
@@ -58,7 +68,7 @@ async fn t16_f18_a_thousand_silent_peers_keep_no_good_call_waiting() {
         }
         peers.push(peer);
     }
-    check("silent before TLS", &calm, &latencies(&good).await);
+    are_unharmed(&good, calm).await;
     fleet.deploy_change("production", "in the midst of them").await;
     let mut first = peers.remove(0);
     soon("the silent are closed", async { while !matches!(first.read(&mut [0]).await, Ok(0) | Err(_)) {} })
@@ -72,7 +82,7 @@ async fn t16_f18_slowloris_behind_the_tls_handshake_keeps_no_good_call_waiting()
     let fleet = Fleet::new().nodes(1).up().await;
     let main = fleet.main();
     let good = honest(main).await;
-    let calm = latencies(&good).await;
+    let calm = slowest(&good).await;
     let thief = stolen_node(main, "c9").await;
     let mut peers = tokio::task::JoinSet::new();
     for number in 0..120_u8 {
@@ -94,7 +104,7 @@ async fn t16_f18_slowloris_behind_the_tls_handshake_keeps_no_good_call_waiting()
             }
         });
     }
-    check("slow behind TLS", &calm, &latencies(&good).await);
+    are_unharmed(&good, calm).await;
     fleet.deploy_change("production", "in the midst of them").await;
     peers.abort_all();
     fleet.end().await;
