@@ -27,6 +27,7 @@ pub(crate) fn run() -> Result<()> {
     })?;
     // The programs are built before any test starts them.
     section("build", || {
+        cargo::run(&["build", "--quiet", "--workspace", FEATURES, "--bins"])?;
         cargo::run(&["test", "--quiet", "--workspace", FEATURES, "--all-targets", "--no-run"])
     })?;
     section("unit tests", || cargo::run(&["test", "--quiet", "--workspace", FEATURES, "--lib", "--bins"]))?;
