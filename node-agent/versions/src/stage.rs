@@ -67,6 +67,9 @@ impl Versions {
         let directory = self.layout.versions_of(env);
         self.layout.make_passage(&directory).map_err(|error| StageError::io("make", &directory, error))?;
 
+        let first = self.held(env, want).is_empty().then(|| locked(&self.from_nothing));
+        // Another one was the first.
+        let _first = first.filter(|_| self.held(env, want).is_empty());
         let mut without: Vec<Digest> = Vec::new();
         let mut cold = false;
         loop {

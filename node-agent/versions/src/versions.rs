@@ -29,6 +29,9 @@ pub struct Versions {
     /// By environment: what one stage has received must not be taken by another that runs beside it.
     incoming: Mutex<BTreeMap<EnvironmentName, Arc<Objects>>>,
     turns: Mutex<BTreeMap<EnvironmentName, Arc<Mutex<()>>>>,
+    /// Held by the stage that begins with nothing: environments share almost everything, so others that come beside
+    /// it wait, and begin with what it made.
+    pub(crate) from_nothing: Mutex<()>,
     /// Held shared while something may need objects that no sealed version needs yet.
     pub(crate) collecting: RwLock<()>,
     /// Counts stages, so that a collection notices one that came in between.
@@ -73,6 +76,7 @@ impl Versions {
             incoming: Mutex::default(),
             layout,
             turns: Mutex::default(),
+            from_nothing: Mutex::default(),
             collecting: RwLock::default(),
             stages: AtomicU64::new(0),
             ages: Mutex::default(),
@@ -158,7 +162,7 @@ impl Versions {
     }
 
     /// Digests to name as held when asking for `want`, best base first: the spare's, the live one, other versions,
-    /// then what is live in other environments.
+    /// then what is live in other environments, or the newest where nothing is.
     pub fn haves(&self, env: &EnvironmentName, want: &Digest) -> Vec<Digest> {
         self.held(env, want).into_iter().map(|held| held.seal.digest).collect()
     }
@@ -168,7 +172,7 @@ impl Versions {
         let mut add = |seal: Seal, at: Option<PathBuf>| {
             if let Some(known) = held.iter_mut().find(|known| known.seal.digest == seal.digest) {
                 known.at = known.at.take().or(at);
-            } else if held.len() < limits::HAVES && (seal.digest != *want || at.is_none()) {
+            } else if held.len() < limits::HAVES {
                 held.push(Held { seal, spare: at.is_none(), at });
             }
         };
@@ -179,11 +183,13 @@ impl Versions {
         seals.sort_by_key(|seal| std::cmp::Reverse(seal.order));
         let live = self.live(env);
         seals.sort_by_key(|seal| Some(seal.digest) != live);
-        for seal in seals {
+        for seal in seals.into_iter().filter(|seal| seal.digest != *want) {
             add(seal, Some(self.layout.version(env, &seal.digest)));
         }
         for other in self.environments().into_iter().filter(|other| other != env) {
-            if let Some(seal) = self.live(&other).and_then(|digest| self.seal_of(&other, &digest)) {
+            let live = self.live(&other).and_then(|digest| self.seal_of(&other, &digest));
+            let newest = || self.seals(&other).into_iter().max_by_key(|seal| seal.order);
+            if let Some(seal) = live.or_else(newest) {
                 add(seal, Some(self.layout.version(&other, &seal.digest)));
             }
         }

@@ -3,7 +3,9 @@
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
-    sync::atomic::AtomicBool,
+    sync::{atomic::AtomicBool, mpsc},
+    thread,
+    time::Duration,
 };
 
 use bunraku_common::EnvironmentName;
@@ -376,4 +378,45 @@ fn environments_that_are_staged_side_by_side_do_not_take_each_others_files() {
     for env in &names {
         assert!(node.versions.is_sealed(env, &want));
     }
+}
+
+#[test]
+fn environments_that_come_to_an_empty_node_side_by_side_are_received_once() {
+    let node = Node::new();
+    let mut other = sample();
+    other.insert("data/own.yaml".into(), "own: true".into());
+    let (first, second) = (node.shelf.put(&sample()), node.shelf.put(&other));
+    let (begun, has_begun) = mpsc::channel();
+    let (asked, was_asked) = mpsc::channel();
+    let second_held = thread::scope(|scope| {
+        let (node, first) = (&node, &first);
+        scope.spawn(move || {
+            let mut source = Source::new(&node.shelf).spoilt(|_, bytes| {
+                begun.send(()).unwrap();
+                // As long as a second stage that does not wait would need to ask.
+                let _waits = was_asked.recv_timeout(Duration::from_millis(300));
+                Ok(bytes)
+            });
+            node.versions.stage(&production(), first, &mut source, &GO).unwrap();
+        });
+        has_begun.recv().unwrap();
+        let mut source = Source::new(&node.shelf).spoilt(|_, bytes| {
+            let _first_has_ended = asked.send(());
+            Ok(bytes)
+        });
+        node.versions.stage(&env("testing"), &second, &mut source, &GO).unwrap();
+        source.asked[0].0.clone()
+    });
+    assert_eq!(second_held, [first]);
+    assert_eq!(read(&node.versions.resolve(&env("testing"), &second)), other);
+}
+
+#[test]
+fn an_environment_that_equals_another_one_is_linked_from_it() {
+    let node = Node::new();
+    let digest = node.deploy(&sample());
+    let mut source = Source::new(&node.shelf);
+    let staged = node.versions.stage(&env("testing"), &digest, &mut source, &GO).unwrap();
+    assert_eq!((source.asked.len(), staged.fetched_bytes), (0, 0));
+    assert_eq!(read(&node.versions.resolve(&env("testing"), &digest)), sample());
 }
