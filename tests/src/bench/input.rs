@@ -48,7 +48,7 @@ const SIZES: [(f64, f64); 9] = [
 const NAMES: [&str; 8] = ["manifests", "templates", "files", "data", "functions", "spec", "tasks", "facts"];
 
 /// A file whose content depends on its place and on how often it was changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct File {
     pub(super) path: String,
     size: usize,

@@ -4,6 +4,7 @@
 //! without asking git.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
@@ -28,6 +29,8 @@ pub(super) struct Site {
     directory: PathBuf,
     environments: BTreeMap<String, Environment>,
     collections: Vec<Collection>,
+    /// Of contents that were asked for already: environments share almost all of them.
+    digests: RefCell<BTreeMap<(File, u64), Digest>>,
 }
 
 /// Modules that environments of one shape share.
@@ -55,8 +58,12 @@ struct Environment {
 impl Site {
     /// Makes the repositories below `directory`, without an environment.
     pub(super) fn create(directory: &Path) -> Result<Self> {
-        let site =
-            Self { directory: directory.to_owned(), environments: BTreeMap::new(), collections: Vec::new() };
+        let site = Self {
+            directory: directory.to_owned(),
+            environments: BTreeMap::new(),
+            collections: Vec::new(),
+            digests: RefCell::default(),
+        };
         let control = site.control();
         make(&control)?;
         git(directory, &["init", "--quiet", "--bare", "control.git"])?;
@@ -130,15 +137,20 @@ impl Site {
             ("Puppetfile".to_owned(), digest(self.puppetfile(found).as_bytes())),
         ]);
         for (file, version) in found.shape.control().iter().zip(&found.control) {
-            expected.insert(file.path.clone(), digest(&file.content(*version)));
+            expected.insert(file.path.clone(), self.digest(file, *version));
         }
         for (number, module) in found.modules.iter().enumerate() {
             for (file, version) in found.shape.module(number).iter().zip(&module.versions) {
                 let path = format!("modules/{}/{}", module_name(number), file.path);
-                expected.insert(path, digest(&file.content(*version)));
+                expected.insert(path, self.digest(file, *version));
             }
         }
         Ok(expected)
+    }
+
+    fn digest(&self, file: &File, version: u64) -> Digest {
+        let mut known = self.digests.borrow_mut();
+        *known.entry((file.clone(), version)).or_insert_with(|| Digest::of(&file.content(version)))
     }
 
     fn change_in_module(&mut self, environment: &str, number: usize, files: usize) -> Result<()> {
