@@ -19,6 +19,11 @@ use crate::{
 const SETTLE_EVERY: Duration = Duration::from_secs(2);
 /// How often the disk is tidied when nothing was committed.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// Environments are often committed in a row: tidying would slow down those that follow, so it begins when there was
+/// no commit for so long, …
+const QUIET: Duration = Duration::from_millis(500);
+/// … or after this.
+const QUIET_COMES_WITHIN: Duration = Duration::from_secs(15);
 /// Received objects of an interrupted stage are kept so long for the next one.
 const INCOMING_AGE: Duration = Duration::from_secs(3600);
 /// A scrub looks at this much every minute: 30,000 files take a quarter of an hour.
@@ -53,6 +58,10 @@ pub(crate) async fn tidy(node: Arc<Node>) {
     let mut scrubbed_to: BTreeMap<EnvironmentName, String> = BTreeMap::new();
     loop {
         let nothing_new = timeout(TIDY_EVERY, compiler.committed.notified()).await.is_err();
+        if !nothing_new {
+            let quiet = async { while timeout(QUIET, compiler.committed.notified()).await.is_ok() {} };
+            let _begins_in_any_case = timeout(QUIET_COMES_WITHIN, quiet).await;
+        }
         for environment in environments(compiler).await {
             if let Err(error) = tidy_one(&node, compiler, &environment).await {
                 tracing::warn!(%environment, error = %Chain(&error), "the versions could not be tidied");
