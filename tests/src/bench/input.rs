@@ -29,7 +29,7 @@ pub(super) const LARGE: Shape =
 
 /// Files of the control repository that each environment has for itself; with 44 of them, twenty environments hold
 /// about as many different contents as measured.
-const OWN_FILES: usize = 44;
+pub(super) const OWN_FILES: usize = 44;
 
 /// Sizes in bytes at these shares of all files; in between they grow exponentially.
 const SIZES: [(f64, f64); 9] = [

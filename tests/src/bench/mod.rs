@@ -23,6 +23,7 @@ use std::{fs, path::Path, time::Duration};
 use anyhow::{Context, Result};
 
 use self::{
+    compare::Comparison,
     disk::Disk,
     figures::Figures,
     ours::Bunraku,
@@ -45,7 +46,8 @@ pub fn run(directory: &Path, quick: bool, report: &Path) -> Result<()> {
     let site = Site::create(&disk.path("site"))?;
     let bunraku = Bunraku::start(&disk, &logs, &site.url())?;
     let rivals = Rivals::new(&disk, &site.url())?;
-    let mut bench = Bench { site, bunraku, rivals, figures: Figures::default(), progress, disk };
+    let (figures, comparison) = (Figures::default(), Comparison::default());
+    let mut bench = Bench { site, bunraku, rivals, figures, comparison, progress, disk };
     if quick {
         plan::quick(&mut bench)?;
     } else {
@@ -65,6 +67,7 @@ struct Bench {
     bunraku: Bunraku,
     rivals: Rivals,
     figures: Figures,
+    comparison: Comparison,
     progress: Progress,
     disk: Disk,
 }
@@ -154,16 +157,16 @@ impl Bench {
     }
 
     /// Every file on every target.
-    fn compare(&self, environments: &[String], targets: usize, rivals: &[Rival]) -> Result<()> {
+    fn compare(&mut self, environments: &[String], targets: usize, rivals: &[Rival]) -> Result<()> {
         for environment in environments {
             let expected = self.site.expected(environment)?;
             for target in self.bunraku.targets(environment) {
-                compare::ensure_equal("Bunraku", &target, &expected)?;
+                self.comparison.ensure_equal("Bunraku", &target, &expected)?;
             }
             for rival in rivals {
                 for number in 0..targets {
                     let target = self.rivals.target(*rival, environment, number);
-                    compare::ensure_equal(rival.name(), &target, &expected)?;
+                    self.comparison.ensure_equal(rival.name(), &target, &expected)?;
                 }
             }
         }

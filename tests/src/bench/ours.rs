@@ -28,9 +28,10 @@ const ADDRESS: &str = "127.0.0.1:8170";
 /// The longest deploy: many large environments from nothing, on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Programs rest when they used less than this of a processor in [`RESTING`].
+/// Programs rest when they used less than this of a processor in [`RESTING`], which is longer than the half second that
+/// an agent waits after a commit until it tidies.
 const IDLE: Duration = Duration::from_millis(20);
-const RESTING: Duration = Duration::from_millis(400);
+const RESTING: Duration = Duration::from_millis(900);
 
 /// Records asked for at once; a deploy of twenty environments to ten nodes leaves a thousand.
 const RECORDS: &str = "10000";

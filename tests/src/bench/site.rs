@@ -14,7 +14,7 @@ use bunraku_common::Digest;
 
 use super::{
     account::{git, make, write},
-    input::{Expected, File, MODULES, Shape, module_name},
+    input::{Expected, File, MODULES, OWN_FILES, Shape, module_name},
 };
 
 /// What Puppet and the builders read themselves.
@@ -104,8 +104,8 @@ impl Site {
         let clone = self.switch(environment)?;
         let found = self.environment_mut(environment)?;
         let files = found.shape.control();
-        let usual = usual_file(&files);
-        // Never a version that another environment has or had.
+        let usual = usual_file(&files[..OWN_FILES]);
+        // The file is the environment's own: no other ever has this version.
         found.control[usual] += 1000;
         write(&clone.join(&files[usual].path), &files[usual].content(found.control[usual]))?;
         self.push(environment)
@@ -235,7 +235,7 @@ impl Site {
     }
 }
 
-/// The control repository's file whose size is nearest to the median.
+/// The file whose size is nearest to the median.
 fn usual_file(files: &[File]) -> usize {
     let size = |file: &File| file.content(0).len().abs_diff(1_380);
     (0..files.len()).min_by_key(|number| size(&files[*number])).unwrap_or(0)
