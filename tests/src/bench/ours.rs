@@ -288,6 +288,8 @@ impl Bunraku {
     fn start_agent(&self, number: usize, directory: &Path) -> Result<Service> {
         let mut run = program("bunraku-agent")?;
         run.arg("run").arg("--config").arg(directory.join("agent.toml"));
+        // As the packaged unit does.
+        run.env("MALLOC_ARENA_MAX", "1");
         Service::spawn(&format!("agent {number}"), &mut run, &self.logs.join(format!("c{number}.log")))
     }
 
