@@ -289,7 +289,7 @@ impl Bunraku {
         let mut run = program("bunraku-agent")?;
         run.arg("run").arg("--config").arg(directory.join("agent.toml"));
         // As the packaged unit does.
-        run.env("MALLOC_ARENA_MAX", "1");
+        run.envs([("MALLOC_ARENA_MAX", "1"), ("MALLOC_TRIM_THRESHOLD_", "131072")]);
         Service::spawn(&format!("agent {number}"), &mut run, &self.logs.join(format!("c{number}.log")))
     }
 
