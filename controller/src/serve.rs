@@ -161,7 +161,8 @@ impl Controller {
             store: objects,
             provenance,
         };
-        let api = Api { driver, reporter, connections, builder, identities, config, lost };
+        let verifying = Arc::new(tokio::sync::Semaphore::new(1));
+        let api = Api { driver, reporter, connections, builder, identities, config, lost, verifying };
         api.open(thread).await
     }
 

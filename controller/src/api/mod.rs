@@ -30,6 +30,7 @@ use bunraku_proto::{
     v1::{content_server::ContentServer, control_server::ControlServer, enrollment_server::EnrollmentServer},
 };
 use bunraku_store::Lost;
+use tokio::sync::Semaphore;
 use tonic::{Status, body::Body, server::NamedService, service::Routes, transport::server::UdsConnectInfo};
 use tower::Service;
 
@@ -52,6 +53,8 @@ pub(crate) struct Api {
     pub config: Arc<Config>,
     /// Found at the start: acknowledged records that the journal does not have any more.
     pub lost: Option<Lost>,
+    /// Turns of those who have the journal verified: each reads all of it.
+    pub verifying: Arc<Semaphore>,
 }
 
 impl Api {

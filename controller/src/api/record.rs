@@ -8,6 +8,7 @@ use bunraku_proto::v1;
 use bunraku_store::StoreError;
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::Api;
@@ -38,16 +39,28 @@ impl Api {
         Ok(v1::ListAuditReply { records: records.await?.iter().map(line).collect() })
     }
 
+    /// Reads the whole journal, about 10 s a GiB, while it goes on: the store is asked only what there is to read. One
+    /// at a time; it ends when its caller goes away.
     pub(super) async fn audit_verified(&self) -> Result<v1::VerifyAuditReply, Status> {
+        let turn = self.verifying.clone().acquire_owned().await;
+        let turn = turn.map_err(|_| Status::internal("nothing is verified any more"))?;
+        let caller = CancellationToken::new();
+        let _dropped_with_the_call = caller.clone().drop_guard();
         let shared = self.driver.shared.clone();
-        let verified = tokio::task::spawn_blocking(move || shared.with_store(|store| store.verify()));
+        let verified = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let verification = shared.with_store(|store| store.verification());
+            verification.run(|| !caller.is_cancelled())
+        });
         match verified.await.map_err(|_| Status::internal("the verification ended early"))? {
-            Ok(whole) => Ok(v1::VerifyAuditReply {
+            Ok(Some(whole)) => Ok(v1::VerifyAuditReply {
                 records: whole.records,
                 segments: whole.segments,
                 head: whole.head.hash.to_string(),
                 error: String::new(),
+                pruned_segments: whole.pruned,
             }),
+            Ok(None) => Err(Status::cancelled("nobody waits for this verification any more")),
             Err(error) => Ok(v1::VerifyAuditReply { error: Chain(&error).to_string(), ..Default::default() }),
         }
     }

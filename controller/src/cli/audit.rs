@@ -52,10 +52,15 @@ impl Audit {
                 let reply = client.verify_audit(VerifyAuditRequest {}).await?.into_inner();
                 reach.output.print(&reply, |reply| match reply.error.as_str() {
                     "" => format!(
-                        "whole: {} in {}, head {}\n",
+                        "whole: {} in {}, head {}{}\n",
                         count(reply.records, "record"),
                         count(reply.segments, "segment"),
-                        reply.head
+                        reply.head,
+                        match reply.pruned_segments {
+                            0 => String::new(),
+                            removed =>
+                                format!(" ({} removed as too old meanwhile)", count(removed, "segment")),
+                        }
                     ),
                     error => format!("BROKEN: {}", hinted("", error)),
                 })?;

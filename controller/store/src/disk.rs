@@ -8,9 +8,10 @@ pub(crate) mod power_loss;
 use std::{
     fmt::Debug,
     fs::{DirBuilder, File, OpenOptions},
-    io,
+    io::{self, Read},
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rustix::{
@@ -19,14 +20,15 @@ use rustix::{
 };
 
 /// Names are those of files in the one directory. Nothing is durable before `sync_data` of the file, and no name
-/// before `sync_dir`.
-pub(crate) trait Disk: Debug + Send {
+/// before `sync_dir`. Clones are the same directory.
+pub(crate) trait Disk: Debug + Clone + Send {
     type File: Debug + Send;
 
     /// Where this is, for messages.
     fn path(&self) -> &Path;
     fn list(&self) -> io::Result<Vec<String>>;
-    fn read(&self, name: &str) -> io::Result<Vec<u8>>;
+    /// The whole file, or as many of its first bytes as asked for.
+    fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>>;
     fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>>;
     /// A new, empty file; an older one of that name is emptied.
     fn create(&self, name: &str) -> io::Result<Self::File>;
@@ -49,17 +51,17 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 }
 
 /// A directory of the operating system.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct OsDisk {
     path: PathBuf,
-    directory: File,
+    directory: Arc<File>,
 }
 
 impl OsDisk {
     /// Opens the directory and makes it, for its owner alone, when it is missing.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         make_private_dir(path)?;
-        Ok(Self { path: path.into(), directory: File::open(path)? })
+        Ok(Self { path: path.into(), directory: Arc::new(File::open(path)?) })
     }
 }
 
@@ -95,8 +97,12 @@ impl Disk for OsDisk {
         Ok(names)
     }
 
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        std::fs::read(self.path.join(name))
+    fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
+        let file = File::open(self.path.join(name))?;
+        let length = usize::try_from(file.metadata()?.len().min(most)).unwrap_or_default();
+        let mut bytes = Vec::with_capacity(length);
+        file.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {

@@ -8,20 +8,24 @@ mod files;
 mod power_loss_tests;
 #[cfg(test)]
 mod tests;
+mod verification;
 mod walk;
 
 use std::io;
 
 use self::{
     files::{Tail, settle, write_segment},
+    verification::Oldest,
     walk::Walk,
 };
 use crate::{
-    JournalId, Keep, Link, StoreError, Verified,
+    JournalId, Keep, Link, StoreError,
     disk::{Disk, is_full},
     record::{Frame, LONGEST_FRAME, NewRecord, Record, encode},
     segment::{Header, Position, SEGMENT_BYTES, SEGMENT_RECORDS, file_name, first_of},
 };
+
+pub(crate) use self::verification::Kept;
 
 /// Space reserved beyond what is asked for, so that the file system is not asked for each batch.
 const RESERVE: u64 = 1 << 20;
@@ -41,6 +45,8 @@ pub(crate) struct Journal<D: Disk> {
     segments: Vec<Segment>,
     tail: Tail<D::File>,
     head: Link,
+    /// Told to those who verify meanwhile.
+    retained_from: Oldest,
     /// A write or sync failed, or is under way.
     poisoned: bool,
 }
@@ -109,7 +115,10 @@ impl<D: Disk> Journal<D> {
         };
         segments.push(last.segment);
         let (id, head) = (last.header.journal, last.scan.head);
-        Ok((Self { disk, id, segments, tail, head, poisoned: false }, opened))
+        Ok((
+            Self { disk, id, segments, tail, head, retained_from: Oldest::default(), poisoned: false },
+            opened,
+        ))
     }
 
     fn create(disk: D) -> Result<(Self, Opened), StoreError> {
@@ -127,7 +136,8 @@ impl<D: Disk> Journal<D> {
             records: 0,
             newest_wall_ms: 0,
         }];
-        let journal = Self { disk, id, segments, tail, head: header.head, poisoned: false };
+        let retained_from = Oldest::default();
+        let journal = Self { disk, id, segments, tail, head: header.head, retained_from, poisoned: false };
         Ok((journal, Opened { checkpoint: None, records: Vec::new(), cut_bytes: 0 }))
     }
 
@@ -248,6 +258,7 @@ impl<D: Disk> Journal<D> {
     pub(crate) fn remove_oldest(&mut self) -> Result<u64, StoreError> {
         self.sound()?;
         let oldest = self.segments.remove(0);
+        self.retained_from.is_now(self.oldest());
         self.poisoned = true;
         let removed = self.disk.remove(&oldest.name()).and_then(|()| self.disk.sync_dir());
         removed.map_err(StoreError::io("remove", self.disk.path().join(oldest.name())))?;
@@ -298,14 +309,15 @@ impl<D: Disk> Journal<D> {
         Ok(Walk::default().known(&self.disk, segment)?.scan.records)
     }
 
-    /// Reads everything again and checks all of it.
-    pub(crate) fn verify(&self) -> Result<Verified, StoreError> {
-        let mut walk = Walk::default();
-        let mut records = 0;
-        for segment in &self.segments {
-            records += walk.known(&self.disk, segment)?.segment.records;
+    /// What there is to verify now.
+    pub(crate) fn kept(&self) -> Kept<D> {
+        Kept {
+            disk: self.disk.clone(),
+            id: self.id,
+            segments: self.segments.clone(),
+            head: self.head,
+            oldest: self.retained_from.clone(),
         }
-        Ok(Verified { records, segments: self.segments.len() as u64, head: self.head })
     }
 
     fn sound(&self) -> Result<(), StoreError> {

@@ -54,9 +54,8 @@ pub trait Store: fmt::Debug + Send {
     /// The newest record's place; sequence zero while there is none.
     fn head(&self) -> Link;
 
-    /// Reads everything that is kept and checks every checksum and every link of the chain.
-    /// [`StoreError::Damaged`] says where it is broken.
-    fn verify(&self) -> Result<Verified, StoreError>;
+    /// What is to be verified, as it is now. The verification itself takes long, and needs the store no more.
+    fn verification(&self) -> Verification;
 
     fn journal_id(&self) -> JournalId;
 }
@@ -100,10 +99,33 @@ pub struct Keep {
     pub since_wall_ms: u64,
 }
 
-/// What [`Store::verify`] found whole.
+/// Everything that a store kept at one moment.
+#[derive(Debug)]
+pub struct Verification(Kept);
+
+#[derive(Debug)]
+enum Kept {
+    OnDisk(journal::Kept<disk::OsDisk>),
+    InMemory(Verified),
+}
+
+impl Verification {
+    /// Reads everything that is kept and checks every checksum and every link of the chain.
+    /// [`StoreError::Damaged`] says where it is broken. Asks `go_on` again and again, and answers None when it said no.
+    pub fn run(self, mut go_on: impl FnMut() -> bool) -> Result<Option<Verified>, StoreError> {
+        match self.0 {
+            Kept::OnDisk(kept) => kept.verify(go_on),
+            Kept::InMemory(verified) => Ok(go_on().then_some(verified)),
+        }
+    }
+}
+
+/// What [`Verification::run`] found whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verified {
     pub records: u64,
     pub segments: u64,
+    /// Segments that were removed, as old ones are, before they could be read.
+    pub pruned: u64,
     pub head: Link,
 }

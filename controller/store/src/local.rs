@@ -14,7 +14,7 @@ use std::{
 use bunraku_common::Chain;
 
 use crate::{
-    JournalId, Keep, Link, Lost, NewRecord, Record, Store, StoreError, Verified, WhyRebuilt,
+    JournalId, Keep, Kept, Link, Lost, NewRecord, Record, Store, StoreError, Verification, WhyRebuilt,
     catch_up::{Brought, bring_up},
     disk::{OsDisk, make_private_dir, private_file},
     index::{Entry, Index},
@@ -180,8 +180,8 @@ impl Store for LocalStore {
         self.journal.head()
     }
 
-    fn verify(&self) -> Result<Verified, StoreError> {
-        self.journal.verify()
+    fn verification(&self) -> Verification {
+        Verification(Kept::OnDisk(self.journal.kept()))
     }
 
     fn journal_id(&self) -> JournalId {

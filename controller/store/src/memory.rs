@@ -1,7 +1,7 @@
 //! A store that lives as long as its process: for tests of what stands on a store.
 
 use crate::{
-    JournalId, Keep, Link, NewRecord, Record, Recovered, Store, StoreError, Verified,
+    JournalId, Keep, Kept, Link, NewRecord, Record, Recovered, Store, StoreError, Verification, Verified,
     segment::SEGMENT_RECORDS,
 };
 
@@ -79,8 +79,9 @@ impl Store for MemoryStore {
         self.records.last().map_or(self.id.genesis(), Record::link)
     }
 
-    fn verify(&self) -> Result<Verified, StoreError> {
-        Ok(Verified { records: self.records.len() as u64, segments: 1, head: self.head() })
+    fn verification(&self) -> Verification {
+        let records = self.records.len() as u64;
+        Verification(Kept::InMemory(Verified { records, segments: 1, pruned: 0, head: self.head() }))
     }
 
     fn journal_id(&self) -> JournalId {

@@ -221,13 +221,14 @@ impl Disk for PowerLossDisk {
         Ok(self.state().names.keys().cloned().collect())
     }
 
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+    fn read(&self, name: &str, most: u64) -> io::Result<Vec<u8>> {
         let state = self.state();
-        Ok(state.inodes[state.find(name)?].seen.clone())
+        let seen = &state.inodes[state.find(name)?].seen;
+        Ok(seen[..seen.len().min(usize::try_from(most).unwrap_or(usize::MAX))].to_vec())
     }
 
     fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let content = self.read(name)?;
+        let content = self.read(name, u64::MAX)?;
         let start = usize::try_from(offset).unwrap();
         content
             .get(start..start + length)

@@ -56,7 +56,7 @@ fn check(disk: &PowerLossDisk, witness: &Witness, state: &str) {
     }
     let covered = head - opened.records.len() as u64;
     assert_eq!(opened.checkpoint, (covered > 0).then(|| checkpoint_at(covered)), "{state}");
-    assert_eq!(journal.verify().unwrap().head, journal.head(), "{state}");
+    assert_eq!(super::tests::verify(&journal).unwrap().head, journal.head(), "{state}");
 
     journal.append(&batch(head, 2)).unwrap();
     let again = disk.after_power_loss(512, |_| false, |_| false);

@@ -1,7 +1,7 @@
 //! The journal on a healthy disk, a full one, and a damaged one.
 
 use super::*;
-use crate::{Damage, disk::power_loss::PowerLossDisk};
+use crate::{Damage, Verified, disk::power_loss::PowerLossDisk};
 
 /// Long enough that a batch covers several sectors.
 pub(super) fn payload(sequence: u64) -> Vec<u8> {
@@ -47,6 +47,10 @@ fn three_segments() -> (PowerLossDisk, Journal<PowerLossDisk>) {
         }
     }
     (disk, journal)
+}
+
+pub(super) fn verify<D: Disk>(journal: &Journal<D>) -> Result<Verified, StoreError> {
+    journal.kept().verify(|| true).map(Option::unwrap)
 }
 
 fn damage(outcome: Result<(Journal<PowerLossDisk>, Opened), StoreError>) -> Damage {
@@ -159,11 +163,11 @@ fn a_flipped_bit_in_the_last_batch_is_cut_and_reported_and_what_was_cut_is_kept_
     let (disk, journal) = three_segments();
     let name = journal.newest().name();
     disk.flip_bit(&name, usize::try_from(journal.newest().bytes).unwrap() * 8 - 9);
-    let damaged = disk.read(&name).unwrap();
+    let damaged = disk.read(&name, u64::MAX).unwrap();
     let (mut journal, opened) = Journal::open(disk.clone()).unwrap();
     assert_eq!(journal.head().sequence, 10);
     assert!(opened.cut_bytes > 1000, "{opened:?}");
-    let beside = disk.read(&format!("{name}{CUT}")).unwrap();
+    let beside = disk.read(&format!("{name}{CUT}"), u64::MAX).unwrap();
     assert_eq!(beside, damaged[damaged.len() - beside.len()..]);
     assert_eq!(beside.len() as u64, opened.cut_bytes);
 
@@ -204,9 +208,10 @@ fn the_end_of_an_older_segment_cannot_be_cut_off_unnoticed() {
 #[test]
 fn verify_finds_a_changed_record_in_an_old_segment_even_with_its_checksum_made_right() {
     let (disk, journal) = three_segments();
-    assert_eq!(journal.verify().unwrap(), Verified { records: 12, segments: 3, head: journal.head() });
+    let head = journal.head();
+    assert_eq!(verify(&journal).unwrap(), Verified { records: 12, segments: 3, pruned: 0, head });
     let name = journal.segments[0].name();
-    let mut bytes = disk.read(&name).unwrap();
+    let mut bytes = disk.read(&name, u64::MAX).unwrap();
     let read = Walk::default().step(&disk, 1).unwrap();
     let (record, place) = &read.scan.records[1];
     let mut forged = Vec::new();
@@ -217,7 +222,7 @@ fn verify_finds_a_changed_record_in_an_old_segment_even_with_its_checksum_made_r
     bytes[start..start + forged.len()].copy_from_slice(&forged);
     let file = disk.open(&name).unwrap();
     disk.write_at(&file, 0, &bytes).unwrap();
-    let broken = journal.verify().unwrap_err();
+    let broken = verify(&journal).unwrap_err();
     assert!(matches!(&broken, StoreError::Damaged(damage) if damage.sequence == 3), "{broken}");
 }
 
@@ -226,8 +231,71 @@ fn verify_notices_when_the_newest_records_were_taken_away() {
     let (disk, journal) = three_segments();
     let before = Walk::default().step(&disk, 9).unwrap().scan.last_batch;
     disk.truncate(&journal.tail.file, before as u64).unwrap();
-    let broken = journal.verify().unwrap_err();
+    let broken = verify(&journal).unwrap_err();
     assert!(matches!(&broken, StoreError::Damaged(damage) if damage.sequence == 11), "{broken}");
+}
+
+#[test]
+fn verify_notices_that_the_open_segment_or_the_oldest_one_was_written_anew() {
+    for (first, head) in [(9, 8), (1, 0)] {
+        let (disk, journal) = three_segments();
+        let mut read = Walk::default().step(&disk, first).unwrap();
+        if head == 0 {
+            read.header.head.hash = bunraku_common::Digest::of(b"another beginning");
+        }
+        let mut forged = read.header.encode();
+        let mut link = read.header.head;
+        for (number, size) in [(head, 2), (head + 2, 2)] {
+            for (new, left) in batch(number, size).iter_mut().zip((0..2).rev()) {
+                new.who = "evil".to_owned();
+                link = encode(&mut forged, link, number + 1, left, new).unwrap();
+            }
+        }
+        let file = disk.create(&file_name(first)).unwrap();
+        disk.allocate(&file, 0, 1 << 20).unwrap();
+        disk.write_at(&file, 0, &forged).unwrap();
+        let broken = verify(&journal).unwrap_err();
+        assert!(
+            matches!(&broken, StoreError::Damaged(damage) if damage.sequence == if head == 0 { 1 } else { 12 }),
+            "{broken}"
+        );
+    }
+}
+
+#[test]
+fn records_are_appended_segments_begun_and_removed_while_an_older_state_is_verified() {
+    let (disk, mut journal) = three_segments();
+    let before = journal.head();
+    let (kept, mut asked) = (journal.kept(), 0);
+    let found = kept.verify(|| {
+        asked += 1;
+        journal.append(&batch(journal.head().sequence, 2)).unwrap();
+        match asked {
+            1 => journal.rotate(b"fourth").unwrap(),
+            2 => drop((journal.remove_oldest().unwrap(), journal.remove_oldest().unwrap())),
+            _ => {}
+        }
+        true
+    });
+    // The first was read, the second was removed before it was its turn, the third ended with record 12.
+    assert_eq!(found.unwrap().unwrap(), Verified { records: 8, segments: 2, pruned: 1, head: before });
+    assert_eq!(verify(&journal).unwrap().records, 10);
+
+    let kept = journal.kept();
+    disk.remove(&journal.segments[0].name()).unwrap();
+    let lost = kept.verify(|| true).unwrap_err();
+    assert!(matches!(lost, StoreError::Io { doing: "read", .. }), "not retention's work: {lost}");
+}
+
+#[test]
+fn a_verification_ends_when_nobody_wants_it_any_more() {
+    let (_, journal) = three_segments();
+    let mut left = 2;
+    let found = journal.kept().verify(|| {
+        left -= 1;
+        left > 0
+    });
+    assert_eq!((found.unwrap(), left), (None, 0));
 }
 
 #[test]
@@ -240,7 +308,7 @@ fn pruning_goes_by_size_and_by_age_and_never_takes_the_newest_two() {
             journal.remove_oldest().unwrap();
         }
         let oldest = journal.oldest();
-        assert_eq!(Journal::open(disk).unwrap().0.verify().unwrap().head, journal.head());
+        assert_eq!(verify(&Journal::open(disk).unwrap().0).unwrap().head, journal.head());
         (removed, oldest)
     };
     assert_eq!(prune(Keep { bytes: 1 << 20, since_wall_ms: 0 }), (vec![], 1));

@@ -26,9 +26,13 @@ pub(super) struct Read {
 impl Walk {
     /// Reads the segment that begins with record `first`, whose end may be torn.
     pub(super) fn step<D: Disk>(&mut self, disk: &D, first: u64) -> Result<Read, StoreError> {
+        self.read(disk, first, u64::MAX)
+    }
+
+    fn read<D: Disk>(&mut self, disk: &D, first: u64, most: u64) -> Result<Read, StoreError> {
         let name = file_name(first);
         let path = disk.path().join(&name);
-        let bytes = disk.read(&name).map_err(StoreError::io("read", &path))?;
+        let bytes = disk.read(&name, most).map_err(StoreError::io("read", &path))?;
         let (header, start) = match Header::decode(&bytes) {
             Ok(found) => found,
             Err(NotAHeader::Format(found)) => return Err(StoreError::Format { path, found, known: FORMAT }),
@@ -52,23 +56,19 @@ impl Walk {
 
     /// The same for a segment that must be whole to its last byte.
     pub(super) fn whole<D: Disk>(&mut self, disk: &D, first: u64) -> Result<Read, StoreError> {
-        let read = self.step(disk, first)?;
-        match read.scan.torn {
-            Some(fault) => Err(damaged(disk, first, fault)),
-            None => Ok(read),
-        }
+        whole(disk, self.step(disk, first)?)
     }
 
     /// The same for a segment that is known already: it must be what it was.
     pub(super) fn known<D: Disk>(&mut self, disk: &D, segment: &Segment) -> Result<Read, StoreError> {
         let read = self.whole(disk, segment.first())?;
-        if read.segment.last() == segment.last() {
-            return Ok(read);
-        }
-        let (found, wanted) = (read.segment.last(), segment.last());
-        let what = format!("the segment ends with record {found}, and record {wanted} was its last");
-        let fault = Fault { offset: read.scan.end, sequence: found + 1, what };
-        Err(damaged(disk, segment.first(), fault))
+        as_known(disk, segment, read)
+    }
+
+    /// The same for the segment that is appended to meanwhile: what was known of it must be what it was.
+    pub(super) fn known_up_to<D: Disk>(&mut self, disk: &D, segment: &Segment) -> Result<Read, StoreError> {
+        let read = whole(disk, self.read(disk, segment.first(), segment.bytes)?)?;
+        as_known(disk, segment, read)
     }
 
     fn continues(&self, header: &Header, first: u64) -> Result<(), String> {
@@ -95,11 +95,28 @@ impl Walk {
     }
 }
 
+fn whole<D: Disk>(disk: &D, read: Read) -> Result<Read, StoreError> {
+    match read.scan.torn {
+        Some(fault) => Err(damaged(disk, read.segment.first(), fault)),
+        None => Ok(read),
+    }
+}
+
+fn as_known<D: Disk>(disk: &D, segment: &Segment, read: Read) -> Result<Read, StoreError> {
+    if read.segment.last() == segment.last() {
+        return Ok(read);
+    }
+    let (found, wanted) = (read.segment.last(), segment.last());
+    let what = format!("the segment ends with record {found}, and record {wanted} was its last");
+    let fault = Fault { offset: read.scan.end, sequence: found + 1, what };
+    Err(damaged(disk, segment.first(), fault))
+}
+
 fn at_start(sequence: u64, what: String) -> Fault {
     Fault { offset: 0, sequence, what }
 }
 
-fn damaged<D: Disk>(disk: &D, first: u64, fault: Fault) -> StoreError {
+pub(super) fn damaged<D: Disk>(disk: &D, first: u64, fault: Fault) -> StoreError {
     let directory = disk.path().display();
     let hint = format!(
         "restore {directory} from a backup; if only old audit is damaged, moving {} and every older segment elsewhere \

@@ -9,7 +9,7 @@ use std::{
 
 use bunraku_store::{LocalStore, Store};
 
-use super::{append_up_to, new_record, open};
+use super::{append_up_to, new_record, open, verify};
 
 /// Set for the child: the store that it appends to.
 const APPEND_TO: &str = "BUNRAKU_STORE_TEST_APPEND_TO";
@@ -49,7 +49,7 @@ fn no_acknowledged_record_is_lost_when_the_process_is_killed() {
             assert_eq!(record.payload, new_record(record.sequence).payload);
         }
         assert_eq!(store.find("kind/test", usize::MAX).unwrap().len(), all.len(), "the index has caught up");
-        assert_eq!(store.verify().unwrap().records, head);
+        assert_eq!(verify(&store).unwrap().records, head);
     }
     assert!(acknowledged > KILLS);
 }
