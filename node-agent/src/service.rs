@@ -164,6 +164,21 @@ impl node_server::Node for Service {
         let findings = findings.map_err(Status::failed_precondition)?;
         Ok(Response::new(v1::DoctorReply { findings: findings.iter().map(doctor::wire).collect() }))
     }
+
+    async fn balance(&self, _: Request<v1::BalanceRequest>) -> Answer<v1::BalanceReply> {
+        Err(no_balancer())
+    }
+
+    async fn balancer_status(
+        &self,
+        _: Request<v1::BalancerStatusRequest>,
+    ) -> Answer<v1::BalancerStatusReply> {
+        Err(no_balancer())
+    }
+}
+
+fn no_balancer() -> Status {
+    Status::failed_precondition("this node balances nothing")
 }
 
 impl Service {

@@ -293,6 +293,7 @@ pub(crate) fn order(term: Term, generation: Generation, environment: &Environmen
         term: Some(wire_term(term)),
         generation: generation.0,
         environment: environment.to_string(),
+        subject: String::new(),
     }
 }
 

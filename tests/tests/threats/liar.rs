@@ -107,4 +107,18 @@ impl Node for Liar {
             v1::Finding { check: talks(), severity: 99, found: talks(), mend: talks(), fixable: true };
         self.order(v1::DoctorReply { findings: vec![finding] })
     }
+
+    async fn balance(
+        &self,
+        _: tonic::Request<bunraku_proto::v1::BalanceRequest>,
+    ) -> Result<tonic::Response<bunraku_proto::v1::BalanceReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar balances nothing"))
+    }
+
+    async fn balancer_status(
+        &self,
+        _: tonic::Request<bunraku_proto::v1::BalancerStatusRequest>,
+    ) -> Result<tonic::Response<bunraku_proto::v1::BalancerStatusReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar balances nothing"))
+    }
 }

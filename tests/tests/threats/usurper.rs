@@ -132,7 +132,13 @@ pub(crate) fn term(number: u64) -> v1::Term {
 
 pub(crate) fn order(number: u64, generation: u64) -> Option<v1::Order> {
     let id = format!("{number}-{generation}");
-    Some(v1::Order { id, term: Some(term(number)), generation, environment: "production".into() })
+    Some(v1::Order {
+        id,
+        term: Some(term(number)),
+        generation,
+        environment: "production".into(),
+        subject: String::new(),
+    })
 }
 
 /// A hello as an honest controller of this term says it.
