@@ -96,6 +96,17 @@ impl v1::node_server::Node for TestNode {
     async fn discard(&self, _: Request<v1::DiscardRequest>) -> Result<Response<v1::DiscardReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
+
+    async fn balance(&self, _: Request<v1::BalanceRequest>) -> Result<Response<v1::BalanceReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn balancer_status(
+        &self,
+        _: Request<v1::BalancerStatusRequest>,
+    ) -> Result<Response<v1::BalancerStatusReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 }
 
 /// A node that dialled, and the controller's link to it.
