@@ -88,9 +88,7 @@ impl ServeError {
     /// Whether only a change of the configuration helps: then starting again is of no use.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Builder(error) => {
-                matches!(error, BuildError::Account(_) | BuildError::NoRemote | BuildError::Exclude(_))
-            }
+            Self::Builder(error) => error.is_configuration(),
             Self::Store(_)
             | Self::Checkpoint(_)
             | Self::Record { .. }
@@ -357,7 +355,7 @@ impl Api {
             tracing::info!(%node, %address, version = about.hello.version, "node connected");
             self.connections.registered(id, &node, node_link, cut.clone(), about);
             self.driver
-                .event(Event::NodeObserved { node: node.clone(), environments: crate::api::seen(&observed) });
+                .event(Event::NodeObserved { node: node.clone(), environments: crate::api::seen(&observed), keeps: observed.keeps as usize });
             self.driver.connected(node.clone());
             tokio::select! {
                 _ended = end => {}

@@ -179,3 +179,45 @@ async fn what_does_not_exist_is_refused_with_a_hint_and_has_no_effect() {
     assert_eq!(fleet.main().audit().await.len(), before, "I6");
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i7_deploys_go_on_while_the_audit_is_verified() {
+    let fleet = Fleet::new().nodes(1).up().await;
+    fleet.deploy_change("production", "old").await;
+    // A pipe stands where the journal's open segment was: reading it lasts as long as this test wants, and the
+    // controller goes on writing to the file itself.
+    let journal = fleet.main().config().data_dir.join("state/journal");
+    let segment = std::fs::read_dir(&journal).unwrap().next().unwrap().unwrap().path();
+    let written = std::fs::read(&segment).unwrap();
+    let aside = journal.with_file_name("aside");
+    std::fs::rename(&segment, &aside).unwrap();
+    let pipe = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, &segment, pipe, 0o600.into(), 0).unwrap();
+
+    let mut client = fleet.main().client();
+    let verifying = tokio::spawn(async move { client.verify_audit(v1::VerifyAuditRequest {}).await });
+    // Opening the pipe to write succeeds without waiting only when the verification has opened it to read.
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+    let open = || rustix::fs::open(&segment, flags, rustix::fs::Mode::empty());
+    let writer = std::sync::Mutex::new(None);
+    until("the verification reads", || async {
+        let opened = open().ok();
+        let reads = opened.is_some();
+        *writer.lock().unwrap() = opened;
+        reads
+    })
+    .await;
+    fleet.deploy_change("production", "new").await;
+    assert!(!verifying.is_finished(), "the deploy went on while the journal was read");
+
+    let mut writer = std::fs::File::from(writer.into_inner().unwrap().unwrap());
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    tokio::task::spawn_blocking(move || std::io::Write::write_all(&mut writer, &written).unwrap())
+        .await
+        .unwrap();
+    let verified = verifying.await.unwrap().unwrap().into_inner();
+    assert_eq!((verified.error.as_str(), verified.segments), ("", 1));
+    std::fs::rename(&aside, &segment).unwrap();
+    assert!(fleet.main().verify_audit().await.records > verified.records);
+    fleet.end().await;
+}

@@ -21,6 +21,7 @@ use crate::{
     BuildConfig,
     account::Account,
     branches::{Branches, shown},
+    credentials::Credentials,
     error::BuildError,
     git::{self, Git, Mirror},
     manifest::{self, Module},
@@ -38,6 +39,7 @@ use crate::{
 pub struct Builder {
     config: BuildConfig,
     account: Account,
+    credentials: Credentials,
     exclude: Exclude,
     store: Arc<ObjectStore>,
     home: PathBuf,
@@ -72,9 +74,7 @@ pub struct Built {
 impl Builder {
     /// Makes the build root. Fails where the user does not exist or this process may not become it. Blocks shortly.
     pub fn new(config: BuildConfig, store: Arc<ObjectStore>) -> Result<Self, BuildError> {
-        if config.remote.is_empty() {
-            return Err(BuildError::NoRemote);
-        }
+        config.check_remote()?;
         let account = Account::resolve(&config.user)?;
         let exclude = Exclude::parse(&config.exclude)?;
         let home = config.root.join("home");
@@ -87,6 +87,8 @@ impl Builder {
             account.make_dir(&home)
         };
         make().map_err(|source| BuildError::Prepare { path: config.root.clone(), source })?;
+        let credentials = Credentials::new(config.git_credentials.clone(), &config.root);
+        credentials.ready(&account)?;
         Ok(Self {
             git: Git::new(&config, account, &home),
             mirror: tokio::sync::Mutex::new(Mirror::new(&config, account, &home)),
@@ -95,6 +97,7 @@ impl Builder {
             version: OnceCell::new(),
             config,
             account,
+            credentials,
             exclude,
             store,
             home,
@@ -104,6 +107,7 @@ impl Builder {
     /// Fetches the control repository and tells its branches.
     pub async fn branches(&self) -> Result<Branches, BuildError> {
         let mirror = self.mirror.lock().await;
+        self.credentials.ready(&self.account)?;
         mirror.fetch(&CancellationToken::new()).await?;
         mirror.branches().await
     }
@@ -171,6 +175,7 @@ impl Builder {
             self.seed(place, environment).await;
         }
         place.furnish(&self.account).map_err(prepare)?;
+        self.credentials.ready(&self.account)?;
         let mirror = self.mirror.lock().await;
         let known = match commit {
             Some(asked) => mirror.knows(environment, branch, asked).await?,
@@ -228,7 +233,7 @@ impl Builder {
         let left = remotes::forbidden_places(&place.cache(), &own, allowed).map_err(prepare)?;
         self.git.remove(&place.cache(), &left).await?;
         let yaml = kind.configuration(place, self.config.forge.as_deref(), self.config.deadline_s);
-        place.configure(&yaml).map_err(prepare)?;
+        place.configure(&self.account, &yaml).map_err(prepare)?;
         let run = Run {
             what: format!("{} for {environment}", kind.as_str()),
             program: self.program(),

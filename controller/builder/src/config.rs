@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::output::hide_passwords;
+use crate::{credentials::has_password, error::BuildError, output::hide_passwords};
 
 /// Which program resolves the Puppetfile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +48,8 @@ pub struct BuildConfig {
     pub g10k: PathBuf,
     /// A git configuration file for credentials, proxies and `insteadOf`. None: git reads no configuration at all.
     pub git_config: Option<PathBuf>,
+    /// Passwords of git over https: a line `https://USER:PASSWORD@HOST` for each host, in a file of root with mode 600.
+    pub git_credentials: Option<PathBuf>,
     /// Another Puppet Forge than the builder's own default.
     pub forge: Option<String>,
     /// More environment variables for git and the builder, such as `https_proxy`.
@@ -70,6 +72,7 @@ impl Default for BuildConfig {
             r10k: PathBuf::from("r10k"),
             g10k: PathBuf::from("g10k"),
             git_config: None,
+            git_credentials: None,
             forge: None,
             environment: BTreeMap::new(),
         }
@@ -89,6 +92,17 @@ impl fmt::Debug for BuildConfig {
 }
 
 impl BuildConfig {
+    /// Refuses a control repository that cannot be used as it is written.
+    pub fn check_remote(&self) -> Result<(), BuildError> {
+        if self.remote.is_empty() {
+            Err(BuildError::NoRemote)
+        } else if has_password(&self.remote) {
+            Err(BuildError::PasswordInRemote)
+        } else {
+            Ok(())
+        }
+    }
+
     pub(crate) fn deadline(&self) -> Duration {
         Duration::from_secs(self.deadline_s)
     }

@@ -17,6 +17,14 @@ pub enum BuildError {
     Account(#[from] AccountError),
     #[error("no control repository is configured (hint: set `remote` in the [build] table)")]
     NoRemote,
+    #[error(
+        "`remote` carries a password, and everybody on this host could read it in the list of processes (hint: leave it \
+         out of `remote`, write it as a line https://USER:PASSWORD@HOST into a file of root with mode 600, and name that \
+         file as `git_credentials` in the [build] table)"
+    )]
+    PasswordInRemote,
+    #[error("the file of `git_credentials` {path} cannot be used: {what} (hint: {hint})")]
+    Credentials { path: PathBuf, what: String, hint: String },
     #[error(transparent)]
     Exclude(#[from] BadPattern),
     #[error("could not prepare {path}")]
@@ -64,6 +72,8 @@ impl BuildError {
             Self::Run(error) => error.output(),
             Self::Account(_)
             | Self::NoRemote
+            | Self::PasswordInRemote
+            | Self::Credentials { .. }
             | Self::Exclude(_)
             | Self::Prepare { .. }
             | Self::NoBranch { .. }
@@ -77,6 +87,18 @@ impl BuildError {
             | Self::ReadBack { .. }
             | Self::Cancelled(_) => "",
         }
+    }
+
+    /// Whether only another configuration helps.
+    pub fn is_configuration(&self) -> bool {
+        matches!(
+            self,
+            Self::Account(_)
+                | Self::NoRemote
+                | Self::PasswordInRemote
+                | Self::Credentials { .. }
+                | Self::Exclude(_)
+        )
     }
 
     pub fn is_cancelled(&self) -> bool {

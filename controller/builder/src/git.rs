@@ -16,6 +16,7 @@ use crate::{
     BuildConfig,
     account::Account,
     branches::{Branches, shown},
+    credentials::helper,
     error::BuildError,
     run::{Run, was_cut_off},
 };
@@ -135,12 +136,17 @@ pub(crate) fn environment(config: &BuildConfig, home: &Path, files: bool) -> Vec
     set("GIT_CONFIG_GLOBAL", config.git_config.clone().unwrap_or_else(|| "/dev/null".into()).into());
     set("GIT_TERMINAL_PROMPT", "0".into());
     set("GIT_ALLOW_PROTOCOL", transports.join(":").into());
-    for (number, setting) in HARDENED.iter().enumerate() {
+    let hardened = HARDENED.iter().map(|setting| {
         let (key, value) = setting.split_once('=').expect("every setting above has a =");
+        (key, OsString::from(value))
+    });
+    let helper = config.git_credentials.is_some().then(|| ("credential.helper", helper(&config.root)));
+    let settings: Vec<(&str, OsString)> = hardened.chain(helper).collect();
+    set("GIT_CONFIG_COUNT", settings.len().to_string().into());
+    for (number, (key, value)) in settings.into_iter().enumerate() {
         set(&format!("GIT_CONFIG_KEY_{number}"), key.into());
-        set(&format!("GIT_CONFIG_VALUE_{number}"), value.into());
+        set(&format!("GIT_CONFIG_VALUE_{number}"), value);
     }
-    set("GIT_CONFIG_COUNT", HARDENED.len().to_string().into());
     environment
 }
 

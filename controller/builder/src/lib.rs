@@ -11,6 +11,7 @@ mod account;
 mod branches;
 mod builder;
 mod config;
+mod credentials;
 mod error;
 mod git;
 mod manifest;

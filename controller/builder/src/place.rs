@@ -4,8 +4,9 @@
 //! So this process never writes through a directory that the build user could exchange for a link.
 
 use std::{
-    fs, io,
-    os::unix::fs::PermissionsExt,
+    fs,
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
 };
 
@@ -80,10 +81,16 @@ impl Place {
         account.make_dir(&self.base())
     }
 
-    /// Writes the builder's configuration.
-    pub(crate) fn configure(&self, yaml: &str) -> io::Result<()> {
-        fs::write(self.config(), yaml)?;
-        fs::set_permissions(self.config(), fs::Permissions::from_mode(0o644))
+    /// Writes the builder's configuration, for the build user alone: a Forge's address may carry a password.
+    pub(crate) fn configure(&self, account: &Account, yaml: &str) -> io::Result<()> {
+        let mut file =
+            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(self.config())?;
+        // One that was there already keeps its mode.
+        file.set_permissions(fs::Permissions::from_mode(0o640))?;
+        if let Some((_, gid)) = account.ids() {
+            fchown(&file, None, Some(gid))?;
+        }
+        file.write_all(yaml.as_bytes())
     }
 
     /// Throws the built tree and the builder's cache away: a build that was cut off may have left anything in them. A

@@ -62,10 +62,14 @@ impl Init {
             return Err(Failure::new(Exit::Refused, format!("{} exists already", self.config.display()))
                 .hint("move it away, or choose another with --config"));
         }
+        let config = self.config_file();
+        config.build.check_remote().map_err(|error| {
+            let (reason, hint) = bunraku_common::hint::split(&error.to_string());
+            Failure::new(Exit::WrongUse, reason).hint(hint)
+        })?;
         private_dir(&self.data_dir)?;
         let ca = MeshCa::create(&self.data_dir.join("ca"), &fleet, SystemTime::now())
             .map_err(|error| Failure::new(Exit::Refused, Chain(&error)))?;
-        let config = self.config_file();
         write_config(&self.config, &config)?;
         let pin = ca.pin().map_err(|error| Failure::new(Exit::Failed, Chain(&error)))?.to_string();
         let made = Made { pin, config: self.config, data_dir: self.data_dir, fleet: self.fleet };

@@ -1,9 +1,10 @@
-//! T18: a password in the control repository's address, tokens and keys: they are in no log, error, record, event or
+//! T18: the control repository's password, tokens and keys: they are in no log, error, record, event or
 //! answer, and in no file but their own.
 
 use std::{
     fs,
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
     sync::{Arc, Mutex},
@@ -64,7 +65,7 @@ async fn git_over_http(main: &MainServer, root: &Path) -> (String, tokio::task::
             tokio::spawn(async move { answer(peer, &root).await });
         }
     });
-    (format!("http://deploy:{PASSWORD}@{address}/control/.git"), serving)
+    (format!("http://{address}/control/.git"), serving)
 }
 
 async fn answer(mut peer: TcpStream, root: &Path) -> io::Result<()> {
@@ -124,7 +125,12 @@ async fn t18_passwords_tokens_and_keys_are_in_no_log_record_event_answer_or_snap
     let control = fleet.path("git/control");
     assert!(Command::new("git").args(info).current_dir(&control).status().unwrap().success());
     let (remote, serving) = git_over_http(fleet.main(), &fleet.path("git")).await;
+    let credentials = fleet.path("git-credentials");
+    let line = remote.replace("/control/.git", "").replace("http://", &format!("http://deploy:{PASSWORD}@"));
+    fs::write(&credentials, line).unwrap();
+    fs::set_permissions(&credentials, fs::Permissions::from_mode(0o600)).unwrap();
     fleet.main_mut().config_mut().build.remote = remote;
+    fleet.main_mut().config_mut().build.git_credentials = Some(credentials);
     fleet.main_mut().config_mut().build.transports.push("http".into());
     fleet.main_mut().restart().await;
     fleet.main().until_connected("c1").await;
@@ -171,7 +177,12 @@ async fn t18_passwords_tokens_and_keys_are_in_no_log_record_event_answer_or_snap
         let line = logged.lines().find(|line| line.contains(secret));
         assert_eq!(line, None, "{what} in a log");
         let files = files_with(&main.config().data_dir, secret);
-        let own = |file: &String| what == "CA key" && file.ends_with("ca/ca.key");
+        let own = |file: &String| match what {
+            "CA key" => file.ends_with("ca/ca.key"),
+            // The build user's copy, which only it may read.
+            "password" => file.ends_with("build/credentials"),
+            _ => false,
+        };
         assert!(files.iter().all(own), "{what} in {files:?}");
         assert_eq!(files_with(fleet.node("c1").dir(), secret), Vec::<String>::new(), "{what} on a compiler");
     }

@@ -5,5 +5,6 @@
 mod builds;
 mod hardening;
 mod runs;
+mod secrets;
 mod snapshots;
 mod world;
