@@ -61,19 +61,41 @@ impl RunError {
     }
 }
 
-/// The line of the output that most likely says why: the first that calls itself an error, else the last.
+/// The words of the output that most likely say why.
 struct Because<'a>(&'a str);
 
 impl fmt::Display for Because<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut lines = self.0.lines().map(str::trim).filter(|line| !line.is_empty());
-        let blames =
-            |line: &&str| ["error", "fatal", "failed"].iter().any(|w| line.to_lowercase().contains(w));
-        match lines.clone().find(blames).or_else(|| lines.next_back()) {
-            Some(line) => write!(f, ": {}", line.chars().take(300).collect::<String>()),
+        match because(self.0) {
+            Some(why) => write!(f, ": {}", why.chars().take(300).collect::<String>()),
             None => Ok(()),
         }
     }
+}
+
+/// The first line that calls itself an error, else the last. r10k's first one only announces that a command failed;
+/// which one and what it said follows, behind `Command:` and `Stderr:`.
+fn because(output: &str) -> Option<String> {
+    let mut lines = output.lines().map(str::trim).filter(|line| !line.is_empty());
+    let blames = |line: &&str| ["error", "fatal", "failed"].iter().any(|w| line.to_lowercase().contains(w));
+    let Some(first) = lines.clone().find(blames) else { return lines.next_back().map(str::to_owned) };
+    let mut behind = lines.skip_while(|line| *line != first).skip(1);
+    let command = if first.ends_with(':') {
+        behind.next().and_then(|line| line.strip_prefix("Command: "))
+    } else {
+        None
+    };
+    let Some(command) = command else { return Some(first.to_owned()) };
+    let said = behind.take_while(|line| !line.starts_with("Exit code:"));
+    let said: Vec<&str> = said
+        .filter(|line| !["Stderr:", "Cloning into", "warning:"].iter().any(|w| line.starts_with(w)))
+        .collect();
+    let why = said.iter().find(|line| blames(line) && line.contains("://")).or(said.first());
+    Some(match why {
+        Some(why) if why.contains("://") => (*why).to_owned(),
+        Some(why) => format!("{why} ({command})"),
+        None => command.to_owned(),
+    })
 }
 
 /// One program to run.
@@ -290,4 +312,33 @@ fn started(pid: Pid) -> Option<u64> {
         return None;
     }
     fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reason_names_the_repository_and_not_that_there_was_an_error() {
+        let r10k = |said: &str| {
+            let output = format!(
+                "INFO -> Deploying\nERROR\t -> Error during concurrent deploy of a module: Command exited with non-zero exit code:\n\
+                 Command: git clone --mirror git@h:m/apt.git /c\nStderr:\nCloning into bare repository '/c'...\n{said}Exit code: 128\n"
+            );
+            because(&output).unwrap()
+        };
+        assert_eq!(
+            r10k("fatal: unable to access 'https://h/apt/': no\n"),
+            "fatal: unable to access 'https://h/apt/': no"
+        );
+        assert_eq!(
+            r10k("Host key verification failed.\nfatal: Could not read from remote repository.\n"),
+            "Host key verification failed. (git clone --mirror git@h:m/apt.git /c)"
+        );
+        assert_eq!(r10k(""), "git clone --mirror git@h:m/apt.git /c");
+        assert_eq!(because("a\nfatal: b\nc\n").unwrap(), "fatal: b");
+        assert_eq!(because("a\nc\n\n").unwrap(), "c");
+        assert_eq!(because("an error:\nx\n").unwrap(), "an error:");
+        assert_eq!(because(""), None);
+    }
 }

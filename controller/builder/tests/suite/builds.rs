@@ -201,3 +201,18 @@ async fn a_commit_that_is_known_is_built_without_asking_the_remote() {
     assert_eq!(build_at(&builder, "production", Some(&commit)).await.unwrap().commit, commit);
     build(&builder, "production").await.unwrap_err();
 }
+
+/// Regression: r10k's first line about it says that a command failed, and neither which nor why.
+#[tokio::test]
+async fn a_module_that_cannot_be_reached_is_named_in_the_reason() {
+    for kind in BOTH {
+        let world = World::new();
+        let module = "mod 'apt', :git => 'https://127.0.0.1:1/some/apt.git', :branch => 'main'\n";
+        world.commit("control", "production", &[("Puppetfile", module)]);
+        let transports = vec!["file".to_owned(), "https".to_owned()];
+        let builder = world.builder_with(BuildConfig { transports, ..world.config(kind) });
+        let reason = build(&builder, "production").await.unwrap_err().to_string();
+        assert!(reason.contains("https://127.0.0.1:1/some/apt.git"), "{kind:?}: {reason}");
+        assert!(reason.contains("unable to access") || reason.contains("unreachable"), "{kind:?}: {reason}");
+    }
+}
