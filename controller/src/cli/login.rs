@@ -1,6 +1,6 @@
 //! `bunraku login`: an operator's key is made here and never leaves.
 
-use std::{fs, io::Read, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 use bunraku_common::{Chain, Digest, OperatorName};
 use bunraku_proto::{
@@ -9,16 +9,11 @@ use bunraku_proto::{
 };
 use clap::Args;
 use serde::Serialize;
-use zeroize::Zeroizing;
 
 use super::{
     Exit, Failure, Reach,
     client::{CONTROLLER_FILE, identity_dir},
-    tokens::refuse_empty,
 };
-
-/// No token is longer.
-const TOKEN_BYTES: u64 = 4096;
 
 #[derive(Debug, Args)]
 pub(super) struct Login {
@@ -48,8 +43,7 @@ impl Login {
         let wrong = |error: &dyn std::fmt::Display| Failure::new(Exit::WrongUse, error);
         let pin: Digest = self.pin.parse().map_err(|error| wrong(&error))?;
         let name: OperatorName = self.name.parse().map_err(|error| wrong(&error))?;
-        let token = read_token(&self.token_file)?;
-        refuse_empty(&token)?;
+        let token = identity::read_token(&self.token_file).map_err(|error| wrong(&Chain(&error)))?;
         let dir = identity_dir(reach).ok_or_else(|| {
             wrong(&"there is no home directory to keep the identity in").hint("--identity DIR")
         })?;
@@ -70,17 +64,4 @@ impl Login {
             )
         })
     }
-}
-
-fn read_token(path: &std::path::Path) -> Result<Zeroizing<String>, Failure> {
-    let mut text = Zeroizing::new(String::new());
-    let read = if path.as_os_str() == "-" {
-        std::io::stdin().take(TOKEN_BYTES).read_to_string(&mut text)
-    } else {
-        fs::File::open(path).and_then(|file| file.take(TOKEN_BYTES).read_to_string(&mut text))
-    };
-    read.map_err(|error| {
-        Failure::new(Exit::WrongUse, format!("could not read the token from {}: {error}", path.display()))
-    })?;
-    Ok(Zeroizing::new(text.trim().to_owned()))
 }

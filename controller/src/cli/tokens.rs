@@ -111,11 +111,6 @@ fn parse_span(text: &str) -> Result<u64, String> {
     number.checked_mul(unit).ok_or_else(wrong)
 }
 
-/// What a token is for people who must paste it: only shown by the call that made it.
-pub(super) fn refuse_empty(token: &str) -> Result<(), Failure> {
-    if token.is_empty() { Err(Failure::new(Exit::WrongUse, "the token is empty")) } else { Ok(()) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

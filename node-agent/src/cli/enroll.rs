@@ -2,24 +2,19 @@
 
 use std::{
     fs,
-    io::Read,
     path::{Path, PathBuf},
 };
 
 use bunraku_common::{Chain, Digest, NodeName, Role};
-use bunraku_proto::identity::{Identity, IdentityFiles};
+use bunraku_proto::identity::{Identity, IdentityFiles, read_token};
 use bunraku_puppetserver::Puppet;
 use clap::Args;
-use zeroize::Zeroizing;
 
 use super::{Failure, read};
 use crate::{
     config::Config,
     identity::{PuppetFiles, enroll_with_puppet_certificate, enroll_with_token},
 };
-
-/// No token is longer.
-const TOKEN_BYTES: u64 = 4096;
 
 #[derive(Debug, Args)]
 pub(super) struct Enroll {
@@ -87,7 +82,7 @@ impl Enroll {
     async fn by_token(&self, controller: &str, file: &Path, name: &NodeName) -> Result<Identity, Failure> {
         let pin = self.pin.as_deref().unwrap_or_default();
         let pin: Digest = pin.parse().map_err(|error| Failure::WrongUse(format!("{error}")))?;
-        let token = read_token(file)?;
+        let token = read_token(file).map_err(|error| Failure::WrongUse(Chain(&error).to_string()))?;
         enroll_with_token(controller, pin, &token, name).await.map_err(|error| Failure::failed(&error))
     }
 
@@ -127,18 +122,4 @@ impl Enroll {
 fn puppet(config: Option<&Config>) -> Puppet {
     let configured = config.map(|config| config.puppet.clone()).unwrap_or_default();
     Puppet::new(configured.program, configured.arguments.iter().map(Into::into))
-}
-
-fn read_token(path: &Path) -> Result<Zeroizing<String>, Failure> {
-    let mut text = Zeroizing::new(String::new());
-    let read = if path.as_os_str() == "-" {
-        std::io::stdin().take(TOKEN_BYTES).read_to_string(&mut text)
-    } else {
-        fs::File::open(path).and_then(|file| file.take(TOKEN_BYTES).read_to_string(&mut text))
-    };
-    read.map_err(|error| {
-        Failure::WrongUse(format!("could not read the token from {}: {error}", path.display()))
-    })?;
-    let token = Zeroizing::new(text.trim().to_owned());
-    if token.is_empty() { Err(Failure::WrongUse("the token is empty".into())) } else { Ok(token) }
 }

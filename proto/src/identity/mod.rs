@@ -14,10 +14,12 @@ use crate::{
 mod enroll;
 mod files;
 mod key;
+mod token;
 
 pub use enroll::{EnrollError, renew, with_puppet_certificate, with_token};
 pub use files::{FilesError, IdentityFiles};
 pub use key::{Key, KeyError};
+pub use token::{TokenError, read_token};
 
 /// A mesh identity with its key: everything that is needed to dial the controller.
 #[derive(Clone, Debug)]
