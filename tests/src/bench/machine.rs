@@ -42,13 +42,18 @@ pub(super) fn date() -> Result<String> {
 pub(super) fn versions() -> Result<String> {
     let first_number = |text: &str| {
         let starts = |word: &&str| word.chars().find(|c| *c != 'v').is_some_and(|c| c.is_ascii_digit());
-        text.split_whitespace().find(starts).unwrap_or("?").trim_end_matches(',').to_owned()
+        text.split_whitespace().find(starts).map(|word| word.trim_end_matches(',').to_owned())
     };
     let asked = [("git", "--version"), ("rsync", "--version"), ("r10k", "version"), ("g10k", "-version")];
     let mut versions = vec![format!("Bunraku {}", env!("CARGO_PKG_VERSION"))];
     for (program, argument) in asked {
         let said = output_of(Command::new(program).arg(argument))?;
-        versions.push(format!("{program} {}", first_number(&said)));
+        // Debian's g10k is built without its version: the package knows it.
+        let version = match first_number(&said) {
+            Some(version) => version,
+            None => output_of(Command::new("dpkg-query").args(["-W", "-f", "${Version}", program]))?,
+        };
+        versions.push(format!("{program} {}", version.trim()));
     }
     Ok(versions.join(", "))
 }
