@@ -50,22 +50,25 @@ pub(crate) fn mended(site: &mut Site) -> Result<()> {
     Ok(())
 }
 
-/// `FILE, section [server]: NAME = VALUE (…)`
+/// `FILE, section [server], then …:`, and the setting; there may be a remark before.
 fn paste_setting(mend: &str) -> Result<()> {
-    let (file, setting) = mend.split_once(", section [server]: ").with_context(|| mend.to_owned())?;
-    let setting = setting.split(" (").next().unwrap_or_default();
+    let (place, setting) = mend.rsplit_once(":\n").with_context(|| mend.to_owned())?;
+    let place = place.lines().last().unwrap_or_default();
+    let (file, _) = place.split_once(", section [server], then ").with_context(|| mend.to_owned())?;
     insert_after(Path::new(file), "[server]\n", &format!("{setting}\n"))
 }
 
-/// `FILE, first in the list rules:`, and the rule.
+/// `FILE, first in the list rules, then …:`, and the rule.
 fn paste_rule(mend: &str) -> Result<()> {
-    let (file, rule) = mend.split_once(", first in the list rules:\n").with_context(|| mend.to_owned())?;
+    let (place, rule) = mend.split_once(":\n").with_context(|| mend.to_owned())?;
+    let (file, _) = place.split_once(", first in the list rules, then ").with_context(|| mend.to_owned())?;
     insert_after(Path::new(file), "rules: [\n", &format!("{rule}\n"))
 }
 
-/// `FILE: CONTENT`
+/// `FILE, as a new file, then …:`, and its content.
 fn paste_file(mend: &str) -> Result<()> {
-    let (file, content) = mend.split_once(": ").with_context(|| mend.to_owned())?;
+    let (place, content) = mend.split_once(":\n").with_context(|| mend.to_owned())?;
+    let (file, _) = place.split_once(", as a new file, then ").with_context(|| mend.to_owned())?;
     fs::write(file, content).with_context(|| file.to_owned())
 }
 
@@ -88,10 +91,10 @@ pub(crate) fn relative_link(site: &mut Site) -> Result<()> {
     fs::rename(&temporary, &link)?;
 
     let said = site.bunraku.ask(&["doctor", C2])?;
-    let named = format!("{} is a link to {}", link.display(), relative.display());
-    let result = ensure_said(&said, 0, &["environment-place", &named, "the first deploy of production"]);
-    // There is no version of ours to heal; the controller learns so at once, and brings it.
-    ensure_said(&site.bunraku.ask(&["heal", C2])?, 1, &["production has no live version here"])?;
+    let named = format!("{} is a relative link to {}", link.display(), relative.display());
+    let mend = format!("ln -sfn {} {}", target.display(), link.display());
+    let result = ensure_said(&said, 1, &["environment-place", &named, &mend]);
+    ensure_said(&site.bunraku.ask(&["heal", C2])?, 0, &[&link.display().to_string()])?;
     wait_for("the link to be absolute again", Duration::from_secs(60), || {
         Ok((fs::read_link(&link)? == target).then_some(()))
     })?;

@@ -92,6 +92,11 @@ pub struct EnvironmentFacts {
 pub enum Stands {
     Nothing,
     Managed,
+    /// A link with a relative target, to this version of ours.
+    RelativeLink {
+        target: PathBuf,
+        version: PathBuf,
+    },
     /// A link that Bunraku did not make.
     ForeignLink(PathBuf),
     Directory,
@@ -103,6 +108,8 @@ pub enum Stands {
 pub struct Blocked {
     pub path: PathBuf,
     pub reason: String,
+    /// The directory or file that lacks the right.
+    pub at: Option<PathBuf>,
 }
 
 /// The running server.
@@ -144,7 +151,7 @@ pub async fn gather(puppet: &Puppet, about: &Surroundings<'_>) -> Result<Facts, 
         Some(address) => address,
         None => places.address().map_err(reading(&places.conf_d))?,
     };
-    let (environments, others) = environments(&settings, about.environments);
+    let (environments, others) = environments(&settings, about);
     Ok(Facts {
         puppet_conf: read_or_empty(&settings.config)?,
         conf_d: listed.into_iter().map(read).collect::<Result<_, _>>()?,
@@ -186,7 +193,8 @@ fn services(services_d: &Path) -> Result<Vec<ConfigFile>, FactsError> {
     paths.into_iter().map(read).collect()
 }
 
-fn environments(settings: &Settings, managed: &[EnvironmentName]) -> (Vec<EnvironmentFacts>, Vec<String>) {
+fn environments(settings: &Settings, about: &Surroundings<'_>) -> (Vec<EnvironmentFacts>, Vec<String>) {
+    let managed = about.environments;
     let others = fs::read_dir(&settings.environmentpath).into_iter().flatten().filter_map(|entry| {
         let name = entry.ok()?.file_name().into_string().ok()?;
         let known = name.starts_with('.') || managed.iter().any(|environment| environment.as_str() == name);
@@ -194,17 +202,20 @@ fn environments(settings: &Settings, managed: &[EnvironmentName]) -> (Vec<Enviro
     });
     let mut others: Vec<String> = others.collect();
     others.sort();
-    (managed.iter().map(|name| environment(settings, name)).collect(), others)
+    (managed.iter().map(|name| environment(settings, about.versions, name)).collect(), others)
 }
 
-fn environment(settings: &Settings, name: &EnvironmentName) -> EnvironmentFacts {
+fn environment(settings: &Settings, versions: &Path, name: &EnvironmentName) -> EnvironmentFacts {
     let path = settings.environmentpath.join(name.as_str());
     let stands = match fs::symlink_metadata(&path) {
         Err(_) => Stands::Nothing,
         Ok(meta) if meta.is_dir() => Stands::Directory,
         Ok(meta) if meta.is_symlink() => match fs::read_link(&path) {
             Ok(target) if version_of(name, &target).is_some() => Stands::Managed,
-            Ok(target) => Stands::ForeignLink(target),
+            Ok(target) => match relative(&path, &target, versions, name) {
+                Some(version) => Stands::RelativeLink { target, version },
+                None => Stands::ForeignLink(target),
+            },
             Err(_) => Stands::Other,
         },
         Ok(_) => Stands::Other,
@@ -217,18 +228,28 @@ fn environment(settings: &Settings, name: &EnvironmentName) -> EnvironmentFacts 
     EnvironmentFacts { name: name.clone(), path, stands, conf, config_version_script }
 }
 
+/// The version of ours to which a relative link leads.
+fn relative(link: &Path, target: &Path, versions: &Path, name: &EnvironmentName) -> Option<PathBuf> {
+    let version = versions.join("versions").join(name.as_str()).join(target.file_name()?);
+    version_of(name, &version)?;
+    let leads_there = fs::canonicalize(link).ok()? == fs::canonicalize(&version).ok()?;
+    (target.is_relative() && leads_there).then_some(version)
+}
+
 fn blocked(settings: &Settings, about: &Surroundings<'_>) -> Result<Vec<Blocked>, String> {
     let account = Account::find(&settings.user).map_err(|error| Chain(&error).to_string())?;
     let wanted =
         [(about.versions, Access::Enter), (about.code_id, Access::Run), (about.code_content, Access::Run)];
     let mut blocked = Vec::new();
     for (path, access) in wanted {
-        let reason = match account.blocked_at(path, access) {
+        let (reason, at) = match account.blocked_at(path, access) {
             Ok(None) => continue,
-            Ok(Some(place)) => format!("user {} cannot pass {}", account.name, place.display()),
-            Err(error) => error.to_string(),
+            Ok(Some(place)) => {
+                (format!("user {} cannot pass {}", account.name, place.display()), Some(place))
+            }
+            Err(error) => (error.to_string(), None),
         };
-        blocked.push(Blocked { path: path.into(), reason });
+        blocked.push(Blocked { path: path.into(), reason, at });
     }
     Ok(blocked)
 }
@@ -254,4 +275,28 @@ fn certificate_left(path: &Path, now: SystemTime) -> Result<i64, String> {
     let (_, certificate) = x509_parser::parse_x509_certificate(&der).map_err(|error| unreadable(&error))?;
     let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     Ok(certificate.validity().not_after.timestamp() - i64::try_from(now).unwrap_or(i64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_relative_link_to_a_version_of_ours_is_told_from_a_foreign_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = EnvironmentName::parse("production").unwrap();
+        let version = format!("production_{}", "0f".repeat(32));
+        let place = dir.path().join("code/versions/production").join(&version);
+        fs::create_dir_all(&place).unwrap();
+        fs::create_dir(dir.path().join("environments")).unwrap();
+        let link = dir.path().join("environments/production");
+        let target = PathBuf::from("../code/versions/production").join(&version);
+        symlink(&target, &link).unwrap();
+        let code = dir.path().join("code");
+        assert_eq!(relative(&link, &target, &code, &name), Some(place));
+        assert_eq!(relative(&link, &target, &dir.path().join("other"), &name), None);
+        assert_eq!(relative(&link, Path::new("../code"), &code, &name), None);
+    }
 }

@@ -1,11 +1,14 @@
 //! What the node agent and Puppet Server must be allowed of each other.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
-use super::{Facts, Finding, Fix, Severity, Value, bad, ok, roots};
+use super::{Facts, Finding, Fix, RELOAD, Severity, Value, bad, ok, roots};
 use crate::doctor::{
     auth::{self, Verdict},
-    facts::Flush,
+    facts::{Blocked, Flush},
     fix::versioned_code,
 };
 
@@ -23,9 +26,10 @@ pub(super) fn flush_rule(facts: &Facts) -> Finding {
             (path, verdict)
         },
     );
-    let add = format!("{}, first in the list rules:\n{}", path.display(), auth::rule(certname));
+    let add =
+        format!("{}, first in the list rules, then {RELOAD}:\n{}", path.display(), auth::rule(certname));
     let fix = Fix::AuthRule { file: path.clone(), certname: certname.clone() };
-    let reload = "reload Puppet Server (`systemctl reload puppetserver`)";
+    let reload = "systemctl reload puppetserver";
     match (&facts.live.flush, verdict) {
         (Flush::Accepted, _) => ok(check, format!("Puppet Server accepts a flush by {certname}")),
         (Flush::Forbidden, Verdict::Allowed { rule }) => bad(
@@ -44,7 +48,7 @@ pub(super) fn flush_rule(facts: &Facts) -> Finding {
             check,
             Severity::Error,
             "puppet-admin.client-whitelist is set, and goes before auth.conf",
-            format!("add \"{certname}\" to client-whitelist, or remove it and use auth.conf; then {reload}"),
+            format!("in client-whitelist (or remove it, and use auth.conf), then {RELOAD}:\n\"{certname}\""),
         ),
         (Flush::NotAnswered, Verdict::Unclear { rule }) => bad(
             check,
@@ -63,19 +67,21 @@ pub(super) fn versioned_code_settings(facts: &Facts) -> Finding {
     let check = "versioned-code";
     let file = facts.places.conf_d.join("versioned-code.conf");
     let text = versioned_code(&facts.code_id, &facts.code_content);
-    let mend = format!("{}: {}", file.display(), text.trim());
+    let section = |at: &Path, how: &str| format!("{}, {how}, then {RELOAD}:\n{}", at.display(), text.trim());
     let found: Vec<(PathBuf, Value)> =
         roots(facts).filter_map(|(path, root)| Some((path, root.get("versioned-code")?.clone()))).collect();
     let value = |name: &str| {
         found.iter().find_map(|(_, section)| section.get(name)?.text()).filter(|text| !text.is_empty())
     };
     let is = |text: Option<&str>, helper: &Path| text.is_some_and(|text| Path::new(text) == helper);
+    let at = found.first().map_or(&file, |(path, _)| path).clone();
+    let at = at.as_path();
     match (value("code-id-command"), value("code-content-command")) {
         (None, None) => bad(
             check,
             Severity::Warning,
             "not set: agents get no static catalogs, so a run during a deploy can mix old and new files",
-            mend,
+            section(&file, "as a new file"),
         )
         .fixed_by(Fix::VersionedCode {
             file,
@@ -86,7 +92,7 @@ pub(super) fn versioned_code_settings(facts: &Facts) -> Finding {
             check,
             Severity::Error,
             "only one of code-id-command and code-content-command is set: Puppet Server does not start so",
-            mend,
+            section(at, "in place of versioned-code"),
         ),
         (id, content) if is(id, &facts.code_id) && is(content, &facts.code_content) => {
             ok(check, "set to Bunraku's helpers")
@@ -95,7 +101,7 @@ pub(super) fn versioned_code_settings(facts: &Facts) -> Finding {
             check,
             Severity::Error,
             format!("set to another program: {id}"),
-            format!("replace it by {mend}"),
+            section(at, "in place of versioned-code"),
         ),
     }
 }
@@ -104,23 +110,37 @@ pub(super) fn readable(facts: &Facts) -> Finding {
     let check = "permissions";
     let user = &facts.settings.user;
     match &facts.blocked {
-        Err(why) => {
-            bad(check, Severity::Warning, why.as_str(), "name Puppet Server's user in puppet.conf (user)")
-        }
+        Err(why) => bad(
+            check,
+            Severity::Warning,
+            why.as_str(),
+            format!(
+                "{}, section [main], Puppet Server's user:\nuser = puppet",
+                facts.settings.config.display()
+            ),
+        ),
         Ok(blocked) if blocked.is_empty() => {
             ok(check, format!("user {user} can read versions and run the helpers"))
         }
         Ok(blocked) => {
             let found: Vec<String> =
                 blocked.iter().map(|it| format!("{}: {}", it.path.display(), it.reason)).collect();
-            bad(
-                check,
-                Severity::Error,
-                found.join("; "),
-                format!(
-                    "give user {user} (or its group) `x` on the directories and `r` or `x` on what is named"
-                ),
-            )
+            bad(check, Severity::Error, found.join("; "), passable(blocked))
         }
     }
+}
+
+/// One command for each place that cannot be passed: on the way there it opens the way through, not what lies there.
+fn passable(blocked: &[Blocked]) -> String {
+    let commands: BTreeSet<String> = blocked
+        .iter()
+        .filter_map(|Blocked { path, at, .. }| {
+            let at = at.as_deref()?;
+            Some(format!("chmod {} {}", if at == path { "o+rx" } else { "o+x" }, at.display()))
+        })
+        .collect();
+    if commands.is_empty() {
+        return "systemctl restart bunraku-agent".to_owned();
+    }
+    commands.into_iter().collect::<Vec<_>>().join("\n")
 }

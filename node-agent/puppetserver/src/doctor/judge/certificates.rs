@@ -1,6 +1,6 @@
 //! Whether revocations are enforced, and how long certificates hold.
 
-use super::{Facts, Finding, Severity, Value, bad, ok, roots};
+use super::{Facts, Finding, RELOAD, Severity, Value, bad, ok, roots};
 
 pub(super) const WATCHER: &str =
     "puppetlabs.trapperkeeper.services.watcher.filesystem-watch-service/filesystem-watch-service";
@@ -35,7 +35,7 @@ pub(super) fn crl_path(facts: &Facts) -> Finding {
                         path.display()
                     ),
                     format!(
-                        "{}, section webserver: ssl-crl-path: {}",
+                        "{}, beside {own}, then {RELOAD}:\nssl-crl-path: \"{}\"",
                         path.display(),
                         facts.settings.hostcrl.display()
                     ),
@@ -56,7 +56,10 @@ pub(super) fn filesystem_watch(facts: &Facts) -> Finding {
         check,
         Severity::Error,
         "the filesystem-watch-service is off: a new CRL has no effect until a restart",
-        format!("{}, as a line of its own: {WATCHER}; then restart Puppet Server", file.display()),
+        format!(
+            "{}, as a line of its own, then `systemctl restart puppetserver`:\n{WATCHER}",
+            file.display()
+        ),
     )
 }
 
@@ -75,7 +78,10 @@ pub(super) fn infra_crl(facts: &Facts) -> Finding {
                 "enable-infra-crl is on in {}: compilers that fetch the CRL from this CA miss revoked agents",
                 path.display()
             ),
-            format!("{}, section certificate-authority: enable-infra-crl: false", path.display()),
+            format!(
+                "{}, section certificate-authority, then {RELOAD}:\nenable-infra-crl: false",
+                path.display()
+            ),
         ),
         Some(_) | None => ok(check, "no separate CRL for infrastructure"),
     }
@@ -87,7 +93,7 @@ pub(super) fn clock(facts: &Facts) -> Finding {
     let off = ahead.unsigned_abs();
     let direction = if ahead < 0 { "behind" } else { "ahead of" };
     let found = format!("{} s {direction} the controller's", off / 1000);
-    let mend = "keep the clock right (chrony or systemd-timesyncd)";
+    let mend = "keep the clock right (chrony does it, too):\ntimedatectl set-ntp true";
     if off > CLOCK_ERROR_MS {
         bad(check, Severity::Error, format!("{found}: fresh certificates are refused"), mend)
     } else if off > CLOCK_WARNING_MS {
@@ -99,12 +105,13 @@ pub(super) fn clock(facts: &Facts) -> Finding {
 
 pub(super) fn certificate(facts: &Facts) -> Finding {
     let check = "certificate";
-    let mend =
-        "renew it before the day: `puppet ssl clean` and `puppet ssl bootstrap`, then reload Puppet Server";
+    let certname = &facts.settings.certname;
+    let mend = format!(
+        "a new one: first on the CA `puppetserver ca clean --certname {certname}`, then here:\n\
+         puppet ssl clean && puppet ssl bootstrap && systemctl restart puppetserver"
+    );
     match &facts.certificate_left {
-        Err(why) => {
-            bad(check, Severity::Error, why.as_str(), "`puppet ssl bootstrap` gets one from Puppet's CA")
-        }
+        Err(why) => bad(check, Severity::Error, why.as_str(), "puppet ssl bootstrap"),
         Ok(left) if *left <= 0 => {
             bad(check, Severity::Error, format!("expired {} days ago", -left / DAY), mend)
         }

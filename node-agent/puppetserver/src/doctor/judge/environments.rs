@@ -18,6 +18,15 @@ pub(super) fn environment_place(environment: &EnvironmentFacts) -> Finding {
                 "the first deploy of {name} puts a link in its place and keeps the directory; stop what writes to it"
             ),
         ),
+        Stands::RelativeLink { target, version } => bad(
+            check,
+            Severity::Error,
+            format!(
+                "{path} is a relative link to {}, which Puppet Server looks up from its own working directory: it serves empty catalogs",
+                target.display()
+            ),
+            format!("ln -sfn {} {path}", version.display()),
+        ),
         Stands::ForeignLink(target) => bad(
             check,
             Severity::Warning,
@@ -30,7 +39,7 @@ pub(super) fn environment_place(environment: &EnvironmentFacts) -> Finding {
             check,
             Severity::Error,
             format!("{path} is neither a link nor a directory"),
-            format!("move {path} away"),
+            format!("mv {path} {path}.old"),
         ),
     }
 }
@@ -38,7 +47,7 @@ pub(super) fn environment_place(environment: &EnvironmentFacts) -> Finding {
 pub(super) fn environment_conf(environment: &EnvironmentFacts) -> Vec<Finding> {
     let Some(conf) = environment.conf.as_deref() else { return Vec::new() };
     let (name, mut findings) = (&environment.name, Vec::new());
-    let place = format!("environment.conf in the control repository, branch of {name}");
+    let place = format!("in the control repository, branch of {name}, environment.conf");
     if let Some(timeout) = ini::get_plain(conf, "environment_timeout").filter(|it| *it != "unlimited") {
         findings.push(bad(
             "environment-timeout",

@@ -22,6 +22,9 @@ use settings::{
     environment_timeout, same_settings, server_status, static_catalogs, versioned_environment_dirs,
 };
 
+/// What is due after a change of puppet.conf or conf.d. A mend ends with what is to be pasted, on lines of its own.
+const RELOAD: &str = "`systemctl reload puppetserver`";
+
 /// Every check's findings, the ones that are well included.
 pub fn check(facts: &Facts) -> Vec<Finding> {
     let mut findings = vec![

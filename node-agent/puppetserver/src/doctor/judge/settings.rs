@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Facts, Finding, Fix, Severity, bad, ini, ok, roots};
+use super::{Facts, Finding, Fix, RELOAD, Severity, bad, ini, ok, roots};
 use crate::server::Status;
 
 pub(super) fn server_status(facts: &Facts) -> Finding {
@@ -11,14 +11,17 @@ pub(super) fn server_status(facts: &Facts) -> Finding {
         Status::Running => ok(check, "running"),
         Status::Starting => ok(check, "starting"),
         Status::Stopping => bad(check, Severity::Warning, "stopping", "look again when it has started"),
-        Status::Ailing(why) => {
-            bad(check, Severity::Error, why.as_str(), "look into Puppet Server's log, then restart it")
-        }
+        Status::Ailing(why) => bad(
+            check,
+            Severity::Error,
+            why.as_str(),
+            "look into its log, then restart it:\njournalctl -u puppetserver\nsystemctl restart puppetserver",
+        ),
         Status::Down(why) => bad(
             check,
             Severity::Warning,
             why.as_str(),
-            "start it (`systemctl start puppetserver`); until then its files are judged, not what it does",
+            "until it runs its files are judged, not what it does:\nsystemctl start puppetserver",
         ),
     }
 }
@@ -43,7 +46,16 @@ pub(super) fn same_settings(facts: &Facts) -> Finding {
                     file.display(),
                     puppet.display()
                 );
-                let mend = format!("make the two equal: `{setting} = {own}` in [main] of puppet.conf");
+                // What Puppet Server serves stays as it is; only puppet.conf's own place cannot be set in puppet.conf.
+                let mend = if setting == "confdir" {
+                    format!(
+                        "{}, section jruby-puppet, then {RELOAD}:\n{name}: \"{}\"",
+                        file.display(),
+                        puppet.display()
+                    )
+                } else {
+                    line(&facts.settings.config, "main", &format!("{setting} = {own}"))
+                };
                 return bad(check, Severity::Error, found, mend);
             }
         }
@@ -60,7 +72,7 @@ pub(super) fn versioned_environment_dirs(facts: &Facts) -> Finding {
             check,
             Severity::Error,
             "off: a compile that runs during a deploy would mix old and new files",
-            format!("{}, section [server]: versioned_environment_dirs = true", config.display()),
+            line(config, "server", "versioned_environment_dirs = true"),
         )
         .fixed_by(setting(config, "versioned_environment_dirs", "true")),
         None => bad(
@@ -88,7 +100,7 @@ pub(super) fn environment_timeout(facts: &Facts) -> Finding {
                     check,
                     Severity::Warning,
                     format!("unlimited in puppet.conf, but {name} runs with {}", live.environment_timeout),
-                    "reload Puppet Server, or remove environment_timeout from that environment.conf",
+                    "remove environment_timeout from that environment.conf, or only:\nsystemctl reload puppetserver",
                 ),
             };
         }
@@ -97,11 +109,11 @@ pub(super) fn environment_timeout(facts: &Facts) -> Finding {
             format!("{other}: interpreters forget code at different times, not only when it was deployed")
         }
     };
-    let mut mend = format!("{}, section [server]: environment_timeout = unlimited", config.display());
+    let mut mend = line(config, "server", "environment_timeout = unlimited");
     if !facts.others.is_empty() {
-        mend += &format!(
-            " (environments that Bunraku does not manage then show changes only after a flush: {})",
-            facts.others.join(", ")
+        let others = facts.others.join(", ");
+        mend = format!(
+            "environments that Bunraku does not manage then show changes only after a flush: {others}\n{mend}"
         );
     }
     bad(check, Severity::Warning, found, mend).fixed_by(setting(config, "environment_timeout", "unlimited"))
@@ -117,9 +129,14 @@ pub(super) fn static_catalogs(facts: &Facts) -> Finding {
         check,
         Severity::Warning,
         "off: a run that begins on one compiler and ends on another can mix old and new files",
-        format!("{}, section [server]: static_catalogs = true", config.display()),
+        line(config, "server", "static_catalogs = true"),
     )
     .fixed_by(setting(config, "static_catalogs", "true"))
+}
+
+/// File and section, and below it the line to paste.
+fn line(file: &Path, section: &str, line: &str) -> String {
+    format!("{}, section [{section}], then {RELOAD}:\n{line}", file.display())
 }
 
 fn setting(file: &Path, name: &'static str, value: &'static str) -> Fix {

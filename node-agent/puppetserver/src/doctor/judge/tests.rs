@@ -111,16 +111,19 @@ fn every_finding_names_the_file_and_the_line_to_write() {
     assert_eq!(versioned.severity, Severity::Error);
     assert_eq!(
         versioned.mend,
-        "/etc/puppet/puppet.conf, section [server]: versioned_environment_dirs = true"
+        "/etc/puppet/puppet.conf, section [server], then `systemctl reload puppetserver`:\n\
+         versioned_environment_dirs = true"
     );
     assert!(versioned.fix.is_some());
     let crl = only(|facts| replace(facts, "webserver.conf", "webserver: { ssl-cert: /c, ssl-key: /k }"));
-    assert_eq!(crl.mend, "/s/conf.d/webserver.conf, section webserver: ssl-crl-path: /ssl/crl.pem");
+    assert!(crl.mend.starts_with("/s/conf.d/webserver.conf, beside ssl-cert, then "), "{crl:?}");
+    assert!(crl.mend.ends_with(":\nssl-crl-path: \"/ssl/crl.pem\""), "{crl:?}");
     let several = "webserver: { agents: { ssl-cert: /c }, other: { port: 80 } }";
     assert_eq!(only(|facts| replace(facts, "webserver.conf", several)).check, "ssl-crl-path");
     let watch = only(|facts| facts.services[0].text = facts.services[0].text.replace(WATCHER, ""));
     assert!(
-        watch.mend.starts_with("/s/services.d/ca.cfg, as a line of its own: puppetlabs.")
+        watch.mend.starts_with("/s/services.d/ca.cfg, as a line of its own, then `systemctl restart")
+            && watch.mend.ends_with(&format!(":\n{WATCHER}"))
             && watch.fix.is_none()
     );
 }
@@ -141,12 +144,13 @@ fn the_environment_timeout_is_judged_by_its_value_and_by_what_runs() {
         let environments = facts.live.environments.as_mut().unwrap();
         environments.get_mut("production").unwrap().environment_timeout = "0".into();
     });
-    assert!(live.mend.starts_with("reload Puppet Server"), "{live:?}");
+    assert!(live.mend.ends_with("\nsystemctl reload puppetserver"), "{live:?}");
     let others = only(|facts| {
         facts.puppet_conf = String::new();
         facts.others = vec!["scratch".into()];
     });
-    assert!(others.mend.contains("scratch"), "{others:?}");
+    assert!(others.mend.contains("scratch\n"), "{others:?}");
+    assert!(others.mend.ends_with(":\nenvironment_timeout = unlimited"), "{others:?}");
     let own = only(|facts| environment(facts).conf = Some("environment_timeout = 0\n".into()));
     assert_eq!(own.check, "environment-timeout");
 }
@@ -160,7 +164,7 @@ fn the_flush_rule_is_judged_by_the_server_first_and_by_the_file_when_it_is_down(
     });
     assert!(missing.fix.is_some() && missing.mend.contains("allow: \"c1.example\""), "{missing:?}");
     let pending = only(|facts| facts.live.flush = Flush::Forbidden);
-    assert!(pending.fix.is_none() && pending.mend.starts_with("reload"), "{pending:?}");
+    assert!(pending.fix.is_none() && pending.mend == "systemctl reload puppetserver", "{pending:?}");
     let down = only(|facts| {
         facts.live.flush = Flush::NotAnswered;
         replace(facts, "auth.conf", shipped);
@@ -181,6 +185,13 @@ fn the_flush_rule_is_judged_by_the_server_first_and_by_the_file_when_it_is_down(
 fn versioned_code_is_both_helpers_or_nothing() {
     let none = only(|facts| facts.conf_d.retain(|file| !file.path.ends_with("versioned-code.conf")));
     assert!(none.severity == Severity::Warning && none.fix.is_some(), "{none:?}");
+    let (place, paste) = none.mend.split_once(":\n").unwrap();
+    assert!(place.starts_with("/s/conf.d/versioned-code.conf, as a new file"), "{none:?}");
+    assert_eq!(
+        paste,
+        versioned_code(Path::new("/b/id"), Path::new("/b/content")).trim(),
+        "a block of its own"
+    );
     let half = only(|facts| replace(facts, "versioned-code.conf", "versioned-code.code-id-command: /b/id"));
     assert!(half.severity == Severity::Error && half.found.contains("does not start"), "{half:?}");
     let other = only(|facts| {
@@ -191,6 +202,12 @@ fn versioned_code_is_both_helpers_or_nothing() {
         );
     });
     assert!(other.fix.is_none() && other.found.contains("/x"), "{other:?}");
+    assert!(other.mend.contains("in place of versioned-code, then"), "{other:?}");
+    let elsewhere = only(|facts| {
+        facts.conf_d.retain(|file| !file.path.ends_with("versioned-code.conf"));
+        facts.conf_d.push(file("site.conf", "versioned-code: { code-id-command: /x }"));
+    });
+    assert!(elsewhere.mend.starts_with("/s/conf.d/site.conf, in place of"), "{elsewhere:?}");
 }
 
 #[test]
@@ -201,8 +218,13 @@ fn f11_clocks_certificates_and_permissions_have_their_limits() {
     assert_eq!(only(|facts| facts.certificate_left = Ok(29 * DAY)).severity, Severity::Warning);
     assert_eq!(only(|facts| facts.certificate_left = Ok(-DAY)).found, "expired 1 days ago");
     assert_eq!(only(|facts| facts.certificate_left = Err("no file".into())).severity, Severity::Error);
-    let blocked = Blocked { path: "/v".into(), reason: "user puppet cannot pass /v".into() };
-    assert_eq!(only(|facts| facts.blocked = Ok(vec![blocked])).check, "permissions");
+    let at = |path: &str| Blocked {
+        path: path.into(),
+        reason: "user puppet cannot pass /v".into(),
+        at: Some("/v".into()),
+    };
+    let blocked = only(|facts| facts.blocked = Ok(vec![at("/v/versions"), at("/v/bin/id")]));
+    assert_eq!((blocked.check, blocked.mend.as_str()), ("permissions", "chmod o+x /v"));
 }
 
 #[test]
@@ -219,6 +241,12 @@ fn other_traps_of_the_configuration_are_found() {
     assert!(check(&compiler).iter().all(|it| it.severity == Severity::Ok), "it has no CA of its own");
     assert_eq!(only(|facts| environment(facts).stands = Stands::Directory).severity, Severity::Warning);
     assert_eq!(only(|facts| environment(facts).stands = Stands::Other).severity, Severity::Error);
+    let relative = only(|facts| {
+        environment(facts).stands =
+            Stands::RelativeLink { target: "../v/production_1".into(), version: "/v/production_1".into() };
+    });
+    assert_eq!(relative.severity, Severity::Error);
+    assert_eq!(relative.mend, "ln -sfn /v/production_1 /etc/puppet/code/environments/production");
     let git = "config_version = /usr/bin/git --git-dir $environmentpath/$environment/.git rev-parse HEAD";
     assert_eq!(only(|facts| environment(facts).conf = Some(git.into())).check, "config-version");
     let script = only(|facts| {
