@@ -14,10 +14,10 @@ use bunraku_proto::{
     Door, backoff, channel,
     dial::dial,
     identity::{self as own, Identity, IdentityFiles},
-    serve::{Ended, serve_node},
+    serve::{Ended, FINISH, serve_node},
     tls::{self, TlsError},
 };
-use tokio::sync::oneshot;
+use tokio::{sync::watch, task::JoinSet};
 use tonic::{service::Routes, transport::Channel};
 
 use crate::{
@@ -37,16 +37,24 @@ pub(crate) struct Connection {
     redial_spread_ms: Arc<AtomicU32>,
     /// This process's share of every jitter.
     random: u64,
+    /// Connections of the identity before, until their calls are done.
+    finishing: JoinSet<()>,
 }
 
 impl Connection {
     pub(crate) fn new(node: Arc<Node>) -> Self {
         let files = IdentityFiles::new(node.config.data_dir.join("identity"));
-        Self { node, files, redial_spread_ms: Arc::default(), random: crate::random() }
+        Self {
+            node,
+            files,
+            redial_spread_ms: Arc::default(),
+            random: crate::random(),
+            finishing: JoinSet::new(),
+        }
     }
 
     /// For ever.
-    pub(crate) async fn keep(self) {
+    pub(crate) async fn keep(mut self) {
         let mut attempt = 0;
         let mut told = String::new();
         loop {
@@ -56,11 +64,7 @@ impl Connection {
                 Err(why) => Err(why),
             };
             match outcome {
-                Ok(Renewed::Yes) => {
-                    attempt = 0;
-                    continue;
-                }
-                Ok(Renewed::No) => {
+                Ok(()) => {
                     tracing::info!("the connection to the controller ended");
                     told.clear();
                 }
@@ -128,6 +132,11 @@ impl Connection {
         };
         let channel = self.content(identity).map_err(|error| told(&error))?;
         let renewed = own::renew(channel, identity).await.map_err(|error| told(&error))?;
+        // A person may have enrolled this node anew: what was asked for then must not be overwritten.
+        let kept = self.files.load(SystemTime::now()).map_err(|error| told(&error))?;
+        if kept.is_some_and(|kept| kept.certificate().key != identity.certificate().key) {
+            return Err("this node was enrolled anew (hint: systemctl restart bunraku-agent)".to_owned());
+        }
         self.files.save(&renewed).map_err(|error| told(&error))?;
         tracing::info!("identity renewed");
         Ok(renewed)
@@ -137,46 +146,28 @@ impl Connection {
         Ok(channel::channel(&self.node.config.controller, tls::mesh_client(identity.mesh(), Door::H2)?))
     }
 
-    /// Serves one connection to its end, or until the identity should be renewed: then the next connection is made
-    /// while this one finishes its calls.
-    async fn serve(&self, identity: Identity) -> Result<Renewed, String> {
-        let told = |error: &(dyn std::error::Error + 'static)| Chain(error).to_string();
-        let tls = tls::mesh_client(identity.mesh(), Door::Node).map_err(|error| told(&error))?;
-        let stream = dial(&self.node.config.controller, &tls, limits::HANDSHAKE)
-            .await
-            .map_err(|error| told(&error))?;
-        let service = Service {
-            node: self.node.clone(),
-            content: Arc::new(RwLock::new(self.content(&identity).map_err(|error| told(&error))?)),
-            redial_spread_ms: self.redial_spread_ms.clone(),
-            greeted: Arc::default(),
-        };
-        let (stop, stopped) = oneshot::channel::<()>();
-        let mut serving = Serving(tokio::spawn(serve_node(
-            stream,
-            Routes::new(service.into_server()),
-            limits::HELLO,
-            async {
-                let _dropped_or_sent = stopped.await;
-            },
-        )));
+    /// Serves connections until one ends by itself. When the identity is renewed, the next connection is made first.
+    async fn serve(&mut self, mut identity: Identity) -> Result<(), String> {
+        let mut serving = self.open(&identity).await?;
         let mut renewal = pin!(tokio::time::sleep(identity.until_renewal(SystemTime::now(), self.random)));
         loop {
             tokio::select! {
-                ended = &mut serving.0 => return match ended {
+                ended = &mut serving.task => return match ended {
                     Ok(Ended::Lost(error)) => Err(format!("the connection to the controller broke: {}", Chain(&error))),
                     Ok(Ended::Silent) => Err("the controller said no hello".to_owned()),
-                    Ok(Ended::Stopped | Ended::Closed | Ended::Expired | Ended::Cut) | Err(_) => Ok(Renewed::No),
+                    Ok(Ended::Stopped | Ended::Closed | Ended::Expired | Ended::Cut) | Err(_) => Ok(()),
                 },
-                () = renewal.as_mut() => match self.renew(&identity).await {
-                    Ok(_kept_in_its_files) => {
-                        let _it_may_have_ended_meanwhile = stop.send(());
-                        serving.finish_by_itself();
-                        return Ok(Renewed::Yes);
+                () = self.renewal_asked(renewal.as_mut()) => match self.go_over(&identity).await {
+                    Ok((renewed, next)) => {
+                        let older = std::mem::replace(&mut serving, next);
+                        while self.finishing.try_join_next().is_some() {}
+                        self.finishing.spawn(older.finish());
+                        identity = renewed;
+                        renewal.set(tokio::time::sleep(identity.until_renewal(SystemTime::now(), self.random)));
                     }
                     // The connection is good until the certificate ends: half of its life is left to try again.
                     Err(why) => {
-                        tracing::warn!("{why}; the present identity is still good");
+                        tracing::warn!("{why}; the present connection is still good");
                         let again = RENEW_AGAIN.mul_f64(1.0 + crate::random() as f64 / u64::MAX as f64);
                         renewal.set(tokio::time::sleep(again));
                     }
@@ -184,24 +175,73 @@ impl Connection {
             }
         }
     }
+
+    async fn renewal_asked(&self, due: impl Future<Output = ()>) {
+        tokio::select! {
+            () = due => {}
+            () = self.node.renew.notified() => {}
+        }
+    }
+
+    /// A renewed identity, and a connection of it on which the controller has said hello.
+    async fn go_over(&self, identity: &Identity) -> Result<(Identity, Serving), String> {
+        let renewed = self.renew(identity).await?;
+        let mut next = self.open(&renewed).await?;
+        next.until_greeted().await?;
+        Ok((renewed, next))
+    }
+
+    /// Dials and begins to serve.
+    async fn open(&self, identity: &Identity) -> Result<Serving, String> {
+        let told = |error: &(dyn std::error::Error + 'static)| Chain(error).to_string();
+        let fleet = identity.pin().map_err(|error| told(&error))?;
+        let aside = self.node.memory().belong_to(fleet).map_err(|error| told(&error))?;
+        if let Some(aside) = aside {
+            tracing::warn!(kept = %aside.display(), "this node came from another fleet: its memory of that one is set aside");
+        }
+        let tls = tls::mesh_client(identity.mesh(), Door::Node).map_err(|error| told(&error))?;
+        let stream = dial(&self.node.config.controller, &tls, limits::HANDSHAKE)
+            .await
+            .map_err(|error| told(&error))?;
+        let (greeted, hello) = watch::channel(false);
+        let service = Service {
+            node: self.node.clone(),
+            fleet,
+            content: Arc::new(RwLock::new(self.content(identity).map_err(|error| told(&error))?)),
+            redial_spread_ms: self.redial_spread_ms.clone(),
+            greeted: Arc::new(greeted),
+        };
+        let routes = Routes::new(service.into_server());
+        let task = tokio::spawn(serve_node(stream, routes, limits::HELLO, std::future::pending()));
+        Ok(Serving { task, hello })
+    }
 }
 
-enum Renewed {
-    Yes,
-    No,
+/// One connection that is served. Ends with this value.
+struct Serving {
+    task: tokio::task::JoinHandle<Ended>,
+    hello: watch::Receiver<bool>,
 }
-
-/// Ends with the agent, unless it is told to finish by itself.
-struct Serving(tokio::task::JoinHandle<Ended>);
 
 impl Serving {
-    fn finish_by_itself(mut self) {
-        self.0 = tokio::spawn(std::future::pending());
+    /// A controller that speaks no protocol of ours never greets, and soon ends the connection.
+    async fn until_greeted(&mut self) -> Result<(), String> {
+        let greeted = tokio::time::timeout(2 * limits::HELLO, self.hello.wait_for(|greeted| *greeted)).await;
+        match greeted {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err("the controller said no hello on the next connection".to_owned()),
+        }
+    }
+
+    /// The controller gives its next orders on the next connection, and ends this one when its calls are done. Ended
+    /// from here, an order could cross the goodbye and be lost.
+    async fn finish(mut self) {
+        let _ended_by_the_controller = tokio::time::timeout(FINISH, &mut self.task).await;
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
     }
 }

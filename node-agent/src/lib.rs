@@ -12,6 +12,7 @@ mod config;
 mod connect;
 mod content;
 mod doctor;
+mod heal;
 mod helpers;
 pub mod identity;
 mod memory;

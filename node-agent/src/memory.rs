@@ -2,6 +2,9 @@
 //!
 //! Written and synced before an order takes effect, so that after a crash no older order is obeyed (I5) and nothing
 //! that is owed is lost. One small file; a node has some tens of environments.
+//!
+//! It belongs to one fleet: terms and generations of another controller's CA mean nothing here. Of another fleet, it is
+//! set aside, whole.
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +26,9 @@ pub(crate) struct Memory {
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Kept {
+    /// The pin of the mesh CA whose controllers gave what is remembered.
+    #[serde(default)]
+    fleet: Option<Digest>,
     highest_term: Option<Term>,
     environments: BTreeMap<EnvironmentName, Subject>,
 }
@@ -51,6 +57,12 @@ pub(crate) enum MemoryError {
         "{path} is damaged: {reason}\nhint: move it away; the next order of a controller in command makes a new one"
     )]
     Damaged { path: PathBuf, reason: String },
+    #[error("could not set the memory of another fleet aside as {path}")]
+    SetAside {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("could not write {path}")]
     Write {
         path: PathBuf,
@@ -79,6 +91,41 @@ impl Memory {
             Err(source) => return Err(MemoryError::Read { path: path.into(), source }),
         };
         Ok(Self { path: path.into(), kept })
+    }
+
+    /// From now on only what controllers of this fleet (the pin of its CA) say counts. What is remembered of another
+    /// fleet is kept under the name that is given back, and no longer used: its terms would lock this one out.
+    pub(crate) fn belong_to(&mut self, fleet: Digest) -> Result<Option<PathBuf>, MemoryError> {
+        let aside = match self.kept.fleet {
+            Some(known) if known == fleet => return Ok(None),
+            Some(other) => Some(self.set_aside(other)?),
+            None => None,
+        };
+        let fresh = Kept { fleet: Some(fleet), ..Kept::default() };
+        self.keep(|kept| match aside {
+            Some(_) => *kept = fresh,
+            None => kept.fleet = Some(fleet),
+        })?;
+        Ok(aside)
+    }
+
+    /// Whether what controllers of this fleet say counts.
+    pub(crate) fn belongs_to(&self, fleet: &Digest) -> bool {
+        self.kept.fleet.as_ref() == Some(fleet)
+    }
+
+    /// A second name for the file: it loses the first when the new one is on disk.
+    fn set_aside(&self, other: Digest) -> Result<PathBuf, MemoryError> {
+        for number in 1_u32.. {
+            let path =
+                self.path.with_file_name(format!("memory-of-other-fleet-{}-{number}.json", other.short()));
+            match fs::hard_link(&self.path, &path) {
+                Ok(()) => return Ok(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(MemoryError::SetAside { path, source }),
+            }
+        }
+        Err(MemoryError::SetAside { path: self.path.clone(), source: io::ErrorKind::AlreadyExists.into() })
     }
 
     pub(crate) fn highest_term(&self) -> Option<Term> {
@@ -227,6 +274,47 @@ mod tests {
         assert!(matches!(again.admit(&production(), fence(1, 9)), Err(Refused::Term { .. })));
         again.admit(&production(), fence(2, 5)).unwrap();
         again.admit(&production(), fence(3, 1)).unwrap();
+    }
+
+    #[test]
+    fn the_memory_of_another_fleet_is_set_aside_and_does_not_lock_this_one_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory.json");
+        let (one, other) = (Digest::of(b"one CA"), Digest::of(b"another CA"));
+        let mut memory = Memory::open(&path).unwrap();
+        assert_eq!(memory.belong_to(one).unwrap(), None);
+        memory.admit(&production(), fence(u64::MAX, 9)).unwrap();
+        memory.owe(&production(), fence(u64::MAX, 9), Digest::of(b"x")).unwrap();
+        let before = fs::read(&path).unwrap();
+
+        let mut again = Memory::open(&path).unwrap();
+        assert_eq!(again.belong_to(one).unwrap(), None);
+        assert!(again.admit(&production(), fence(5, 1)).is_err(), "the same CA: nothing is forgotten");
+        assert!(again.belongs_to(&one) && !again.belongs_to(&other));
+
+        let aside = again.belong_to(other).unwrap().unwrap();
+        assert_eq!(fs::read(&aside).unwrap(), before);
+        let name = aside.file_name().unwrap().to_str().unwrap();
+        assert_eq!(name, format!("memory-of-other-fleet-{}-1.json", one.short()));
+        let mut fresh = Memory::open(&path).unwrap();
+        assert_eq!((fresh.highest_term(), fresh.owed()), (None, vec![]));
+        assert!(fresh.belongs_to(&other));
+        fresh.admit(&production(), fence(1, 1)).unwrap();
+        // There and back again: each memory keeps a file of its own.
+        fresh.belong_to(one).unwrap();
+        assert_ne!(fresh.belong_to(other).unwrap(), Some(aside));
+    }
+
+    #[test]
+    fn a_memory_that_names_no_fleet_yet_belongs_to_the_first_and_keeps_what_it_knows() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory.json");
+        Memory::open(&path).unwrap().admit(&production(), fence(3, 1)).unwrap();
+        let text = fs::read_to_string(&path).unwrap().replace("\"fleet\":null,", "");
+        fs::write(&path, text).unwrap();
+        let mut memory = Memory::open(&path).unwrap();
+        assert_eq!(memory.belong_to(Digest::of(b"one CA")).unwrap(), None);
+        assert!(Memory::open(&path).unwrap().admit(&production(), fence(2, 1)).is_err());
     }
 
     #[test]

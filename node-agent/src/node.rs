@@ -83,6 +83,8 @@ pub(crate) struct Node {
     /// What this node does as a compiler; `None`: its configuration grants no code.
     pub compiler: Option<Compiler>,
     pub puppet: Puppet,
+    /// Wakes the connection: the identity is renewed before its time.
+    pub renew: Notify,
     /// How far this host's clock was ahead of the controller's at the last hello, in milliseconds.
     pub clock_ahead_ms: Mutex<Option<i64>>,
     /// Released when the agent ends, however it ends.
@@ -136,6 +138,7 @@ impl Node {
             memory: Mutex::new(memory),
             compiler,
             puppet,
+            renew: Notify::new(),
             clock_ahead_ms: Mutex::new(None),
             config,
             _lock: lock,

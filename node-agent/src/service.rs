@@ -4,7 +4,7 @@ use std::{
     str::FromStr,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
 };
 
@@ -15,14 +15,14 @@ use bunraku_proto::{
 };
 use bunraku_puppetserver::server::Status as ServerStatus;
 use bunraku_versions::VersionsError;
-use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
     commit::{Commit, wall_ms},
-    content::Packs,
     doctor,
-    memory::Refused,
+    heal::Heal,
+    memory::{Memory, Refused},
     node::{Compiler, Node},
     stage::Stage,
 };
@@ -33,12 +33,14 @@ type Answer<T> = Result<Response<T>, Status>;
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     pub node: Arc<Node>,
+    /// The pin of the CA that this connection trusts.
+    pub fleet: Digest,
     /// To the controller's `Content`; replaced with the identity.
     pub content: Arc<RwLock<Channel>>,
     /// How the controller wants nodes to come back.
     pub redial_spread_ms: Arc<AtomicU32>,
     /// Whether the controller has said hello on this connection, in a protocol that both speak.
-    pub greeted: Arc<AtomicBool>,
+    pub greeted: Arc<watch::Sender<bool>>,
 }
 
 /// No controller can send a node away for longer than this.
@@ -50,7 +52,8 @@ impl node_server::Node for Service {
         let hello = request.into_inner();
         let term = term(hello.term)?;
         let spoken = (hello.protocol_oldest..=hello.protocol_newest).contains(&PROTOCOL);
-        self.greeted.store(spoken, Ordering::Relaxed);
+        self.same_fleet(&self.node.memory())?;
+        self.greeted.send_replace(spoken);
         if !spoken {
             tracing::error!(
                 oldest = hello.protocol_oldest,
@@ -141,21 +144,9 @@ impl node_server::Node for Service {
     }
 
     async fn heal(&self, request: Request<v1::HealRequest>) -> Answer<v1::HealReply> {
-        let (environment, _) = self.admit(request.into_inner().order)?;
-        let versions = self.compiler()?.versions.clone();
+        let (environment, fence) = self.admit(request.into_inner().order)?;
         let channel = self.content.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let healed = tokio::task::spawn_blocking(move || {
-            let mut packs = Packs::new(Handle::current(), channel);
-            versions.heal(&environment, &mut packs, &AtomicBool::new(false))
-        });
-        match healed.await {
-            Ok(Ok(healed)) => Ok(Response::new(v1::HealReply {
-                mended: healed.mended,
-                checked_files: healed.checked_files,
-            })),
-            Ok(Err(error)) => Err(Status::failed_precondition(Chain(&error).to_string())),
-            Err(_) => Err(Status::internal("healing ended early")),
-        }
+        Heal { environment, fence }.run(&self.node, self.compiler()?, channel).await.map(Response::new)
     }
 
     async fn doctor(&self, _: Request<v1::DoctorRequest>) -> Answer<v1::DoctorReply> {
@@ -192,9 +183,18 @@ impl Service {
         self.node.compiler.as_ref().ok_or_else(no_code)
     }
 
+    /// What a controller of the fleet before says must not be remembered as this one's.
+    fn same_fleet(&self, memory: &Memory) -> Result<(), Status> {
+        if memory.belongs_to(&self.fleet) {
+            Ok(())
+        } else {
+            Err(Status::failed_precondition("this node was enrolled in another fleet meanwhile"))
+        }
+    }
+
     /// Parses an order at the door and remembers it before anything happens.
     fn admit(&self, order: Option<v1::Order>) -> Result<(EnvironmentName, Fence), Status> {
-        if !self.greeted.load(Ordering::Relaxed) {
+        if !*self.greeted.borrow() {
             return Err(Status::failed_precondition(
                 "no hello in this node's protocol came on this connection",
             ));
@@ -202,7 +202,9 @@ impl Service {
         let order = order.ok_or_else(|| Status::invalid_argument("the order is missing"))?;
         let environment: EnvironmentName = parse(&order.environment)?;
         let fence = Fence { term: term(order.term)?, generation: Generation(order.generation) };
-        match self.node.memory().admit(&environment, fence) {
+        let mut memory = self.node.memory();
+        self.same_fleet(&memory)?;
+        match memory.admit(&environment, fence) {
             Ok(()) => Ok((environment, fence)),
             Err(Refused::Memory(error)) => Err(Status::internal(Chain(&error).to_string())),
             Err(refused @ (Refused::Term { .. } | Refused::Generation { .. })) => {

@@ -38,7 +38,7 @@ pub(crate) struct Stage {
 }
 
 /// Ends the blocking work when the call is dropped.
-struct CancelOnDrop(Arc<AtomicBool>);
+pub(crate) struct CancelOnDrop(pub Arc<AtomicBool>);
 
 impl Drop for CancelOnDrop {
     fn drop(&mut self) {

@@ -23,6 +23,18 @@ pub enum VersionsError {
     NotSealed { environment: EnvironmentName, digest: Digest },
     #[error("{environment} has no live version here")]
     NotLive { environment: EnvironmentName },
+    #[error(
+        "{} is a relative link, which Puppet Server looks up from another directory\nhint: ln -sfn {} {0}",
+        link.display(), version.display()
+    )]
+    RelativeLink { link: PathBuf, version: PathBuf },
+    #[error(
+        "{} is a link to {}, which is no version of {environment} here\nhint: bunraku deploy {environment}",
+        link.display(), target.display()
+    )]
+    ForeignLink { environment: EnvironmentName, link: PathBuf, target: PathBuf },
+    #[error("{environment} went to another version meanwhile\nhint: bunraku heal NODE, on the controller")]
+    MovedOn { environment: EnvironmentName },
     #[error("version {} of {environment} is live", digest.short())]
     Live { environment: EnvironmentName, digest: Digest },
     #[error(

@@ -4,7 +4,10 @@ use std::{
     collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bunraku_common::{
@@ -18,9 +21,10 @@ use crate::{
     PackSource, StageError, VersionsError,
     apply::{Apply, Elsewhere, hash},
     below::{self, Below},
+    fail_point::fail_point,
     fetch::{Fetch, FetchError},
     plan::Need,
-    scrub::{Budget, Drift, What, join},
+    scrub::{Budget, Drift, Scrubbed, What, join},
     versions::{Versions, locked},
 };
 
@@ -45,76 +49,116 @@ type Damage = BTreeMap<String, (Inode, PathBuf)>;
 /// By path where another version has a sound copy, by digest what nothing here has.
 type Sources = (HashMap<String, Elsewhere>, HashMap<Digest, Need>);
 
+/// What hashing the live version found.
+struct Examined {
+    live: Digest,
+    seen: Scrubbed,
+}
+
 impl Versions {
     /// Hashes every file of the live version and mends what differs: contents, modes, kinds, missing and extra files.
     /// The same damage in other versions (hard links) is mended too; spares that share it are dropped.
+    ///
+    /// Hashing takes no turn, so a commit does not wait for it; mending does, and only while the same version is live
+    /// and `still` says that the order counts. `cancel` ends the work at the next file; what was mended stays so.
     pub fn heal(
         &self,
         env: &EnvironmentName,
         pack: &mut dyn PackSource,
         cancel: &AtomicBool,
+        still: impl Fn() -> bool,
     ) -> Result<Healed, VersionsError> {
-        let turn = self.turn(env);
-        let (healed, damaged) = {
+        let Examined { live, seen } = self.examine(env, pack, cancel)?;
+        fail_point("heal-hashed").map_err(VersionsError::io("check", &self.resolve(env, &live)))?;
+        let checked_files = seen.checked_files;
+        let damaged = {
+            let turn = self.turn(env);
             let _turn = locked(&turn);
             let _objects = self.collecting.read().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let live = self.live(env).ok_or_else(|| VersionsError::NotLive { environment: env.clone() })?;
-            self.heal_live(env, &live, pack, cancel)?
+            if !still() {
+                return Err(VersionsError::Overtaken { environment: env.clone() });
+            }
+            if self.live(env) != Some(live) {
+                return Err(VersionsError::MovedOn { environment: env.clone() });
+            }
+            if seen.drift.is_empty() {
+                locked(&self.drift).remove(env);
+                return Ok(Healed { mended: Vec::new(), checked_files });
+            }
+            self.mend(env, &live, &seen.drift, pack, cancel)
         };
+        let (damaged, ended) = damaged?;
         for (path, (inode, mended)) in &damaged {
             self.mend_links(path, *inode, mended)?;
         }
+        ended?;
         locked(&self.drift).remove(env);
-        Ok(healed)
+        Ok(Healed { mended: seen.drift.into_iter().map(|drift| drift.path).collect(), checked_files })
     }
 
-    fn heal_live(
+    /// Compares the live version with its snapshot; takes the environment's turn only to fetch lost listings.
+    fn examine(
+        &self,
+        env: &EnvironmentName,
+        pack: &mut dyn PackSource,
+        cancel: &AtomicBool,
+    ) -> Result<Examined, VersionsError> {
+        let live = self.live(env).ok_or_else(|| self.not_live(env))?;
+        if self.all_listings(&live).is_err() {
+            let turn = self.turn(env);
+            let _turn = locked(&turn);
+            let _objects = self.collecting.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let fetched = self.fetch_listings(&self.incoming(env)?, &live, pack, cancel);
+            fetched.map_err(|error| not_fetched(env, error))?;
+        }
+        let everything = Budget { files: u64::MAX, bytes: u64::MAX };
+        let seen = self.check(env, &live, "", everything, cancel)?;
+        Ok(Examined { live, seen })
+    }
+
+    /// Mends what differs, until `cancel`. What counts of the damage is what was mended here: the inodes that it came
+    /// from are still linked elsewhere.
+    fn mend(
         &self,
         env: &EnvironmentName,
         live: &Digest,
+        seen: &[Drift],
         pack: &mut dyn PackSource,
         cancel: &AtomicBool,
-    ) -> Result<(Healed, Damage), VersionsError> {
-        let fetch_error = |error| VersionsError::Fetch { environment: env.clone(), source: Box::new(error) };
+    ) -> Result<(Damage, Result<(), VersionsError>), VersionsError> {
         let tree_error = |source| VersionsError::Tree { environment: env.clone(), source };
-        self.fetch_listings(&self.incoming(env)?, live, pack, cancel).map_err(fetch_error)?;
-        let everything = Budget { files: u64::MAX, bytes: u64::MAX };
-        let seen = self.check(env, live, "", everything)?;
-        let mut healed = Healed { mended: Vec::new(), checked_files: seen.checked_files };
-        if seen.drift.is_empty() {
-            return Ok((healed, Damage::new()));
-        }
         let version = self.resolve(env, live);
         let mut tree = Below::open(&version).map_err(VersionsError::io("open", &version))?;
-        let damaged = damaged_inodes(&mut tree, &seen.drift, &version)?;
-        let changes = self.changes(live, &seen.drift).map_err(tree_error)?;
-        let (elsewhere, lacking) = self.sound_copies(env, live, &changes)?;
+        let mut damaged = damaged_inodes(&mut tree, seen, &version)?;
+        let changes = self.changes(live, seen).map_err(tree_error)?;
+        let (elsewhere, lacking) = self.sound_copies(env, live, &changes, cancel)?;
 
         let mut apply = Apply::new(self, self.incoming(env)?, tree, None, cancel);
         apply.elsewhere = elsewhere;
         if !lacking.is_empty() {
             let fetched = Fetch::mending(self, self.incoming(env)?, live, lacking, cancel)
                 .and_then(|fetch| fetch.run(pack));
-            apply.received = fetched.map_err(|error| fetch_error(stage_error(error)))?.received;
+            apply.received = fetched.map_err(|error| not_fetched(env, stage_error(error)))?.received;
         }
-        for drift in seen.drift.iter().filter(|drift| matches!(drift.what, What::Extra | What::Kind)) {
+        for drift in seen.iter().filter(|drift| matches!(drift.what, What::Extra | What::Kind)) {
             let removed = apply.tree.remove(&drift.path, &self.trash_name());
             removed.map_err(VersionsError::io("remove a file below", &version))?;
         }
-        for path in seen.drift.iter().filter(|drift| drift.what == What::Mode).map(|drift| &drift.path) {
+        for path in seen.iter().filter(|drift| drift.what == What::Mode).map(|drift| &drift.path) {
             if let Ok(directory) = apply.tree.directory(path) {
                 below::set_owner_and_mode(directory, self.layout.directory_mode(), self.layout.group)
                     .map_err(VersionsError::io("set the mode of a directory below", &version))?;
             }
         }
         let failed = |error| VersionsError::apply(env, &version, error);
-        apply.run(&changes).map_err(failed)?;
+        let ended = apply.run(&changes);
+        // Also when it was ended early: what has its name already must not be lost.
         apply.sync(true).map_err(failed)?;
-        healed.mended = seen.drift.into_iter().map(|drift| drift.path).collect();
         // The spare becomes the next version and may share the damage: a new one costs little.
         self.throw_away(&self.layout.spare_seal(env))?;
         self.throw_away(&self.layout.spare(env))?;
-        Ok((healed, damaged))
+        damaged.retain(|path, (inode, _)| inode_at(&version, path).is_some_and(|now| now != *inode));
+        Ok((damaged, ended.map_err(failed)))
     }
 
     /// The listings of the live version may be lost after a power loss: then everything is fetched once.
@@ -195,6 +239,7 @@ impl Versions {
         env: &EnvironmentName,
         live: &Digest,
         changes: &[Change],
+        cancel: &AtomicBool,
     ) -> Result<Sources, VersionsError> {
         let others: Vec<(Digest, PathBuf)> =
             self.held(env, live).into_iter().filter_map(|held| Some((held.seal.digest, held.at?))).collect();
@@ -202,6 +247,9 @@ impl Versions {
         let mut lacking: HashMap<Digest, Need> = HashMap::new();
         for change in changes {
             let Change::Added { path, node: Node::File { digest, size, .. } } = change else { continue };
+            if cancel.load(Ordering::Relaxed) {
+                return Err(VersionsError::Cancelled);
+            }
             let sound = others.iter().find(|(_, at)| {
                 let file = Below::open(at).and_then(|mut tree| tree.open_file(path));
                 file.and_then(|file| hash(&file)).is_ok_and(|content| content == *digest)
@@ -258,6 +306,10 @@ fn damaged_inodes(tree: &mut Below, drift: &[Drift], version: &Path) -> Result<D
 fn inode_at(tree: &Path, path: &str) -> Option<Inode> {
     let stat = Below::open(tree).ok()?.stat(path).ok()??;
     Some(Inode { device: stat.st_dev, number: stat.st_ino })
+}
+
+fn not_fetched(env: &EnvironmentName, error: StageError) -> VersionsError {
+    VersionsError::Fetch { environment: env.clone(), source: Box::new(error) }
 }
 
 fn stage_error(error: FetchError) -> StageError {

@@ -12,7 +12,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use crate::{
     VersionsError,
     fail_point::fail_point,
-    layout::sync_directory,
+    layout::{parse_version_name, sync_directory},
     versions::{Versions, locked},
 };
 
@@ -35,6 +35,32 @@ pub struct Swapped {
 }
 
 impl Versions {
+    /// The sealed version to which a relative link leads that somebody made by hand. Puppet Server looks such a link
+    /// up from its own working directory, so nothing is live.
+    pub fn relative_link(&self, env: &EnvironmentName) -> Option<Digest> {
+        let link = self.layout.link(env);
+        let target = fs::read_link(&link).ok().filter(|target| target.is_relative())?;
+        let digest = parse_version_name(env, target.file_name()?.to_str()?)?;
+        let meant = fs::canonicalize(self.layout.version(env, &digest)).ok()?;
+        let leads_there = fs::canonicalize(&link).is_ok_and(|found| found == meant);
+        (leads_there && self.is_sealed(env, &digest)).then_some(digest)
+    }
+
+    /// Why nothing is live: what stands at the live path, and what to do about it.
+    pub(crate) fn not_live(&self, env: &EnvironmentName) -> VersionsError {
+        let link = self.layout.link(env);
+        if let Some(digest) = self.relative_link(env) {
+            return VersionsError::RelativeLink { version: self.layout.version(env, &digest), link };
+        }
+        if let Ok(target) = fs::read_link(&link) {
+            return VersionsError::ForeignLink { environment: env.clone(), link, target };
+        }
+        if self.unmanaged(env) {
+            return VersionsError::DirectoryInTheWay { environment: env.clone(), path: link };
+        }
+        VersionsError::NotLive { environment: env.clone() }
+    }
+
     /// Rehearses a swap: the new link lies ready under a temporary name beside the live one.
     pub fn link_ready(&self, env: &EnvironmentName, digest: &Digest) -> Result<(), VersionsError> {
         let turn = self.turn(env);

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeSet,
     io,
     os::fd::{AsFd, BorrowedFd},
+    sync::atomic::{self, AtomicBool},
 };
 
 use bunraku_common::{
@@ -69,7 +70,8 @@ impl Versions {
         let Some(live) = self.live(env) else {
             return Err(VersionsError::NotLive { environment: env.clone() });
         };
-        let scrubbed = self.check(env, &live, from.unwrap_or_default(), budget)?;
+        let go_on = AtomicBool::new(false);
+        let scrubbed = self.check(env, &live, from.unwrap_or_default(), budget, &go_on)?;
         // A swap in between makes the result one of another version.
         if self.live(env) == Some(live) {
             let mut all = locked(&self.drift);
@@ -86,12 +88,14 @@ impl Versions {
         digest: &Digest,
         from: &str,
         budget: Budget,
+        cancel: &AtomicBool,
     ) -> Result<Scrubbed, VersionsError> {
         let path = self.resolve(env, digest);
         let root = Below::open(&path).map_err(VersionsError::io("open", &path))?;
-        let mut check = Check { versions: self, from, left: budget, seen: Scrubbed::default() };
+        let mut check = Check { versions: self, from, left: budget, cancel, seen: Scrubbed::default() };
         check.directory(digest, root.root(), "").map_err(|error| match error {
             Broken::Io(error) => VersionsError::io("check", &path)(error),
+            Broken::Cancelled => VersionsError::Cancelled,
             Broken::Tree(source) => VersionsError::Tree { environment: env.clone(), source },
         })?;
         Ok(check.seen)
@@ -102,12 +106,14 @@ struct Check<'a> {
     versions: &'a Versions,
     from: &'a str,
     left: Budget,
+    cancel: &'a AtomicBool,
     seen: Scrubbed,
 }
 
 enum Broken {
     Io(io::Error),
     Tree(TreeError),
+    Cancelled,
 }
 
 impl From<io::Error> for Broken {
@@ -154,6 +160,9 @@ impl Check<'_> {
     }
 
     fn entry(&mut self, fd: BorrowedFd<'_>, name: &str, node: &Node, path: &str) -> Result<(), Broken> {
+        if self.cancel.load(atomic::Ordering::Relaxed) {
+            return Err(Broken::Cancelled);
+        }
         let Some(stat) = below::stat_at(fd, name)? else {
             self.differs(path.to_owned(), What::Missing);
             return Ok(());

@@ -7,11 +7,18 @@
 #[allow(dead_code)]
 mod fixture;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 
-use bunraku_versions::{Prepared, testing::files};
+use bunraku_versions::{
+    Prepared,
+    testing::{Source, files},
+};
 use fail::FailScenario;
-use fixture::{GO, Node, production, read};
+use fixture::{GO, Node, always, production, read};
 
 /// Fails by error and by panic (the nearest to a kill in one process), with a restart after the panic.
 fn at(point: &str, spare: bool, work: impl Fn(&Node) -> bool, check: impl Fn(&Node)) {
@@ -137,5 +144,33 @@ fn an_adoption_interrupted_after_the_exchange_loses_no_file() {
         let kept = node.root().join("adopted/production-1/mine");
         assert_eq!(std::fs::read_to_string(kept).unwrap(), "kept");
     }
+    scenario.teardown();
+}
+
+#[test]
+fn a_commit_does_not_wait_for_a_heal_that_hashes_and_the_heal_then_leaves_the_new_version_alone() {
+    let scenario = FailScenario::setup();
+    let node = Arc::new(Node::new());
+    let old = node.deploy_text(&[("a", "1")]);
+    let new = node.shelf.put(&files(&[("a", "2")]));
+    node.stage(&new).unwrap();
+    std::fs::write(node.version(&old).join("a"), "spoilt").unwrap();
+    let (done, swapped) = mpsc::channel();
+    let (done, swapped) = (Mutex::new(done), Mutex::new(swapped));
+    let beside = node.clone();
+    fail::cfg_callback("heal-hashed", move || {
+        let (node, done) = (beside.clone(), done.lock().unwrap().clone());
+        std::thread::spawn(move || {
+            node.versions.swap(&production(), &new, false, 0).unwrap();
+            done.send(()).unwrap();
+        });
+        let waited = swapped.lock().unwrap().recv_timeout(Duration::from_secs(20));
+        waited.expect("the commit has its turn while the heal hashes");
+    })
+    .unwrap();
+    let healed = node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO, always);
+    fail::remove("heal-hashed");
+    assert!(healed.unwrap_err().to_string().contains("went to another version meanwhile"));
+    assert_eq!(node.served(), files(&[("a", "2")]));
     scenario.teardown();
 }

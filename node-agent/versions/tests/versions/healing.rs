@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, symlink},
+    sync::atomic::AtomicBool,
 };
 
 use bunraku_versions::{
@@ -10,7 +11,7 @@ use bunraku_versions::{
     testing::{Files, Item, Source, files},
 };
 
-use crate::fixture::{GO, Node, production, read};
+use crate::fixture::{GO, Node, always, production, read};
 
 const ALL: Budget = Budget { files: u64::MAX, bytes: u64::MAX };
 
@@ -109,12 +110,12 @@ fn heal_mends_everything_and_fetches_what_no_other_version_has() {
     let node = Node::new();
     node.deploy(&sample());
     damage(&node);
-    let healed = node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO).unwrap();
+    let healed = node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO, always).unwrap();
     assert_eq!(healed.mended.len(), 9);
     fs::remove_dir(node.dir.path().join("environments/production/.resource_types")).unwrap();
     assert_eq!(node.served(), sample());
     assert!(node.versions.observe()[0].drift.is_empty());
-    let again = node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO).unwrap();
+    let again = node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO, always).unwrap();
     assert!(again.mended.is_empty());
 }
 
@@ -125,7 +126,7 @@ fn one_damaged_file_costs_one_fetched_object() {
     let live = node.deploy(&many);
     fs::write(node.version(&live).join("f30"), "spoilt").unwrap();
     let mut source = Source::new(&node.shelf);
-    node.versions.heal(&production(), &mut source, &GO).unwrap();
+    node.versions.heal(&production(), &mut source, &GO, always).unwrap();
     let objects = node.shelf.listed(&live, &[], source.asked[0].1);
     assert_eq!(source.asked.len(), 1);
     assert_eq!(objects.len(), 20, "the stream began at the damaged one");
@@ -141,7 +142,7 @@ fn a_damaged_inode_is_mended_in_every_version_that_links_it_and_the_spare_goes()
     // Through the live path: one inode, three trees.
     fs::write(node.version(&live).join("a"), "spoilt").unwrap();
     assert_eq!(fs::read_to_string(node.version(&old).join("a")).unwrap(), "spoilt");
-    node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO).unwrap();
+    node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO, always).unwrap();
     assert_eq!(node.served(), files(&[("a", "shared"), ("b", "2")]));
     assert_eq!(read(&node.version(&old)), files(&[("a", "shared"), ("b", "1")]));
     assert!(!node.root().join("spare/production").exists());
@@ -159,7 +160,7 @@ fn a_sound_copy_in_another_version_saves_the_fetch() {
     fs::remove_file(&path).unwrap();
     fs::write(&path, "edit").unwrap();
     let mut source = Source::new(&node.shelf);
-    node.versions.heal(&production(), &mut source, &GO).unwrap();
+    node.versions.heal(&production(), &mut source, &GO, always).unwrap();
     assert!(source.asked.is_empty());
     assert_eq!(node.served(), files(&[("a", "same"), ("b", "2")]));
     assert_eq!(read(&node.version(&old)), files(&[("a", "same"), ("b", "1")]));
@@ -173,7 +174,7 @@ fn a_changed_mode_is_mended_without_touching_the_inode_that_others_share() {
     let path = node.version(&live).join("a");
     fs::hard_link(&path, &outside).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-    let healed = node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO).unwrap();
+    let healed = node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO, always).unwrap();
     assert_eq!(healed.mended, ["a"]);
     assert_eq!(node.served(), files(&[("a", "1")]));
     assert_eq!(fs::metadata(&outside).unwrap().permissions().mode() & 0o777, 0o600);
@@ -186,7 +187,47 @@ fn heal_gets_lost_listings_back() {
     fs::remove_dir_all(node.root().join("trees")).unwrap();
     node.reopen();
     fs::write(node.version(&live).join("a"), "X").unwrap();
-    let healed = node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO).unwrap();
+    let healed = node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO, always).unwrap();
     assert_eq!(healed.mended, ["a"]);
     assert_eq!(node.served(), sample());
+}
+
+fn heal_error(node: &Node, cancel: &AtomicBool, still: bool) -> String {
+    let healed = node.versions.heal(&production(), &mut Source::new(&node.shelf), cancel, || still);
+    healed.unwrap_err().to_string()
+}
+
+#[test]
+fn a_heal_that_was_overtaken_or_given_up_mends_nothing() {
+    let node = Node::new();
+    let live = node.deploy(&sample());
+    fs::write(node.version(&live).join("a"), "X").unwrap();
+    assert!(heal_error(&node, &GO, false).contains("a newer order"));
+    assert!(heal_error(&node, &AtomicBool::new(true), true).contains("as asked"));
+    assert_eq!(fs::read_to_string(node.version(&live).join("a")).unwrap(), "X");
+}
+
+#[test]
+fn a_relative_or_foreign_live_link_is_named_with_the_command_that_mends_it() {
+    let node = Node::new();
+    let live = node.deploy(&sample());
+    let link = node.dir.path().join("environments/production");
+    let relink = |target: &str| {
+        fs::remove_file(&link).unwrap();
+        symlink(target, &link).unwrap();
+    };
+    relink(&format!("../node/versions/production/production_{live}"));
+    assert_eq!(node.versions.live(&production()), None);
+    assert_eq!(node.versions.relative_link(&production()), Some(live));
+    let told = heal_error(&node, &GO, true);
+    let command = format!("hint: ln -sfn {} {}", node.version(&live).display(), link.display());
+    assert!(told.contains("is a relative link") && told.ends_with(&command), "{told}");
+    relink("/etc");
+    assert_eq!(node.versions.relative_link(&production()), None);
+    let told = heal_error(&node, &GO, true);
+    assert!(told.contains("is a link to /etc") && told.ends_with("bunraku deploy production"), "{told}");
+    // It leads to a version of ours that is not sealed.
+    fs::remove_file(node.version(&live).with_extension("seal")).unwrap();
+    relink(&format!("../node/versions/production/production_{live}"));
+    assert_eq!(node.versions.relative_link(&production()), None);
 }

@@ -14,7 +14,7 @@ use bunraku_versions::{
     testing::{self, Files, Source, files},
 };
 
-use crate::fixture::{GO, Node, fingerprint, production, read};
+use crate::fixture::{GO, Node, always, fingerprint, production, read};
 
 /// Stages a root directory given as raw bytes, and proves that nothing outside the node's own root changed.
 fn stage_raw(root: &[u8]) -> StageError {
@@ -254,7 +254,7 @@ fn a_hard_link_to_a_file_outside_put_into_a_version_is_never_written_through() {
     let mut changed = files(&[("b", "1")]);
     changed.insert("a".into(), testing::Item::Executable(b"2".to_vec()));
     node.deploy(&changed);
-    node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO).unwrap();
+    node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO, always).unwrap();
     assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
     assert_eq!(fs::metadata(&outside).unwrap().mode(), mode);
     assert_eq!(node.served(), changed);
