@@ -23,6 +23,9 @@ const ALARMING_DIFFERENCE: Duration = Duration::from_secs(60);
 /// Changed files of one node that are shown; the alarm counts those of each environment.
 const DRIFT_SHOWN: usize = 100;
 
+/// A compiler that restarts its agent is back sooner.
+const ALARMING_ABSENCE: Duration = Duration::from_secs(60);
+
 /// The standing of a controller that gives orders.
 pub(crate) const IN_COMMAND: &str = "in command";
 
@@ -192,7 +195,14 @@ impl Reporter {
         let drift = drifted(state, &observed);
         let drift = drift.flat_map(|e| e.drift.iter().map(|path| format!("{}/{path}", e.environment)));
         let behind = state.behind().into_iter().filter(|behind| behind.node == *name);
-        let alarms = self.alarms_of(state, name, connected.as_ref(), &observed);
+        let mut alarms = self.alarms_of(state, name, connected.as_ref(), &observed);
+        let needed = record.is_compiler() && record.enrolled && record.held.is_none() && barred.is_none();
+        if needed && connected.is_none() {
+            let up = self.shared.clock.up();
+            let away =
+                last.map_or(up, |(_, until_ms)| Duration::from_millis(wall_ms().saturating_sub(until_ms)));
+            alarms.extend(away_alarm(name, away));
+        }
         Some(v1::NodeInfo {
             name: name.to_string(),
             roles: record.roles.iter().map(ToString::to_string).collect(),
@@ -299,6 +309,15 @@ fn clock_alarm(name: &NodeName, about: &About) -> Option<String> {
     Some(hint::join(&told, "set both by NTP, then systemctl restart bunraku-agent there"))
 }
 
+/// A compiler that deploys need, and that nobody hears of.
+fn away_alarm(name: &NodeName, away: Duration) -> Option<String> {
+    let minutes = away.as_secs() / 60;
+    let told = format!("{name} is not connected for {minutes} min, and deploys need it");
+    let mend = format!("on {name}: systemctl status bunraku-agent");
+    let without = format!("or go on without it: bunraku nodes hold {name} --reason '…'");
+    (away >= ALARMING_ABSENCE).then(|| hint::join(&told, &format!("{mend}; {without}")))
+}
+
 fn rollback_target(deploy: &Deploy) -> Option<Digest> {
     match deploy.kind {
         bunraku_engine::Kind::Rollback { snapshot } => Some(snapshot),
@@ -317,4 +336,20 @@ fn standing(record: &NodeRecord, barred: Option<&String>) -> String {
 
 fn barred_only(name: &NodeName, reason: &str) -> v1::NodeInfo {
     v1::NodeInfo { name: name.to_string(), standing: format!("revoked: {reason}"), ..v1::NodeInfo::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_compiler_that_is_away_for_a_minute_is_an_alarm_with_both_ways_out() {
+        let c1 = NodeName::parse("c1").unwrap();
+        assert_eq!(away_alarm(&c1, Duration::from_secs(59)), None);
+        assert_eq!(
+            away_alarm(&c1, Duration::from_secs(190)).unwrap(),
+            "c1 is not connected for 3 min, and deploys need it\nhint: on c1: systemctl status bunraku-agent; or go \
+             on without it: bunraku nodes hold c1 --reason '…'"
+        );
+    }
 }

@@ -34,14 +34,15 @@ impl Audit {
                 let reply = client.list_audit(ListAuditRequest { after, limit }).await?.into_inner();
                 reach.output.print(&reply, |reply| {
                     table(
-                        &["RECORD", "TIME", "WHO", "WHAT", "HASH"],
+                        &["RECORD", "TIME", "HASH", "WHO", "WHAT"],
                         reply.records.iter().map(|r| {
                             vec![
                                 r.sequence.to_string(),
                                 clock_time(r.wall_ms / 1000),
-                                or_dash(&r.who).to_owned(),
-                                r.what.clone(),
                                 short(&r.hash).to_owned(),
+                                or_dash(&r.who).to_owned(),
+                                // One line a record, whatever is in its reasons.
+                                r.what.replace('\n', " "),
                             ]
                         }),
                         "no records behind that one",

@@ -10,10 +10,13 @@ use clap::{Args, Subcommand};
 use super::{
     Exit, Failure, Output, Reach, client,
     environments::InEnvironment,
-    output::{ago, columns, count, hinted, short, span, table},
+    output::{ago, columns, count, given, hinted, short, since, span, table},
     progress,
     snapshots::difference_text,
 };
+
+/// A reason that is not told twice: longer than a line beside a node's name has room for.
+const LONG: usize = 50;
 
 #[derive(Debug, Args)]
 pub(super) struct Deploy {
@@ -24,7 +27,7 @@ pub(super) struct Deploy {
     #[arg(long)]
     all: bool,
     /// This commit of the branch (full SHA) instead of its newest
-    #[arg(long, value_name = "SHA", conflicts_with = "all")]
+    #[arg(long, value_name = "SHA", conflicts_with = "all", value_parser = given())]
     commit: Option<String>,
     /// Build and compare; nothing moves
     #[arg(long)]
@@ -58,7 +61,7 @@ pub(super) struct Rollback {
     #[arg(value_name = "ENV")]
     environment: String,
     /// Digest of a retained snapshot, or its unique beginning; without it the one before the live one
-    #[arg(long, value_name = "DIGEST")]
+    #[arg(long, value_name = "DIGEST", value_parser = given())]
     to: Option<String>,
     /// Return as soon as the request is accepted
     #[arg(long)]
@@ -237,26 +240,10 @@ impl Deploys {
         let mut client = client::connect(reach).await?;
         match self {
             Self::List { only, limit } => {
+                let nothing = only.nothing("deploys");
                 let request = ListDeploysRequest { environment: only.name(), limit };
                 let reply = client.list_deploys(request).await?.into_inner();
-                reach.output.print(&reply, |reply| {
-                    table(
-                        &["DEPLOY", "ENVIRONMENT", "KIND", "PHASE", "COMMIT", "SNAPSHOT", "BY", "WHEN"],
-                        reply.deploys.iter().map(|d| {
-                            vec![
-                                d.id.to_string(),
-                                d.environment.clone(),
-                                d.kind.clone(),
-                                d.phase.clone(),
-                                short(&d.commit).to_owned(),
-                                short(&d.snapshot).to_owned(),
-                                d.who.clone(),
-                                ago(d.requested_ms),
-                            ]
-                        }),
-                        "no deploys yet\nhint: bunraku deploy --all",
-                    )
-                })
+                reach.output.print(&reply, |reply| list_text(&reply.deploys, &nothing))
             }
             Self::Show { deploy } => {
                 let reply = client.show_deploy(ShowDeployRequest { id: deploy }).await?.into_inner();
@@ -264,6 +251,26 @@ impl Deploys {
             }
         }
     }
+}
+
+/// Fits into 80 columns.
+pub(super) fn list_text(deploys: &[DeployInfo], nothing: &str) -> String {
+    table(
+        &["ID", "ENVIRONMENT", "KIND", "PHASE", "COMMIT", "SNAPSHOT", "BY", "AGE"],
+        deploys.iter().map(|d| {
+            vec![
+                d.id.to_string(),
+                d.environment.clone(),
+                d.kind.clone(),
+                d.phase.clone(),
+                short(&d.commit).to_owned(),
+                short(&d.snapshot).to_owned(),
+                d.who.clone(),
+                since(d.requested_ms),
+            ]
+        }),
+        nothing,
+    )
 }
 
 pub(super) fn deploy_text(deploy: &DeployInfo) -> String {
@@ -285,11 +292,13 @@ pub(super) fn deploy_text(deploy: &DeployInfo) -> String {
         ("hint", &deploy.hint),
     ];
     for (head, text) in about.iter().filter(|(_, text)| !text.is_empty()) {
-        out.push_str(&format!("  {head:<8}  {text}\n"));
+        // What programs said has lines of its own.
+        out.push_str(&format!("  {head:<8}  {}\n", text.replace('\n', "\n            ")));
     }
     if !deploy.nodes.is_empty() {
         out.push_str("compilers\n");
-        out.push_str(&node_lines(&deploy.nodes));
+        let told = |node: &DeployNode| DeployNode { note: untold(node, &deploy.reason), ..node.clone() };
+        out.push_str(&node_lines(&deploy.nodes.iter().map(told).collect::<Vec<_>>()));
     }
     if !deploy.modules.is_empty() {
         out.push_str("modules\n");
@@ -308,6 +317,12 @@ pub(super) fn deploy_text(deploy: &DeployInfo) -> String {
         }
     }
     out
+}
+
+/// A node's note; where it is long and the deploy's reason holds it already, only that.
+fn untold(node: &DeployNode, reason: &str) -> String {
+    let (why, _) = hint::split(&node.note);
+    if why.len() > LONG && reason.contains(&why) { "the reason above".to_owned() } else { node.note.clone() }
 }
 
 /// Node, state, and why; a hint on a line of its own.

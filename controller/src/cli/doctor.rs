@@ -6,12 +6,13 @@ use clap::Args;
 
 use super::{
     Exit, Failure, Reach, client,
-    output::{count, table},
+    output::{count, given, table},
 };
 
 #[derive(Debug, Args)]
 pub(super) struct Doctor {
     /// Only this node
+    #[arg(value_parser = given())]
     node: Option<String>,
     /// Also show what is right
     #[arg(long)]

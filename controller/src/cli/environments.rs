@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     Failure, Reach, client,
-    output::{hinted, or_dash, short, table},
+    output::{given, hinted, or_dash, short, table},
 };
 
 #[derive(Debug, Subcommand)]
@@ -82,7 +82,9 @@ pub(super) fn environment_rows(environment: &EnvironmentInfo) -> Vec<Vec<String>
     }
     let rows = environment.nodes.iter().enumerate().map(|(row, node)| {
         let own = if row == 0 { own.clone() } else { Default::default() };
-        let of_node = [node.node.clone(), short(&node.live).to_owned(), or_dash(&node.state).to_owned()];
+        // The table of nodes says since when.
+        let state = or_dash(&node.state).replace("not connected", "away");
+        let of_node = [node.node.clone(), short(&node.live).to_owned(), state];
         [own.as_slice(), &of_node].concat()
     });
     rows.collect()
@@ -92,14 +94,22 @@ pub(super) fn environment_rows(environment: &EnvironmentInfo) -> Vec<Vec<String>
 #[derive(Debug, Args)]
 pub(super) struct InEnvironment {
     /// Only this environment
-    #[arg(value_name = "ENV")]
+    #[arg(value_name = "ENV", value_parser = given())]
     environment: Option<String>,
     /// The same as an option
-    #[arg(long = "environment", value_name = "ENV", hide = true, conflicts_with = "environment")]
+    #[arg(long = "environment", value_name = "ENV", hide = true, conflicts_with = "environment", value_parser = given())]
     named: Option<String>,
 }
 
 impl InEnvironment {
+    /// What is said instead of an empty list; a name may be mistyped.
+    pub(super) fn nothing(&self, of: &str) -> String {
+        match self.environment.as_ref().or(self.named.as_ref()) {
+            Some(name) => format!("no {of} of {name}\nhint: bunraku environments list"),
+            None => format!("no {of} yet\nhint: bunraku deploy --all"),
+        }
+    }
+
     /// Empty: all.
     pub(super) fn name(self) -> String {
         self.environment.or(self.named).unwrap_or_default()

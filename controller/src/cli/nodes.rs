@@ -9,7 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     Exit, Failure, Reach, client,
-    output::{ago, columns, confirm, count, hinted, or_dash, short, since},
+    output::{ago, columns, confirm, count, given, hinted, or_dash, short, since},
     status::node_table,
     tokens::clock_time,
 };
@@ -21,10 +21,14 @@ pub(super) enum Nodes {
     List,
     /// One node with all that it holds
     #[command(after_help = "Example: bunraku nodes show c1.example.com")]
-    Show { node: String },
+    Show {
+        /// The node's name
+        node: String,
+    },
     /// Put a node aside: deploys do not wait for it and do not reach it
     #[command(after_help = "Example: bunraku nodes hold c1.example.com --reason 'new disk'")]
     Hold {
+        /// The node's name
         node: String,
         /// Shown to everybody who meets the hold
         #[arg(long)]
@@ -32,10 +36,14 @@ pub(super) enum Nodes {
     },
     /// Take a node back: it is brought to the committed snapshots at once
     #[command(after_help = "Example: bunraku nodes release c1.example.com")]
-    Release { node: String },
+    Release {
+        /// The node's name
+        node: String,
+    },
     /// Cut a node off within two seconds and bar its name until `nodes allow`
     #[command(after_help = "Example: bunraku nodes revoke c1.example.com --reason 'disk stolen' --yes")]
     Revoke {
+        /// The node's name
         node: String,
         /// Shown to everybody who meets it
         #[arg(long)]
@@ -46,10 +54,14 @@ pub(super) enum Nodes {
     },
     /// Let a revoked name enrol again
     #[command(after_help = "Example: bunraku nodes allow c1.example.com")]
-    Allow { node: String },
+    Allow {
+        /// The node's name
+        node: String,
+    },
     /// Forget a node that does not exist any more
     #[command(after_help = "Example: bunraku nodes remove c1.example.com --yes")]
     Remove {
+        /// The node's name
         node: String,
         /// Do not ask
         #[arg(long)]
@@ -121,6 +133,9 @@ pub(super) fn node_text(node: &NodeInfo) -> String {
         s => clock_time(s),
     };
     let (puppetserver, hint) = hint::split(&node.puppetserver);
+    // What a node that is away said last may be true no more.
+    let last = if node.connected { "" } else { ", when it was last asked" };
+    let puppetserver = if puppetserver.is_empty() { puppetserver } else { puppetserver + last };
     let about = [
         ("roles", node.roles.join(", ")),
         ("standing", node.standing.clone()),
@@ -137,7 +152,7 @@ pub(super) fn node_text(node: &NodeInfo) -> String {
         out.push_str(&format!("  {head:<14}  {}\n", or_dash(text)));
     }
     if !node.environments.is_empty() {
-        out.push_str("environments\n");
+        out.push_str(&format!("environments{last}\n"));
     }
     for line in columns(node.environments.iter().map(environment_line)) {
         out.push_str(&format!("{line}\n"));
@@ -173,9 +188,10 @@ fn environment_line(on_node: &EnvironmentOnNode) -> [String; 3] {
 
 #[derive(Debug, Args)]
 pub(super) struct Heal {
+    /// The node's name
     node: String,
     /// Only this environment
-    #[arg(long, value_name = "ENV")]
+    #[arg(long, value_name = "ENV", value_parser = given())]
     environment: Option<String>,
 }
 

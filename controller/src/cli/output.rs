@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use bunraku_common::hint;
+use clap::builder::NonEmptyStringValueParser;
 use comfy_table::{
     ColumnConstraint::{ContentWidth, LowerBoundary},
     ContentArrangement, Table, Width, presets,
@@ -13,7 +14,12 @@ use super::{Exit, Failure, screen};
 use crate::clock::wall_ms;
 
 /// A last column is not made narrower, whatever the terminal's width.
-const LAST: u16 = 24;
+const LAST: u16 = 10;
+
+/// For arguments where an empty one, such as an empty variable of a script, would mean "all" or "the newest".
+pub(crate) fn given() -> NonEmptyStringValueParser {
+    NonEmptyStringValueParser::new()
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Output {

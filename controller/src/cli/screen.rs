@@ -21,8 +21,8 @@ pub(super) struct Screen {
 }
 
 impl Screen {
-    /// Shows these lines where the earlier ones were, as many and as long as the terminal has room for: a line that
-    /// wrapped could not be taken back.
+    /// Shows these lines where the earlier ones were, as many as the terminal has room for. Long ones are broken here: a
+    /// line that the terminal wrapped could not be taken back.
     pub(super) fn show(&mut self, lines: &[String], (columns, rows): (usize, usize)) {
         let lines = fitted(lines, columns, rows);
         let text = frame(self.drawn, &lines);
@@ -48,15 +48,30 @@ fn frame(drawn: usize, lines: &[String]) -> String {
 
 fn fitted(lines: &[String], columns: usize, rows: usize) -> Vec<String> {
     let room = rows.saturating_sub(1).max(1);
-    let cut = |line: &String| match line.chars().count() > columns {
-        true => line.chars().take(columns.saturating_sub(1)).chain(['…']).collect(),
-        false => line.clone(),
-    };
+    let lines: Vec<String> = lines.iter().flat_map(|line| broken(line, columns)).collect();
     if lines.len() <= room {
-        return lines.iter().map(cut).collect();
+        return lines;
     }
     let more = format!("  … and {} more lines", lines.len() - (room - 1));
-    lines[..room - 1].iter().map(cut).chain([more]).collect()
+    lines.into_iter().take(room - 1).chain([more]).collect()
+}
+
+/// A line in pieces that fit, broken between words where that is possible; the later ones are indented.
+fn broken(line: &str, columns: usize) -> Vec<String> {
+    let indent = line.len() - line.trim_start().len() + 2;
+    let mut pieces = Vec::new();
+    let mut rest = line.to_owned();
+    while rest.chars().count() > columns && columns > indent {
+        let end = rest.char_indices().nth(columns).map_or(rest.len(), |(at, _)| at);
+        // Not within the indentation: nothing would be left.
+        let start = rest.len() - rest.trim_start().len();
+        let space = rest[..=end].rfind(' ').filter(|space| *space > start).unwrap_or(end);
+        let tail = rest.split_off(space);
+        pieces.push(std::mem::take(&mut rest).trim_end().to_owned());
+        rest = format!("{:indent$}{}", "", tail.trim_start());
+    }
+    pieces.push(rest);
+    pieces
 }
 
 fn put(text: &str) {
@@ -74,8 +89,13 @@ mod tests {
     }
 
     #[test]
-    fn a_line_is_cut_to_the_width_so_that_it_never_wraps() {
-        assert_eq!(fitted(&lines(1), 8, 24), ["line 0 …"]);
+    fn a_line_is_broken_between_words_so_that_the_terminal_never_wraps_it() {
+        let waits = "  waits for ä, at most 10 s; then it ends".to_owned();
+        assert_eq!(fitted(&[waits], 20, 24), ["  waits for ä, at", "    most 10 s; then", "    it ends"]);
+        assert_eq!(fitted(&["éabcdefgh".to_owned()], 4, 24), ["éabc", "  de", "  fg", "  h"]);
+        for line in fitted(&lines(3), 8, 24) {
+            assert!(line.chars().count() <= 8, "{line}");
+        }
     }
 
     #[test]

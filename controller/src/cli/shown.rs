@@ -5,7 +5,7 @@ use bunraku_proto::v1::{
     DeployInfo, DeployNode, Difference, DoctorFleetReply, DoctorOfNode, EnvironmentInfo, EnvironmentNode,
     EnvironmentOnNode, Event, Finding, ModuleInfo, NodeInfo, StatusReply, finding::Severity,
 };
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser};
 use tonic::Status;
 
 use super::{Cli, Failure, deploy, doctor, events, nodes, progress, status};
@@ -70,6 +70,11 @@ fn gone(name: &str) -> NodeInfo {
     NodeInfo { connected: false, since_ms: 0, standing, puppetserver: String::new(), ..node(name) }
 }
 
+/// Was there, and does not answer any more.
+fn away(name: &str) -> NodeInfo {
+    NodeInfo { connected: false, ..node(name) }
+}
+
 fn serves(node: &str, live: &str, state: &str) -> EnvironmentNode {
     EnvironmentNode {
         node: node.into(),
@@ -89,6 +94,7 @@ fn environment() -> EnvironmentInfo {
             serves("c1.example.com", NEW, "proven"),
             serves("c2.example.com", OLD, "behind"),
             serves("c3.example.com", "", "held"),
+            serves("c4.example.com", OLD, "behind, not connected"),
         ],
         ..EnvironmentInfo::default()
     }
@@ -167,7 +173,12 @@ fn status_of(nodes: Vec<NodeInfo>, environments: Vec<EnvironmentInfo>) -> Status
 #[test]
 fn status() {
     let mut busy = status_of(
-        vec![node("c1.example.com"), ailing("c2.example.com"), gone("c3.example.com")],
+        vec![
+            node("c1.example.com"),
+            ailing("c2.example.com"),
+            gone("c3.example.com"),
+            away("c4.example.com"),
+        ],
         vec![environment()],
     );
     busy.active = vec![staging()];
@@ -184,7 +195,8 @@ fn status() {
 
 #[test]
 fn nodes_show() {
-    let shown = [node("c1.example.com"), ailing("c2.example.com"), gone("c3.example.com")];
+    let shown =
+        [node("c1.example.com"), ailing("c2.example.com"), gone("c3.example.com"), away("c4.example.com")];
     let changed = [nodes::held, nodes::released, nodes::revoked, nodes::allowed];
     let changed: Vec<_> = changed.iter().map(|text| text(&gone("c3.example.com"))).collect();
     shown!("nodes changed", changed.join("\n"));
@@ -224,6 +236,40 @@ fn endings_of_a_deploy() {
         abandoned(),
     ];
     shown!("endings of a deploy", ends.iter().map(deploy::ending).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn deploys_list() {
+    let queued = DeployInfo { commit: String::new(), snapshot: String::new(), ..deploy_of("queued", &[]) };
+    let back = DeployInfo { kind: "rollback".into(), id: 1016, ..deploy_of("committing", &[]) };
+    let text = deploy::list_text(&[queued, back, abandoned()], "none");
+    assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+    shown!("deploys list", text);
+}
+
+/// What programs said was printed twice, and its later lines at the left edge.
+#[test]
+fn a_long_reason_is_told_once_and_indented() {
+    let said = "could not generate the types:\nbroken.rb:2: syntax error";
+    let mut deploy = abandoned();
+    deploy.reason = format!("c2.example.com refused the content: {said}");
+    deploy.nodes[1].note = said.into();
+    shown!("deploys show with what a program said", deploy::deploy_text(&deploy));
+}
+
+/// An empty variable of a script would otherwise have meant "the one before" or "all".
+#[test]
+fn an_empty_argument_is_no_choice() {
+    for line in [
+        "rollback production --to=",
+        "deploy production --commit=",
+        "heal c1 --environment=",
+        "deploys list --environment=",
+        "snapshots list --environment=",
+    ] {
+        let refused = Cli::try_parse_from(["bunraku"].into_iter().chain(line.split(' ')));
+        assert_eq!(refused.err().map(|e| e.kind()), Some(clap::error::ErrorKind::InvalidValue), "{line}");
+    }
 }
 
 #[test]

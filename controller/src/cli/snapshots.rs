@@ -29,6 +29,7 @@ impl Snapshots {
         let mut client = client::connect(reach).await?;
         match self {
             Self::List(only) => {
+                let nothing = only.nothing("snapshots");
                 let request = ListSnapshotsRequest { environment: only.name() };
                 let reply = client.list_snapshots(request).await?.into_inner();
                 reach.output.print(&reply, |reply| {
@@ -46,7 +47,7 @@ impl Snapshots {
                                 if s.live { "live" } else { "" }.to_owned(),
                             ]
                         }),
-                        "no snapshots yet\nhint: bunraku deploy --all",
+                        &nothing,
                     )
                 })
             }

@@ -42,9 +42,10 @@ pub(super) fn text(status: &StatusReply) -> String {
     out
 }
 
-/// `running`, `starting`, `down`, …; why is shown by `nodes show`.
-fn first_word(puppetserver: &str) -> &str {
-    or_dash(puppetserver.split(':').next().unwrap_or_default())
+/// `running`, `starting`, `down`, …; why is shown by `nodes show`. A node that is away cannot tell.
+fn puppetserver(node: &NodeInfo) -> &str {
+    let word = node.puppetserver.split(':').next().unwrap_or_default();
+    if node.connected || word.is_empty() { or_dash(word) } else { "unknown" }
 }
 
 pub(super) fn node_table(nodes: &[NodeInfo]) -> String {
@@ -56,7 +57,7 @@ pub(super) fn node_table(nodes: &[NodeInfo]) -> String {
                 node.roles.join(","),
                 if node.connected { "yes" } else { "no" }.to_owned(),
                 ago(node.since_ms),
-                first_word(&node.puppetserver).to_owned(),
+                puppetserver(node).to_owned(),
                 node.standing.clone(),
             ]
         }),

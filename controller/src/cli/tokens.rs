@@ -4,8 +4,8 @@ use bunraku_proto::v1::{CreateTokenRequest, ListTokensRequest, RevokeTokenReques
 use clap::Subcommand;
 
 use super::{
-    Exit, Failure, Reach, client,
-    output::{or_dash, table},
+    Failure, Reach, client,
+    output::{given, or_dash, table},
 };
 
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,7 @@ pub(super) enum Token {
     #[command(after_help = "Example: bunraku token revoke 7f3a")]
     Revoke {
         /// As `token list` shows it, or its unique beginning
+        #[arg(value_parser = given())]
         id: String,
     },
 }
