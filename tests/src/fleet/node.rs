@@ -128,6 +128,11 @@ impl Node {
         self.start().await.unwrap();
     }
 
+    /// As at half of the identity's life.
+    pub async fn renew_identity(&self) {
+        self.running.lock().await.as_ref().unwrap().1.renew_identity();
+    }
+
     /// As SIGSTOP: the agent stands still until the pause is dropped.
     pub async fn pause(&self) -> Pause {
         self.running.lock().await.as_ref().unwrap().0.pause().await
