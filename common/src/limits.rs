@@ -23,6 +23,8 @@ pub const MESSAGE_BYTES: usize = 4 << 20;
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// Snapshots named in `have`: the live one and a few others that may share content with what is wanted.
 pub const HAVES: usize = 8;
+/// Retained snapshots named in one order; a node keeps five unless its operator wants more.
+pub const RETAINED: usize = 64;
 
 /// TLS handshake of a peer, from accept to the end. A node over a bad link needs three round trips.
 pub const HANDSHAKE: Duration = Duration::from_secs(10);

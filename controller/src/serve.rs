@@ -354,8 +354,7 @@ impl Api {
             let about = About { hello, address: address.ip().to_string(), since_ms: wall_ms() };
             tracing::info!(%node, %address, version = about.hello.version, "node connected");
             self.connections.registered(id, &node, node_link, cut.clone(), about);
-            self.driver
-                .event(Event::NodeObserved { node: node.clone(), environments: crate::api::seen(&observed), keeps: observed.keeps as usize });
+            self.driver.event(crate::api::observed(&node, &observed));
             self.driver.connected(node.clone());
             tokio::select! {
                 _ended = end => {}

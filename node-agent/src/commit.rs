@@ -45,9 +45,15 @@ impl Commit {
             return Ok(CommitReply { committed: true, proven: true, took_ms: 0, ..CommitReply::default() });
         }
         if !compiler.versions.is_sealed(&self.environment, &self.snapshot) {
-            return Err(Status::failed_precondition(format!("{} is not staged here", self.snapshot.short())));
+            return Ok(self.missing());
         }
-        let (swapped_ms, flushed) = self.swap(node, compiler).await?;
+        let (swapped_ms, flushed) = match self.swap(node, compiler).await {
+            // It left between the question and this order's turn.
+            Err(_) if !compiler.versions.is_sealed(&self.environment, &self.snapshot) => {
+                return Ok(self.missing());
+            }
+            swapped => swapped?,
+        };
         let owed = self.settle(node, compiler, flushed).await;
         crash::point("commit-reported");
         Ok(CommitReply {
@@ -56,7 +62,13 @@ impl Commit {
             owed: owed.unwrap_or_default(),
             swapped_ms,
             took_ms: began.elapsed().as_millis() as u64,
+            missing: false,
         })
+    }
+
+    fn missing(&self) -> CommitReply {
+        let owed = format!("{} is not staged here", self.snapshot.short());
+        CommitReply { missing: true, owed, ..CommitReply::default() }
     }
 
     /// Lock, settle, swap, flush, unlock. Answers when it swapped, and whether the flush was accepted; else it is owed.

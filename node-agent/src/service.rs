@@ -87,10 +87,12 @@ impl node_server::Node for Service {
     }
 
     async fn stage(&self, request: Request<v1::StageRequest>) -> Answer<v1::StageReply> {
-        let v1::StageRequest { order, snapshot, generate_types, adopt } = request.into_inner();
+        let v1::StageRequest { order, snapshot, generate_types, adopt, retained } = request.into_inner();
         let (environment, _) = self.admit(order)?;
         crash::point("stage-admitted");
-        let stage = Stage { environment, snapshot: parse(&snapshot)?, generate_types, adopt };
+        let retained = retained.iter().take(limits::RETAINED).map(|digest| parse(digest));
+        let retained: Vec<Digest> = retained.collect::<Result<_, _>>()?;
+        let stage = Stage { environment, snapshot: parse(&snapshot)?, generate_types, adopt, retained };
         let channel = self.content.read().unwrap_or_else(PoisonError::into_inner).clone();
         let outcome = match stage.run(&self.node, self.compiler()?, channel).await {
             Ok(staged) => Outcome::Staged(staged),
@@ -226,6 +228,7 @@ impl Service {
             puppetserver,
             free_bytes,
             free_inodes,
+            keeps: u32::try_from(compiler.versions.keeps(&compiler.policy())).unwrap_or(u32::MAX),
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 use bunraku_common::{Chain, Digest, EnvironmentName, crash, hint};
 use bunraku_proto::v1::{StageFailed, Staged, stage_failed};
 use bunraku_puppetserver::{ServerError, types::GenerateTypes};
-use bunraku_versions::{Fault, ForeignFile, RESOURCE_TYPES, StageError};
+use bunraku_versions::{Fault, ForeignFile, RESOURCE_TYPES, Retained, StageError};
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
 
@@ -35,6 +35,8 @@ pub(crate) struct Stage {
     pub snapshot: Digest,
     pub generate_types: bool,
     pub adopt: bool,
+    /// Not empty: only kept beside what is live, in its place among these, newest first.
+    pub retained: Vec<Digest>,
 }
 
 /// Ends the blocking work when the call is dropped.
@@ -54,12 +56,14 @@ impl Stage {
         channel: Channel,
     ) -> Result<Staged, StageFailed> {
         let began = Instant::now();
-        let fetched = self.fetch(compiler, channel).await.map_err(failed)?;
+        let fetched = self.fetch(node, compiler, channel).await.map_err(failed)?;
         crash::point("stage-fetched");
         let mut notes = Vec::new();
-        self.types(node, compiler).await?;
-        self.foreign(compiler, &mut notes)?;
-        let rehearsed = self.rehearse(node, compiler, &mut notes).await?;
+        let rehearsed = self.retained.is_empty() && {
+            self.types(node, compiler).await?;
+            self.foreign(compiler, &mut notes)?;
+            self.rehearse(node, compiler, &mut notes).await?
+        };
         crash::point("stage-rehearsed");
         Ok(Staged {
             already: fetched.already,
@@ -75,6 +79,7 @@ impl Stage {
 
     async fn fetch(
         &self,
+        node: &Node,
         compiler: &Compiler,
         channel: Channel,
     ) -> Result<bunraku_versions::Staged, StageError> {
@@ -83,8 +88,14 @@ impl Stage {
         let (versions, environment, snapshot) =
             (compiler.versions.clone(), self.environment.clone(), self.snapshot);
         let mut packs = Packs::new(Handle::current(), channel);
-        let staged =
-            tokio::task::spawn_blocking(move || versions.stage(&environment, &snapshot, &mut packs, &cancel));
+        let (retained, policy, now) = (self.retained.clone(), compiler.policy(), node.now());
+        let staged = tokio::task::spawn_blocking(move || {
+            if retained.is_empty() {
+                return versions.stage(&environment, &snapshot, &mut packs, &cancel);
+            }
+            let retained = Retained { newest_first: &retained, policy: &policy, now };
+            versions.stage_retained(&environment, &snapshot, &retained, &mut packs, &cancel)
+        });
         staged.await.unwrap_or_else(|_| {
             Err(StageError {
                 fault: Fault::Node,

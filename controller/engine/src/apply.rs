@@ -43,7 +43,8 @@ impl State {
             }
             Fact::NodeStaged { deploy, node, environment: _ } => self.set_stage(*deploy, node, Stage::Staged),
             Fact::NodeUnstaged { deploy, node, environment: _ } => {
-                self.set_stage(*deploy, node, Stage::Waiting)
+                self.set_stage(*deploy, node, Stage::Waiting);
+                self.unstaged(*deploy, node);
             }
             Fact::NodeSkipped { deploy, node, reason, environment: _ } => {
                 self.set_stage(*deploy, node, Stage::Skipped { reason: reason.clone() });
@@ -217,7 +218,21 @@ impl State {
             && let Some(commit) = nodes.get_mut(node)
             && !matches!(commit, Commit::Dropped { .. } | Commit::Skipped { .. })
         {
-            *commit = to;
+            *commit = match (&commit, to) {
+                // What it owes is that it is staged again.
+                (Commit::Unstaged { .. }, Commit::Owing { owed }) => Commit::Unstaged { owed },
+                (_, to) => to,
+            };
+        }
+    }
+
+    /// A node that has nothing to commit, after the decision.
+    fn unstaged(&mut self, id: DeployId, node: &NodeName) {
+        if let Some(Phase::Committing { nodes, .. }) =
+            self.deploys.get_mut(&id).map(|deploy| &mut deploy.phase)
+            && let Some(commit) = nodes.get_mut(node).filter(|commit| commit.is_open())
+        {
+            *commit = Commit::Unstaged { owed: String::new() };
         }
     }
 

@@ -131,6 +131,10 @@ pub enum Commit {
     Owing {
         owed: String,
     },
+    /// It lost what it had staged and is staged again, within this deploy; why that does not succeed yet.
+    Unstaged {
+        owed: String,
+    },
     /// Puppet Server was seen to have loaded the snapshot. The node's wall clock at the swap, Unix milliseconds.
     Proven {
         swapped_ms: Option<u64>,
@@ -356,13 +360,15 @@ impl Stage {
 impl Commit {
     /// Whether the deploy still waits for this node.
     pub fn is_open(&self) -> bool {
-        matches!(self, Self::Waiting | Self::Owing { .. })
+        matches!(self, Self::Waiting | Self::Owing { .. } | Self::Unstaged { .. })
     }
 
     fn note(&self) -> NodeNote {
         match self {
             Self::Waiting => NodeNote::new("committing", ""),
             Self::Owing { owed } => NodeNote::new("committed", owed),
+            Self::Unstaged { owed } if owed.is_empty() => NodeNote::new("committing", "staged again"),
+            Self::Unstaged { owed } => NodeNote::new("committing", owed),
             Self::Proven { .. } => NodeNote::new("proven", ""),
             Self::Skipped { reason } => NodeNote::new("skipped", reason),
             Self::Dropped { reason } => NodeNote::new("dropped", reason),

@@ -279,7 +279,11 @@ fn skew<'a>(commits: impl Iterator<Item = &'a Commit>) -> Option<u64> {
     let swaps: Vec<u64> = commits
         .filter_map(|commit| match commit {
             Commit::Proven { swapped_ms } => *swapped_ms,
-            Commit::Waiting | Commit::Owing { .. } | Commit::Skipped { .. } | Commit::Dropped { .. } => None,
+            Commit::Waiting
+            | Commit::Owing { .. }
+            | Commit::Unstaged { .. }
+            | Commit::Skipped { .. }
+            | Commit::Dropped { .. } => None,
         })
         .collect();
     Some(swaps.iter().max()? - swaps.iter().min()?)

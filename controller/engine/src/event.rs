@@ -35,6 +35,11 @@ pub enum Event {
         reason: String,
         hint: String,
     },
+    /// A node was told to commit and does not hold what it had staged.
+    NotStaged {
+        deploy: DeployId,
+        node: NodeName,
+    },
     /// The answer to a commit order, of a deploy or when a node that was behind is brought up.
     Committed {
         environment: EnvironmentName,
@@ -63,6 +68,21 @@ pub enum Event {
     NodeObserved {
         node: NodeName,
         environments: Vec<Seen>,
+        /// How many versions of each environment it would keep, as its configuration and its disk allow now.
+        keeps: usize,
+    },
+    /// A node has the retained snapshot, also when it had it already. No fact: it is true while the node is connected
+    /// ([`Presence::learn`](crate::Presence::learn)).
+    RetainedStaged {
+        environment: EnvironmentName,
+        node: NodeName,
+        snapshot: Digest,
+    },
+    /// A node will not have more retained snapshots: no room, …. Final until it connects again.
+    RetainedRefused {
+        environment: EnvironmentName,
+        node: NodeName,
+        reason: String,
     },
     /// Serials in Puppet's CRL: identities born from them end.
     PuppetRevoked {

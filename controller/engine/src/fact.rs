@@ -52,7 +52,8 @@ pub enum Fact {
         environment: EnvironmentName,
         node: NodeName,
     },
-    /// The node said at hello that it does not hold what it had staged.
+    /// The node does not hold what it had staged: it said so at hello, or when it was told to commit. It is staged
+    /// again.
     NodeUnstaged {
         deploy: DeployId,
         environment: EnvironmentName,

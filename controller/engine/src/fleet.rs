@@ -174,13 +174,18 @@ impl Fleet {
 
     /// Compilers that a deploy waits for: enrolled and not put aside.
     pub fn compilers(&self) -> impl Iterator<Item = (&NodeName, &NodeRecord)> {
-        self.nodes.iter().filter(|(_, node)| node.is_compiler() && node.enrolled && node.held.is_none())
+        self.nodes.iter().filter(|(_, node)| node.is_active_compiler())
     }
 }
 
 impl NodeRecord {
     pub fn is_compiler(&self) -> bool {
         self.roles.contains(&Role::Compiler)
+    }
+
+    /// Enrolled and not put aside.
+    pub(crate) fn is_active_compiler(&self) -> bool {
+        self.is_compiler() && self.enrolled && self.held.is_none()
     }
 
     /// Whether this node is proven to serve what was committed, by that decision or a later order for it.

@@ -19,6 +19,7 @@ pub mod fleet;
 mod observe;
 mod presence;
 mod request;
+mod retained;
 mod right;
 mod settings;
 mod state;

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
 use crate::{
-    Deploy, DeployId, Event, Fact, Fault, Identity, Millis, OnNode, Outcome, Phase, Presence, Seen, Stage,
-    State, due::NodeFault, fact::Serving, fleet::EnrolledBy,
+    Commit, Deploy, DeployId, Event, Fact, Fault, Identity, Millis, OnNode, Outcome, Phase, Presence, Seen,
+    Stage, State, due::NodeFault, fact::Serving, fleet::EnrolledBy,
 };
 
 /// Expired tokens are shown for a day.
@@ -50,6 +50,11 @@ impl State {
                     },
                 }
             }
+            Event::NotStaged { deploy, node } => self
+                .committing_on(deploy, &node)
+                .map(|found| Fact::NodeUnstaged { deploy, environment: found.environment.clone(), node })
+                .into_iter()
+                .collect(),
             Event::Committed { environment, node, snapshot, generation, proven, owed, swapped_ms } => {
                 if !self.is_open(&environment, &node, Some(snapshot), generation) {
                     Vec::new()
@@ -72,7 +77,9 @@ impl State {
                 let asked = discard.is_some_and(|d| d.snapshot == snapshot && d.nodes.contains(&node));
                 asked.then_some(Fact::Discarded { environment, node, snapshot }).into_iter().collect()
             }
-            Event::NodeObserved { node, environments } => self.seen(&node, &environments),
+            Event::NodeObserved { node, environments, keeps: _ } => self.seen(&node, &environments),
+            // Who holds what is known while it is connected, and never journalled.
+            Event::RetainedStaged { .. } | Event::RetainedRefused { .. } => Vec::new(),
             Event::PuppetRevoked { serials } => self.cut_by_puppet(&serials),
             Event::Housekeeping { now_s } => self.expired(now_s).into_iter().collect(),
         };
@@ -88,6 +95,16 @@ impl State {
         self.deploys.get(&id).filter(|deploy| match &deploy.phase {
             Phase::Staging { nodes, .. } => nodes.get(node) == Some(&Stage::Waiting),
             Phase::Queued | Phase::Building { .. } | Phase::Committing { .. } | Phase::Ended { .. } => false,
+        })
+    }
+
+    /// The deploy, if it waits for this node to commit what it has staged.
+    fn committing_on(&self, id: DeployId, node: &NodeName) -> Option<&Deploy> {
+        self.deploys.get(&id).filter(|deploy| match &deploy.phase {
+            Phase::Committing { nodes, .. } => {
+                matches!(nodes.get(node), Some(Commit::Waiting | Commit::Owing { .. }))
+            }
+            Phase::Queued | Phase::Building { .. } | Phase::Staging { .. } | Phase::Ended { .. } => false,
         })
     }
 

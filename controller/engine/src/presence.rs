@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bunraku_common::NodeName;
 
-use crate::Millis;
+use crate::{Millis, retained::Lacking};
 
 /// The connections of this run of the controller.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,12 +12,13 @@ pub struct Presence {
     up_since: Millis,
     /// `None`: connected. `Some`: gone since then.
     nodes: BTreeMap<NodeName, Option<Millis>>,
+    pub(crate) lacking: Lacking,
 }
 
 impl Presence {
     /// A controller that came up at `up_since`; nobody is connected yet.
     pub fn new(up_since: Millis) -> Self {
-        Self { up_since, nodes: BTreeMap::new() }
+        Self { up_since, ..Self::default() }
     }
 
     pub fn connected(&mut self, node: NodeName) {
@@ -29,6 +30,7 @@ impl Presence {
         if let Some(since) = self.nodes.get_mut(node) {
             since.get_or_insert(now);
         }
+        self.lacking.forget(node);
     }
 
     pub fn is_connected(&self, node: &NodeName) -> bool {

@@ -5,7 +5,7 @@
 
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
-use crate::{Deploy, DeployId, Kind, Millis, Phase, Presence, Stage, State};
+use crate::{Commit, Deploy, DeployId, Kind, Millis, Phase, Presence, Stage, State};
 
 /// One thing to do. The driver adds the term to every order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +48,16 @@ pub enum Step {
         generation: Generation,
         adopt: bool,
     },
+    /// A proven node that lacks a snapshot to which a rollback may go, or of which a static catalog may ask a file:
+    /// stage it beside what is live. Nothing waits for it, and any other order for the node ends it.
+    Retain {
+        node: NodeName,
+        environment: EnvironmentName,
+        snapshot: Digest,
+        generation: Generation,
+        /// Newest first: the node keeps the first ones.
+        retained: Vec<Digest>,
+    },
 }
 
 /// Tells one step from another, also over restarts: equal ids are the same order.
@@ -58,6 +68,7 @@ pub enum StepId {
     Commit(EnvironmentName, NodeName, Generation),
     Discard(EnvironmentName, NodeName, Generation),
     Bring(EnvironmentName, NodeName, Generation),
+    Retain(EnvironmentName, NodeName, Digest),
 }
 
 impl Step {
@@ -74,6 +85,9 @@ impl Step {
             Self::Bring { environment, node, generation, .. } => {
                 StepId::Bring(environment.clone(), node.clone(), *generation)
             }
+            Self::Retain { environment, node, snapshot, .. } => {
+                StepId::Retain(environment.clone(), node.clone(), *snapshot)
+            }
         }
     }
 
@@ -84,7 +98,8 @@ impl Step {
             Self::Stage { node, .. }
             | Self::Commit { node, .. }
             | Self::Discard { node, .. }
-            | Self::Bring { node, .. } => Some(node),
+            | Self::Bring { node, .. }
+            | Self::Retain { node, .. } => Some(node),
         }
     }
 
@@ -94,7 +109,8 @@ impl Step {
             | Self::Stage { environment, .. }
             | Self::Commit { environment, .. }
             | Self::Discard { environment, .. }
-            | Self::Bring { environment, .. } => environment,
+            | Self::Bring { environment, .. }
+            | Self::Retain { environment, .. } => environment,
         }
     }
 }
@@ -114,6 +130,7 @@ impl State {
                 self.brings(name, presence, &mut steps);
             }
         }
+        self.retains(presence, &mut steps);
         steps
     }
 
@@ -147,12 +164,22 @@ impl State {
             }
             Phase::Committing { built, generation, nodes, .. } => {
                 let open = nodes.iter().filter(|(n, c)| c.is_open() && presence.is_connected(n));
-                steps.extend(open.map(|(node, _)| Step::Commit {
-                    environment: environment.clone(),
-                    node: node.clone(),
-                    snapshot: built.snapshot,
-                    generation: *generation,
-                    deploy: deploy.id,
+                steps.extend(open.map(|(node, commit)| {
+                    let (environment, node) = (environment.clone(), node.clone());
+                    let (snapshot, generation) = (built.snapshot, *generation);
+                    match commit {
+                        Commit::Unstaged { .. } => {
+                            let adopt = self.settings.adopt;
+                            Step::Bring { environment, node, snapshot, generation, adopt }
+                        }
+                        Commit::Waiting
+                        | Commit::Owing { .. }
+                        | Commit::Proven { .. }
+                        | Commit::Skipped { .. }
+                        | Commit::Dropped { .. } => {
+                            Step::Commit { environment, node, snapshot, generation, deploy: deploy.id }
+                        }
+                    }
                 }));
             }
         }

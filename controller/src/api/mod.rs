@@ -12,7 +12,7 @@ mod people;
 mod record;
 pub(crate) mod rights;
 
-pub(crate) use nodes::seen;
+pub(crate) use nodes::observed;
 
 use std::{
     convert::Infallible,

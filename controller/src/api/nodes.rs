@@ -40,7 +40,7 @@ impl Api {
         match client.observe(deadline(v1::ObserveRequest {}, OBSERVE_DEADLINE)).await {
             Ok(reply) => {
                 let observed = words::observed(reply.into_inner());
-                self.driver.event(Event::NodeObserved { node: node.clone(), environments: seen(&observed) });
+                self.driver.event(self::observed(node, &observed));
                 self.connections.observed(node, observed);
             }
             Err(status) => {
@@ -154,8 +154,14 @@ fn deadline<T>(message: T, limit: Duration) -> tonic::Request<T> {
     request
 }
 
+/// What a node said it holds, for the engine.
+pub(crate) fn observed(node: &NodeName, observed: &v1::ObserveReply) -> Event {
+    let keeps = usize::try_from(observed.keeps).unwrap_or(usize::MAX);
+    Event::NodeObserved { node: node.clone(), environments: seen(observed), keeps }
+}
+
 /// What a node said (bounded by [`words::observed`]), parsed. What cannot be parsed is as if it were not there: the node is then brought up to date.
-pub(crate) fn seen(observed: &v1::ObserveReply) -> Vec<Seen> {
+fn seen(observed: &v1::ObserveReply) -> Vec<Seen> {
     let parsed = observed.environments.iter().map(|on_node| {
         let environment = EnvironmentName::parse(&on_node.environment)?;
         let live = on_node.live.parse().ok().filter(|_| on_node.sealed);

@@ -335,7 +335,7 @@ impl Loop {
             Input::Done(done) => {
                 // A node that cannot be brought up may work for minutes each time: the pauses must grow.
                 let failed = matches!(done.event, None | Some(Event::BringFailed { .. }));
-                self.flight.landed(&done.step, !failed);
+                self.flight.landed(&done.step, done.flight, !failed);
                 batch.pins.extend(done.pin);
                 if let Some(event) = done.event {
                     self.observe(event, now, batch);
@@ -356,12 +356,14 @@ impl Loop {
     }
 
     fn observe(&mut self, event: Event, now: u64, batch: &mut Batch) {
+        self.presence_mut().learn(&event, &self.state);
         let facts = self.state.observe(event, &self.shared.presence(), now);
         self.apply(&facts, "controller", now, batch);
     }
 
     fn apply(&mut self, facts: &[Fact], who: &str, now: u64, batch: &mut Batch) {
         for fact in facts {
+            self.presence_mut().decided(fact, &self.state);
             self.state.apply(fact, now);
             batch.facts.push((fact.clone(), who.to_owned()));
         }
@@ -462,9 +464,9 @@ impl Loop {
         for step in steps {
             if self.flight.may_start(&step.id()) {
                 let inputs = self.inputs.clone();
-                let id = step.id();
-                let task = self.hands.start(step, term, move |done| drop(inputs.send(Input::Done(done))));
-                self.flight.started(id, task);
+                let done = move |done| drop(inputs.send(Input::Done(done)));
+                let hands = &self.hands;
+                self.flight.start(step.id(), |flight| hands.start(step, term, flight, done));
             }
         }
     }

@@ -10,7 +10,7 @@ use std::{
 
 use bunraku_builder::{Builder, ObjectStore, Pin};
 use bunraku_common::{
-    Chain, Digest, EnvironmentName, Generation, NodeName, Term, hint,
+    Chain, Digest, EnvironmentName, Generation, NodeName, Term, hint, limits,
     snapshot::{diff, ruby},
 };
 use bunraku_engine::{Built, DeployId, Event, Fault, State, Step, StepId};
@@ -21,7 +21,7 @@ use tokio::{runtime::Handle, task::AbortHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Code, Request, Status};
 
-use super::Shared;
+use super::{Shared, flight::FlightId};
 use crate::{
     clock::wall_ms,
     nodes::Connections,
@@ -49,6 +49,7 @@ pub(crate) struct Hands {
 /// A step's task has ended.
 pub(super) struct Done {
     pub step: StepId,
+    pub flight: FlightId,
     /// Nothing: the outcome is unknown.
     pub event: Option<Event>,
     /// Keeps a built snapshot from the sweeper until it is on record.
@@ -61,13 +62,14 @@ impl Hands {
         self: &Arc<Self>,
         step: Step,
         term: Term,
+        flight: FlightId,
         done: impl FnOnce(Done) + Send + 'static,
     ) -> AbortHandle {
         let hands = self.clone();
         let task = self.runtime.spawn(async move {
             let id = step.id();
             let (event, pin) = hands.perform(step, term).await;
-            done(Done { step: id, event, pin });
+            done(Done { step: id, flight, event, pin });
         });
         task.abort_handle()
     }
@@ -83,7 +85,8 @@ impl Hands {
             }
             Step::Stage { deploy, node, environment, snapshot, generation, generate_types, adopt } => {
                 let order = order(term, generation, &environment);
-                let staged = self.stage(&node, order, snapshot, generate_types, adopt).await;
+                let request = stage_request(order, snapshot, generate_types, adopt);
+                let staged = self.stage(&node, snapshot, request).await;
                 if let Some(Ok(note)) = &staged
                     && !note.is_empty()
                 {
@@ -91,8 +94,9 @@ impl Hands {
                 }
                 (staged.map(|staged| stage_event(deploy, node, staged)), None)
             }
-            Step::Commit { environment, node, snapshot, generation, deploy: _ } => {
-                (self.commit(term, environment, node, snapshot, generation).await, None)
+            Step::Commit { environment, node, snapshot, generation, deploy } => {
+                let committed = self.commit(term, environment, node.clone(), snapshot, generation).await;
+                (committed.map(|answer| answer.unwrap_or(Event::NotStaged { deploy, node })), None)
             }
             Step::Discard { environment, node, snapshot, generation } => {
                 let order = Some(order(term, generation, &environment));
@@ -103,6 +107,13 @@ impl Hands {
             }
             Step::Bring { node, environment, snapshot, generation, adopt } => {
                 (self.bring(term, node, environment, snapshot, generation, adopt).await, None)
+            }
+            Step::Retain { node, environment, snapshot, generation, retained } => {
+                let order = order(term, generation, &environment);
+                let retained = retained.iter().take(limits::RETAINED).map(ToString::to_string).collect();
+                let request = StageRequest { retained, ..stage_request(order, snapshot, false, false) };
+                let staged = self.stage(&node, snapshot, request).await;
+                (staged.map(|staged| retained_event(environment, node, snapshot, staged)), None)
             }
         }
     }
@@ -165,13 +176,9 @@ impl Hands {
     async fn stage(
         &self,
         node: &NodeName,
-        order: Order,
         snapshot: Digest,
-        generate_types: bool,
-        adopt: bool,
+        request: StageRequest,
     ) -> Option<Result<String, v1::StageFailed>> {
-        let request =
-            StageRequest { order: Some(order), snapshot: snapshot.to_string(), generate_types, adopt };
         let reply = self.call(node, request, self.stage_deadline, async |mut c, r| c.stage(r).await).await;
         let reply = reply.ok()?;
         match reply.outcome? {
@@ -188,6 +195,7 @@ impl Hands {
         }
     }
 
+    /// `None`: unknown. `Some(None)`: the node does not hold the version.
     async fn commit(
         &self,
         term: Term,
@@ -195,7 +203,7 @@ impl Hands {
         node: NodeName,
         snapshot: Digest,
         generation: Generation,
-    ) -> Option<Event> {
+    ) -> Option<Option<Event>> {
         let order = Some(order(term, generation, &environment));
         let request = CommitRequest { order, snapshot: snapshot.to_string() };
         let reply = self.call(&node, request, COMMIT_DEADLINE, async |mut c, r| c.commit(r).await).await;
@@ -204,9 +212,13 @@ impl Hands {
             Err(NoReply::Unknown) => return None,
             Err(NoReply::Refused(owed)) => CommitReply { owed, ..CommitReply::default() },
         };
+        if reply.missing {
+            tracing::warn!(%node, %environment, snapshot = %snapshot.short(), "what was staged is not there any more");
+            return Some(None);
+        }
         let swapped_ms = (reply.swapped_ms != 0).then_some(reply.swapped_ms);
         let proven = reply.committed && reply.proven;
-        Some(Event::Committed {
+        Some(Some(Event::Committed {
             environment,
             node,
             snapshot,
@@ -214,7 +226,7 @@ impl Hands {
             proven,
             owed: plain(&reply.owed),
             swapped_ms,
-        })
+        }))
     }
 
     async fn bring(
@@ -227,10 +239,17 @@ impl Hands {
         adopt: bool,
     ) -> Option<Event> {
         let order = order(term, generation, &environment);
-        match self.stage(&node, order, snapshot, true, adopt).await? {
-            Ok(_note) => self.commit(term, environment, node, snapshot, generation).await,
-            Err(failed) => Some(Event::BringFailed { environment, node, generation, reason: failed.reason }),
-        }
+        let reason = match self.stage(&node, snapshot, stage_request(order, snapshot, true, adopt)).await? {
+            Ok(_note) => {
+                let committed = self.commit(term, environment.clone(), node.clone(), snapshot, generation);
+                match committed.await? {
+                    Some(event) => return Some(event),
+                    None => format!("{} was staged and is not there any more", snapshot.short()),
+                }
+            }
+            Err(failed) => failed.reason,
+        };
+        Some(Event::BringFailed { environment, node, generation, reason })
     }
 
     /// One call with its deadline on the wire and here.
@@ -285,6 +304,26 @@ fn stage_event(deploy: DeployId, node: NodeName, staged: Result<String, v1::Stag
             Event::StageFailed { deploy, node, fault, reason: failed.reason, hint: failed.hint }
         }
     }
+}
+
+fn retained_event(
+    environment: EnvironmentName,
+    node: NodeName,
+    snapshot: Digest,
+    staged: Result<String, v1::StageFailed>,
+) -> Event {
+    match staged {
+        Ok(_note) => Event::RetainedStaged { environment, node, snapshot },
+        Err(v1::StageFailed { reason, .. }) => {
+            tracing::info!(%node, %environment, snapshot = %snapshot.short(), reason, "not retained on the node");
+            Event::RetainedRefused { environment, node, reason }
+        }
+    }
+}
+
+fn stage_request(order: Order, snapshot: Digest, generate_types: bool, adopt: bool) -> StageRequest {
+    let (order, snapshot, retained) = (Some(order), snapshot.to_string(), Vec::new());
+    StageRequest { order, snapshot, generate_types, adopt, retained }
 }
 
 pub(crate) fn order(term: Term, generation: Generation, environment: &EnvironmentName) -> Order {

@@ -21,6 +21,11 @@ impl Ages {
         age.or_insert(Age { seen: now, left: None }).left = Some(now);
     }
 
+    /// It came later than it was sealed elsewhere, and was not live here.
+    pub(crate) fn brought(&mut self, env: &EnvironmentName, digest: Digest, now: u64) {
+        self.0.entry(env.clone()).or_default().insert(digest, Age { seen: now, left: None });
+    }
+
     pub(crate) fn of(&mut self, env: &EnvironmentName, digests: &[Digest], now: u64) -> Vec<(Digest, Age)> {
         let known = self.0.entry(env.clone()).or_default();
         known.retain(|digest, _| digests.contains(digest));

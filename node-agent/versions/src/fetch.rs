@@ -31,6 +31,7 @@ use crate::{
     fail_point::fail_point,
     guard::Guard,
     plan::{Need, Plan, PlanError},
+    room::Room,
     versions::{Held, Versions},
 };
 
@@ -93,6 +94,8 @@ pub(crate) struct Fetch<'a> {
     got: HashSet<Object>,
     last: Option<Digest>,
     bytes: Rc<Cell<u64>>,
+    /// What must stay free.
+    pub(crate) beside: Room,
     /// The plan names single contents to mend a version with: stop as soon as they are here.
     mending: bool,
 }
@@ -125,6 +128,7 @@ impl<'a> Fetch<'a> {
             got: HashSet::new(),
             last: None,
             bytes: Rc::default(),
+            beside: Room::default(),
             mending: false,
         }
     }
@@ -222,7 +226,7 @@ impl<'a> Fetch<'a> {
         let base = self.base.map(|held| &held.seal);
         match Plan::make(&self.versions.trees, base, &self.want) {
             Ok(plan) => {
-                self.versions.check_room(&plan, self.base)?;
+                self.versions.check_room(&plan, self.base, self.beside)?;
                 self.plan = Some(plan);
                 Ok(None)
             }

@@ -140,7 +140,8 @@ impl Versions {
         Ok(())
     }
 
-    fn is_pressed(&self, policy: &Policy) -> bool {
+    /// Whether versions leave for want of room.
+    pub fn is_pressed(&self, policy: &Policy) -> bool {
         rustix::fs::statvfs(&self.layout.root).is_ok_and(|room| {
             let free = room.f_bavail.saturating_mul(room.f_frsize);
             free < policy.free_bytes || (room.f_files > 0 && room.f_favail < policy.free_inodes)

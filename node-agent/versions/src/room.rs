@@ -6,13 +6,25 @@ use crate::{
     versions::{Held, Versions},
 };
 
+/// What must stay free, beside the reserve.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Room {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
 impl Versions {
     /// Refuses a stage that would fill the disk.
-    pub(crate) fn check_room(&self, plan: &Plan, base: Option<&Held>) -> Result<(), StageError> {
+    pub(crate) fn check_room(
+        &self,
+        plan: &Plan,
+        base: Option<&Held>,
+        beside: Room,
+    ) -> Result<(), StageError> {
         // Without a spare the base's directories are made anew.
         let directories = base.filter(|held| !held.spare).map_or(0, |held| held.seal.totals.directories);
-        let bytes = plan.bytes.saturating_add(directories * 4096);
-        self.room_for(bytes, plan.inodes.saturating_add(directories))
+        let bytes = plan.bytes.saturating_add(directories * 4096).saturating_add(beside.bytes);
+        self.room_for(bytes, plan.inodes.saturating_add(directories).saturating_add(beside.inodes))
     }
 
     /// Whether this much fits beside the reserve.

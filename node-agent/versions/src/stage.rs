@@ -21,6 +21,7 @@ use crate::{
     fail_point::fail_point,
     fetch::{Fetch, FetchError, Fetched},
     layout::{RESOURCE_TYPES, sync_directory},
+    retained::Purpose,
     seal::Seal,
     versions::{Held, Versions, is_real_directory, locked},
 };
@@ -57,8 +58,23 @@ impl Versions {
         pack: &mut dyn PackSource,
         cancel: &AtomicBool,
     ) -> Result<Staged, StageError> {
+        self.stage_for(Purpose::Commit, env, want, pack, cancel)
+    }
+
+    pub(crate) fn stage_for(
+        &self,
+        purpose: Purpose<'_>,
+        env: &EnvironmentName,
+        want: &Digest,
+        pack: &mut dyn PackSource,
+        cancel: &AtomicBool,
+    ) -> Result<Staged, StageError> {
         let turn = self.turn(env);
         let _turn = locked(&turn);
+        if cancel.load(Ordering::Relaxed) {
+            // It waited for its turn and nobody waits for it any more.
+            return Err(StageError::cancelled());
+        }
         if self.is_sealed(env, want) {
             return Ok(Staged { already: true, ..Staged::default() });
         }
@@ -75,7 +91,8 @@ impl Versions {
         loop {
             let mut held = self.held(env, want);
             held.retain(|held| !cold && !without.contains(&held.seal.digest));
-            match self.attempt(env, want, &held, pack, cancel) {
+            purpose.leave_spare(&mut held);
+            match self.attempt(purpose, env, want, &held, pack, cancel) {
                 Ok(staged) => return Ok(staged),
                 Err(Attempt::Stop(error)) => return Err(error),
                 Err(Attempt::Cold(reason)) if cold => return Err(StageError::node(reason)),
@@ -96,6 +113,7 @@ impl Versions {
 
     fn attempt(
         &self,
+        purpose: Purpose<'_>,
         env: &EnvironmentName,
         want: &Digest,
         held: &[Held],
@@ -103,14 +121,15 @@ impl Versions {
         cancel: &AtomicBool,
     ) -> Result<Staged, Attempt> {
         let base = held.first();
-        let fetched = Fetch::new(self, self.incoming(env).map_err(stop)?, want, held, base, cancel)
-            .run(pack)
-            .map_err(|error| match error {
-                FetchError::Stop(error) => Attempt::Stop(error),
-                FetchError::Lost(reason) => Attempt::Cold(reason),
-            })?;
+        let incoming = self.incoming(env).map_err(stop)?;
+        let mut fetch = Fetch::new(self, incoming, want, held, base, cancel);
+        fetch.beside = purpose.beside();
+        let fetched = fetch.run(pack).map_err(|error| match error {
+            FetchError::Stop(error) => Attempt::Stop(error),
+            FetchError::Lost(reason) => Attempt::Cold(reason),
+        })?;
         let dirty = self.layout.dirty(env);
-        let built = self.build(env, want, &dirty, base, fetched, cancel);
+        let built = self.build(purpose, env, want, &dirty, base, fetched, cancel);
         if built.is_err() {
             // After a rename `dirty` is gone, and the version without a seal does not count.
             let unsealed = self.layout.version(env, want);
@@ -125,8 +144,10 @@ impl Versions {
         built
     }
 
+    #[expect(clippy::too_many_arguments, reason = "one stage, in the places where it is at work")]
     fn build(
         &self,
+        purpose: Purpose<'_>,
         env: &EnvironmentName,
         want: &Digest,
         dirty: &Path,
@@ -158,7 +179,7 @@ impl Versions {
             .and_then(|()| apply.sync(linked.is_some()))
             .map_err(|error| self.attempt_error(error))?;
         let written_files = apply.written_files;
-        let order = self.seals(env).iter().map(|seal| seal.order).max().unwrap_or(0) + 1;
+        let order = self.place_in_order(purpose, env, want).map_err(stop)?;
         self.place(env, dirty, &Seal { digest: *want, order, totals: fetched.plan.totals }).map_err(stop)?;
         Ok(Staged {
             already: false,

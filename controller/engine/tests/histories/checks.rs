@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 use bunraku_engine::{Deploy, DeployId, Environment, Fact, Outcome, Phase, Policy, Stage, Step};
 
-use crate::world::{Property, World};
+use crate::world::{KEEPS, Property, World};
 
 impl World {
     /// What is checked where it happens.
@@ -149,6 +149,11 @@ impl World {
                 let served = self.node(&node).served(&name);
                 if served.live != Some(committed.snapshot) || !served.proven {
                     self.breaks(Property::I7, format!("{node} does not serve what is committed of {name}"));
+                }
+                let mut kept = environment.retained.iter().take(KEEPS).map(|kept| kept.snapshot);
+                if let Some(lacks) = kept.find(|snapshot| !served.versions.contains(snapshot)) {
+                    let lacks = lacks.short();
+                    self.breaks(Property::I7, format!("{node} lacks {lacks}, retained of {name}"));
                 }
             }
         }

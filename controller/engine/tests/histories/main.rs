@@ -58,6 +58,8 @@ fn the_histories_are_worth_checking() {
         total.rollbacks > 10,
         total.adopted > 5,
         total.refused_by_fence > 100,
+        total.retained > 50,
+        total.lost > 5,
     ];
     assert!(enough.iter().all(|enough| *enough), "{total:?}");
 }

@@ -26,6 +26,7 @@ pub(crate) struct Served {
 pub(crate) enum Order {
     Stage { snapshot: Digest },
     Commit { snapshot: Digest },
+    Retain { snapshot: Digest },
     Discard { snapshot: Digest },
 }
 
@@ -58,6 +59,14 @@ impl Node {
         }
     }
 
+    /// Everything that is not live goes, but `staged`.
+    pub(crate) fn lose_versions(&mut self, staged: &BTreeSet<Digest>) {
+        for served in self.environments.values_mut() {
+            let live = served.live;
+            served.versions.retain(|version| Some(*version) == live || staged.contains(version));
+        }
+    }
+
     pub(crate) fn hello(&mut self, term: Term) -> Vec<Seen> {
         assert!(self.meets(term), "the model's controllers have rising terms");
         let seen = self.environments.iter().map(|(environment, served)| Seen {
@@ -85,10 +94,14 @@ impl Node {
         }
         served.fence = Some(fence);
         match order {
-            Order::Stage { snapshot } if snapshot == bad => Answer::StageFailed(Fault::Content),
-            Order::Stage { snapshot } if served.versions.contains(snapshot) => Answer::Staged,
-            Order::Stage { .. } if self.disk_full => Answer::StageFailed(Fault::Node),
-            Order::Stage { snapshot } => {
+            Order::Stage { snapshot } | Order::Retain { snapshot } if snapshot == bad => {
+                Answer::StageFailed(Fault::Content)
+            }
+            Order::Stage { snapshot } | Order::Retain { snapshot } if served.versions.contains(snapshot) => {
+                Answer::Staged
+            }
+            Order::Stage { .. } | Order::Retain { .. } if self.disk_full => Answer::StageFailed(Fault::Node),
+            Order::Stage { snapshot } | Order::Retain { snapshot } => {
                 served.versions.insert(*snapshot);
                 Answer::Staged
             }

@@ -76,6 +76,10 @@ pub(crate) enum Operation {
         node: usize,
         full: bool,
     },
+    /// A hand, or a disk that was full, took what is not live.
+    LoseVersions {
+        node: usize,
+    },
     RestartController,
     /// A controller restored from a backup that lacks the newest records takes over.
     Takeover {
@@ -116,7 +120,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         10 => node.clone().prop_map(|node| Operation::Connect { node }),
         2 => (node.clone(), any::<bool>()).prop_map(|(node, loses_proof)| Operation::RestartNode { node, loses_proof }),
         2 => (node.clone(), prop::bool::weighted(0.7)).prop_map(|(node, up)| Operation::PuppetServer { node, up }),
-        2 => (node, prop::bool::weighted(0.2)).prop_map(|(node, full)| Operation::DiskFull { node, full }),
+        2 => (node.clone(), prop::bool::weighted(0.2)).prop_map(|(node, full)| Operation::DiskFull { node, full }),
+        2 => node.prop_map(|node| Operation::LoseVersions { node }),
         2 => Just(Operation::RestartController),
         1 => (0..40_usize).prop_map(|lost| Operation::Takeover { lost }),
     ]

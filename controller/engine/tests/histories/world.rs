@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Role, Term};
-use bunraku_engine::{Built, DeployId, Event, Fact, Millis, Policy, Presence, Request, State, Step};
+use bunraku_engine::{Built, DeployId, Event, Fact, Millis, Phase, Policy, Presence, Request, State, Step};
 
 use crate::{
     node::{Answer, Node, Order},
@@ -13,6 +13,9 @@ use crate::{
 /// Rounds without faults in which everything must have ended: two environments, each with what is active, what is
 /// next, a plan, and compilers to be brought up, each in a few rounds.
 const ROUNDS: usize = 40;
+
+/// How many versions every node of the model keeps.
+pub(crate) const KEEPS: usize = 3;
 
 /// Of every so many messages the network keeps a copy that arrives later.
 const HELD_UP: usize = 4;
@@ -47,6 +50,10 @@ pub(crate) struct Counts {
     pub(crate) rollbacks: usize,
     pub(crate) adopted: usize,
     pub(crate) refused_by_fence: usize,
+    /// Retained snapshots that were brought.
+    pub(crate) retained: usize,
+    /// Nodes that had lost what they had staged when they were told to commit.
+    pub(crate) lost: usize,
 }
 
 pub(crate) struct World {
@@ -232,10 +239,19 @@ impl World {
             }
             Operation::PuppetServer { node, up } => self.nodes[node].server_up = up,
             Operation::DiskFull { node, full } => self.nodes[node].disk_full = full,
+            Operation::LoseVersions { node } => self.lose_versions(node),
             Operation::RestartController => self.restart(),
             Operation::Takeover { lost } => self.take_over(lost),
         }
         self.check();
+    }
+
+    /// Somebody deletes versions: all that is not live, but what a deploy that is not decided relies upon.
+    fn lose_versions(&mut self, node: usize) {
+        let deploys = self.state.deploys().values();
+        let staged = deploys.filter(|deploy| matches!(deploy.phase, Phase::Staging { .. }));
+        let staged: BTreeSet<Digest> = staged.filter_map(|deploy| Some(deploy.built()?.snapshot)).collect();
+        self.nodes[node].lose_versions(&staged);
     }
 
     /// The faults stop: everything answers, nothing is lost. Then everything must come to an end, soon.
@@ -308,6 +324,7 @@ impl World {
     }
 
     fn observe(&mut self, event: Event) {
+        self.presence.learn(&event, &self.state);
         let facts = self.state.observe(event, &self.presence, self.now);
         self.append(facts);
     }
@@ -317,6 +334,7 @@ impl World {
             self.tell(|| format!("  {fact}"));
             self.journal.push((serde_json::to_string(&fact).unwrap(), self.now));
             self.before(&fact);
+            self.presence.decided(&fact, &self.state);
             self.state.apply(&fact, self.now);
         }
     }
@@ -344,6 +362,10 @@ impl World {
             }
             Step::Discard { environment, node, snapshot, generation } => {
                 (None, Order::Discard { snapshot }, generation, None, node, environment)
+            }
+            Step::Retain { environment, node, snapshot, generation, .. } => {
+                self.counts.retained += 1;
+                (None, Order::Retain { snapshot }, generation, None, node, environment)
             }
         };
         let term = self.state.term().unwrap();
@@ -425,6 +447,16 @@ impl World {
             (Order::Stage { snapshot }, Answer::Staged, None) => {
                 self.send(node, environment, fence, Order::Commit { snapshot }, None);
             }
+            (Order::Retain { snapshot }, Answer::Staged, _) => {
+                self.observe(Event::RetainedStaged { environment, node, snapshot });
+            }
+            (Order::Retain { .. }, Answer::StageFailed(_), _) => {
+                self.observe(Event::RetainedRefused { environment, node, reason: "disk full".into() });
+            }
+            (Order::Commit { .. }, Answer::NotStaged, Some(deploy)) => {
+                self.counts.lost += 1;
+                self.observe(Event::NotStaged { deploy, node });
+            }
             (Order::Stage { .. }, Answer::StageFailed(fault), Some(deploy)) => {
                 let (reason, hint) = ("cannot".into(), String::new());
                 self.observe(Event::StageFailed { deploy, node, fault, reason, hint });
@@ -444,11 +476,9 @@ impl World {
                     Event::Committed { environment, node, snapshot, generation, proven, owed, swapped_ms };
                 self.observe(event);
             }
-            (Order::Commit { snapshot }, Answer::NotStaged, _) => {
-                let (owed, swapped_ms, proven) = ("not staged".into(), None, false);
-                let event =
-                    Event::Committed { environment, node, snapshot, generation, proven, owed, swapped_ms };
-                self.observe(event);
+            (Order::Commit { .. }, Answer::NotStaged, None) => {
+                let reason = "not staged".into();
+                self.observe(Event::BringFailed { environment, node, generation, reason });
             }
             (Order::Discard { snapshot }, Answer::Discarded, _) => {
                 self.observe(Event::Discarded { environment, node, snapshot });
@@ -505,7 +535,7 @@ impl World {
         }
         self.presence.connected(name.clone());
         let environments = self.nodes[node].hello(self.state.term().unwrap());
-        self.observe(Event::NodeObserved { node: name, environments });
+        self.observe(Event::NodeObserved { node: name, environments, keeps: KEEPS });
     }
 
     fn cut(&mut self, node: &NodeName) {
@@ -581,5 +611,7 @@ impl Counts {
         self.rollbacks += other.rollbacks;
         self.adopted += other.adopted;
         self.refused_by_fence += other.refused_by_fence;
+        self.retained += other.retained;
+        self.lost += other.lost;
     }
 }

@@ -42,13 +42,17 @@ impl Desk {
     }
 
     pub(crate) fn hear(&mut self, event: Event) -> Vec<Fact> {
+        self.presence.learn(&event, &self.state);
         let facts = self.state.observe(event, &self.presence, self.now);
         self.apply(&facts);
         facts
     }
 
     pub(crate) fn apply(&mut self, facts: &[Fact]) {
-        facts.iter().for_each(|fact| self.state.apply(fact, self.now));
+        for fact in facts {
+            self.presence.decided(fact, &self.state);
+            self.state.apply(fact, self.now);
+        }
     }
 
     pub(crate) fn wait(&mut self, ms: Millis) {
@@ -134,7 +138,16 @@ impl Desk {
     pub(crate) fn observed(&mut self, name: &str, live: Option<&str>, proven: bool) {
         let live = live.map(snapshot);
         let seen = Seen { environment: production(), live, proven, versions: live.into_iter().collect() };
-        self.hear(Event::NodeObserved { node: node(name), environments: vec![seen] });
+        self.hear(Event::NodeObserved { node: node(name), environments: vec![seen], keeps: 0 });
+    }
+
+    /// A compiler says hello: what it holds, the first of them live and proven, and how many it keeps.
+    pub(crate) fn hello(&mut self, name: &str, holds: &[&str], keeps: usize) -> Vec<Fact> {
+        let live = holds.first().map(|content| snapshot(content));
+        let versions = holds.iter().map(|content| snapshot(content)).collect();
+        let seen = Seen { environment: production(), live, proven: live.is_some(), versions };
+        self.presence.connected(node(name));
+        self.hear(Event::NodeObserved { node: node(name), environments: vec![seen], keeps })
     }
 
     /// By its Puppet certificate, with a new key.

@@ -150,7 +150,7 @@ fn a_node_that_forgot_what_it_staged_stages_again() {
     let deploy = desk.ask_deploy(Policy::Fail).unwrap();
     desk.built(deploy, "a");
     desk.staged(deploy, "c1");
-    desk.hear(Event::NodeObserved { node: node("c1"), environments: Vec::new() });
+    desk.hear(Event::NodeObserved { node: node("c1"), environments: Vec::new(), keeps: 0 });
     desk.staged(deploy, "c2");
     assert_eq!(desk.live(), None);
     assert!(matches!(&desk.steps()[..], [Step::Stage { node: again, .. }] if *again == node("c1")));

@@ -6,4 +6,5 @@ mod deploys;
 mod desk;
 mod fleet;
 mod holding;
+mod retained;
 mod takeover;
