@@ -111,15 +111,34 @@ impl GenerateTypes<'_> {
         }
         let mut run = self.puppet.invocation(args, &home, self.deadline);
         run.run_as = self.run_as;
-        let output = run
-            .run()
-            .await
-            .map_err(|source| TypesError::Generate { environment: self.environment.clone(), source })?;
+        let output = run.run().await.map_err(|source| {
+            let source = plain(source, &stand.environment(self.environment));
+            TypesError::Generate { environment: self.environment.clone(), source }
+        })?;
         let place = Place { version: self.version, group: self.group };
         let types = place
             .put(&stand.environment(self.environment))
             .map_err(|source| TypesError::Place { version: self.version.into(), source })?;
         Ok(Generated { types, output: format!("{}{}", output.stdout, output.stderr) })
+    }
+}
+
+/// For people, who meet it with the deploy: files as they are called in the environment, and without the options that
+/// only give the run a place of its own.
+fn plain(error: CommandError, environment: &Path) -> CommandError {
+    let place = format!("{}/", environment.display());
+    let short = |command: String| match command.split_once(" --") {
+        Some((program, _)) => program.to_owned(),
+        None => command,
+    };
+    match error {
+        CommandError::Spawn { command, source } => CommandError::Spawn { command: short(command), source },
+        CommandError::Deadline { command, deadline, output } => {
+            CommandError::Deadline { command: short(command), deadline, output: output.replace(&place, "") }
+        }
+        CommandError::Failed { command, status, output } => {
+            CommandError::Failed { command: short(command), status, output: output.replace(&place, "") }
+        }
     }
 }
 
@@ -259,6 +278,21 @@ mod tests {
         fs::write(made.join(RESOURCE_TYPES).join("thing.pp"), "new").unwrap();
         fs::write(made.join(RESOURCE_TYPES).join("deep/other.pp"), "new").unwrap();
         made
+    }
+
+    /// It began with 600 characters of options and private paths, before the line that matters.
+    #[test]
+    fn a_type_that_does_not_load_is_told_by_its_file_in_the_environment() {
+        use std::os::unix::process::ExitStatusExt;
+        let error = CommandError::Failed {
+            command: "puppet generate types --color=false --environmentpath /s/types-1/environments".into(),
+            status: std::process::ExitStatus::from_raw(256),
+            output: "Failed to load '/s/types-1/environments/production/site/b.rb'".into(),
+        };
+        assert_eq!(
+            plain(error, Path::new("/s/types-1/environments/production")).to_string(),
+            "`puppet generate types` failed (exit status: 1): Failed to load 'site/b.rb'"
+        );
     }
 
     #[test]
