@@ -37,12 +37,24 @@ pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 pub const HANDSHAKES_PER_ADDRESS: usize = 16;
 /// Handshakes under way at once in all.
 pub const HANDSHAKES: usize = 256;
+/// Connections in all of those who have not shown a mesh certificate, from addresses where nobody has: all nodes of the
+/// largest fleet may come back at once to a controller that has just started, and each costs a few KiB. An address with a
+/// mesh peer is outside of it, and has handshake places of its own.
+pub const STRANGERS: usize = 16_384;
+/// Connections at the two enrolment doors together; enrolling is one call of some milliseconds.
+pub const ENROLLING: usize = 256;
+/// How long an address where a mesh certificate was shown is remembered after its last such connection.
+pub const KNOWN: Duration = Duration::from_secs(3600);
+/// From the end of the handshake to the first HTTP/2 frame: keepalive begins only then. A client sends it at once.
+pub const PREFACE: Duration = Duration::from_secs(10);
 /// Failed handshakes and refused calls of one source address within a minute before it is made to wait.
 pub const FAILURES_PER_MINUTE: u32 = 60;
 /// Connections of one source address, open at once.
 pub const CONNECTIONS_PER_ADDRESS: usize = 4096;
 /// Concurrent streams that one HTTP/2 peer may open.
 pub const STREAMS: u32 = 128;
+/// The same at the enrolment doors: who enrols makes one call.
+pub const ENROLL_STREAMS: u32 = 4;
 /// Requests that wait for one environment's turn (one queued deploy each; the rest join it).
 pub const QUEUE: usize = 4096;
 /// The builder's own words kept for a deploy.

@@ -8,7 +8,7 @@ use bunraku_common::Chain;
 use rustls::{ServerConfig, pki_types::CertificateDer, server::Acceptor};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_rustls::{LazyConfigAcceptor, StartHandshake, server::TlsStream};
@@ -76,6 +76,8 @@ where
 {
     let addresses = Addresses::new(limits);
     let handshakes = Arc::new(Semaphore::new(limits.handshakes));
+    let known = Arc::new(Semaphore::new(limits.handshakes));
+    let enrolling = Arc::new(Semaphore::new(limits.enrolling));
     loop {
         let (tcp, address) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -88,8 +90,10 @@ where
         let Some(place) = addresses.enter(address.ip()) else {
             continue;
         };
-        let entrance =
-            Entrance { doors: Arc::clone(&doors), handshakes: Arc::clone(&handshakes), limits, address };
+        // Strangers have the ones, addresses with a mesh peer the others: whoever floods, nodes come back.
+        let handshakes = Arc::clone(if place.is_stranger() { &handshakes } else { &known });
+        let (doors, enrolling) = (Arc::clone(&doors), Arc::clone(&enrolling));
+        let entrance = Entrance { doors, handshakes, enrolling, limits, address };
         let handler = handler.clone();
         tokio::spawn(async move {
             if let Some(accepted) = entrance.pass(tcp, place).await {
@@ -115,6 +119,7 @@ const CROWDED: Duration = Duration::from_secs(2);
 struct Entrance {
     doors: Arc<ArcSwap<Doors>>,
     handshakes: Arc<Semaphore>,
+    enrolling: Arc<Semaphore>,
     limits: Limits,
     address: SocketAddr,
 }
@@ -122,7 +127,7 @@ struct Entrance {
 impl Entrance {
     async fn pass(&self, tcp: TcpStream, place: Place) -> Option<Accepted> {
         match self.shake_hands(tcp, &place).await {
-            Ok((door, stream)) => self.welcome(door, stream, place),
+            Ok((door, stream, enrolling)) => self.welcome(door, stream, place, enrolling),
             Err(refused) => {
                 tracing::debug!(address = %self.address, reason = %refused, "refused a connection");
                 if refused.counts() {
@@ -137,7 +142,7 @@ impl Entrance {
         &self,
         tcp: TcpStream,
         place: &Place,
-    ) -> Result<(Door, TlsStream<TcpStream>), Refused> {
+    ) -> Result<(Door, TlsStream<TcpStream>, Option<OwnedSemaphorePermit>), Refused> {
         let patience = self.limits.handshake;
         let (_turn, _permit, limit) = timeout(patience, async {
             let turn = place.turn().await;
@@ -151,7 +156,9 @@ impl Entrance {
             tcp.set_nodelay(true)?;
             let start = LazyConfigAcceptor::new(Acceptor::default(), tcp).await?;
             let (door, config) = self.choose(&start)?;
-            Ok((door, start.into_stream(config).await?))
+            // Before the signature, which is what costs.
+            let enrolling = self.may_enrol(door)?;
+            Ok((door, start.into_stream(config).await?, enrolling))
         })
         .await
         .unwrap_or(Err(Refused::Slow))
@@ -164,18 +171,36 @@ impl Entrance {
         Ok((door, config))
     }
 
-    fn welcome(&self, door: Door, stream: TlsStream<TcpStream>, mut place: Place) -> Option<Accepted> {
+    /// Those doors are open to everybody.
+    fn may_enrol(&self, door: Door) -> Result<Option<OwnedSemaphorePermit>, Refused> {
+        match door {
+            Door::Node | Door::H2 => Ok(None),
+            Door::Enroll | Door::EnrollPuppet => {
+                Arc::clone(&self.enrolling).try_acquire_owned().map(Some).map_err(|_| Refused::Crowded(door))
+            }
+        }
+    }
+
+    fn welcome(
+        &self,
+        door: Door,
+        stream: TlsStream<TcpStream>,
+        mut place: Place,
+        enrolling: Option<OwnedSemaphorePermit>,
+    ) -> Option<Accepted> {
         place.settled();
         let certificate = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).cloned();
         let peer = match door {
             Door::Node | Door::H2 => {
                 // The verifier has read it before, so this cannot fail for a peer that came this far.
-                Some(PeerIdentity::from_certificate(certificate.as_ref()?).ok()?)
+                let peer = PeerIdentity::from_certificate(certificate.as_ref()?).ok()?;
+                place.is_peer();
+                Some(peer)
             }
             Door::Enroll | Door::EnrollPuppet => None,
         };
         let caller = Caller { door, peer, certificate, address: self.address, source: place.source() };
-        Some(Accepted { caller, stream: Held::new(stream, place) })
+        Some(Accepted { caller, stream: Held::new(stream, place, enrolling) })
     }
 }
 
@@ -186,6 +211,8 @@ enum Refused {
     NoDoor,
     #[error("the door {0} is closed")]
     Closed(Door),
+    #[error("too many enrol at the door {0}")]
+    Crowded(Door),
     #[error("too many others were before it")]
     Waited,
     #[error("its handshake took too long")]
@@ -200,7 +227,7 @@ impl Refused {
     fn counts(&self) -> bool {
         match self {
             Self::NoDoor | Self::Slow => true,
-            Self::Closed(_) | Self::Waited => false,
+            Self::Closed(_) | Self::Crowded(_) | Self::Waited => false,
             Self::Handshake(error) => error.kind() == io::ErrorKind::InvalidData,
         }
     }

@@ -24,6 +24,10 @@ pub struct Limits {
     /// For the handshake, and before it as long again for waiting for its turn.
     pub handshake: Duration,
     pub connections_per_address: usize,
+    /// Of all addresses without a mesh peer: everything that has not shown a mesh certificate.
+    pub strangers: usize,
+    /// At the enrolment doors, of all addresses.
+    pub enrolling: usize,
     /// Failed handshakes and refused calls; then the address is turned away until the minute is over.
     pub failures_per_minute: u32,
 }
@@ -35,6 +39,8 @@ impl Default for Limits {
             handshakes_per_address: limits::HANDSHAKES_PER_ADDRESS,
             handshake: limits::HANDSHAKE,
             connections_per_address: limits::CONNECTIONS_PER_ADDRESS,
+            strangers: limits::STRANGERS,
+            enrolling: limits::ENROLLING,
             failures_per_minute: limits::FAILURES_PER_MINUTE,
         }
     }
@@ -54,6 +60,7 @@ pub(crate) struct Addresses {
 #[derive(Debug)]
 struct Book {
     entries: HashMap<IpAddr, Entry>,
+    strangers: usize,
     /// Entries are swept when there are more than this; doubled with what stays, so that sweeps stay rare.
     sweep_above: usize,
 }
@@ -63,6 +70,9 @@ struct Entry {
     turns: Arc<Semaphore>,
     waiting: usize,
     connections: usize,
+    /// Connections that came through a mesh door, and when the last one of them ended.
+    peers: usize,
+    left: Option<Instant>,
     failures: u32,
     /// Failures count from here on.
     since: Instant,
@@ -70,7 +80,7 @@ struct Entry {
 
 impl Addresses {
     pub(crate) fn new(limits: Limits) -> Self {
-        let book = Book { entries: HashMap::new(), sweep_above: SWEEP_ABOVE };
+        let book = Book { entries: HashMap::new(), strangers: 0, sweep_above: SWEEP_ABOVE };
         Self { limits, book: Arc::new(Mutex::new(book)) }
     }
 
@@ -79,14 +89,24 @@ impl Addresses {
         let address = one_subscriber(address);
         let now = Instant::now();
         let mut book = self.lock();
+        let book = &mut *book;
         let entry = book.entries.entry(address).or_insert_with(|| Entry {
             turns: Arc::new(Semaphore::new(self.limits.handshakes_per_address)),
             waiting: 0,
             connections: 0,
+            peers: 0,
+            left: None,
             failures: 0,
             since: now,
         });
         entry.forgive(now);
+        let stranger = !entry.is_known(now);
+        if stranger && book.strangers >= self.limits.strangers {
+            if entry.forgotten(now) {
+                book.entries.remove(&address);
+            }
+            return None;
+        }
         if entry.failures >= self.limits.failures_per_minute
             || entry.waiting >= WAITING_PER_ADDRESS
             || entry.connections >= self.limits.connections_per_address
@@ -96,9 +116,15 @@ impl Addresses {
         entry.waiting += 1;
         entry.connections += 1;
         let turns = Arc::clone(&entry.turns);
+        book.strangers += usize::from(stranger);
         book.sweep(now);
-        drop(book);
-        Some(Place { source: Source { address, addresses: self.clone() }, turns, waiting: true })
+        let source = Source { address, addresses: self.clone() };
+        Some(Place {
+            source,
+            turns,
+            waiting: true,
+            standing: if stranger { Standing::Stranger } else { Standing::Known },
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Book> {
@@ -126,8 +152,15 @@ impl Entry {
         }
     }
 
+    /// Whether a mesh certificate was shown from here, not long ago.
+    fn is_known(&self, now: Instant) -> bool {
+        self.peers > 0 || self.left.is_some_and(|left| now.duration_since(left) < limits::KNOWN)
+    }
+
     fn forgotten(&self, now: Instant) -> bool {
-        self.connections == 0 && (self.failures == 0 || now.duration_since(self.since) >= MINUTE)
+        self.connections == 0
+            && !self.is_known(now)
+            && (self.failures == 0 || now.duration_since(self.since) >= MINUTE)
     }
 }
 
@@ -145,6 +178,15 @@ pub(crate) struct Place {
     source: Source,
     turns: Arc<Semaphore>,
     waiting: bool,
+    standing: Standing,
+}
+
+/// What is known of a connection: it counts among all strangers, came from an address with a mesh peer, or is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Stranger,
+    Known,
+    Peer,
 }
 
 impl Place {
@@ -155,6 +197,25 @@ impl Place {
     /// Waits until this address has fewer handshakes under way than its limit.
     pub(crate) async fn turn(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.turns).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    pub(crate) fn is_stranger(&self) -> bool {
+        self.standing == Standing::Stranger
+    }
+
+    /// A mesh certificate was shown on this connection.
+    pub(crate) fn is_peer(&mut self) {
+        let mut book = self.source.addresses.lock();
+        if self.standing == Standing::Stranger {
+            book.strangers -= 1;
+        }
+        if let Some(entry) = book.entries.get_mut(&self.source.address)
+            && self.standing != Standing::Peer
+        {
+            entry.peers += 1;
+        }
+        drop(book);
+        self.standing = Standing::Peer;
     }
 
     /// The handshake is done.
@@ -171,8 +232,15 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.settled();
         let mut book = self.source.addresses.lock();
+        if self.standing == Standing::Stranger {
+            book.strangers -= 1;
+        }
         if let Some(entry) = book.entries.get_mut(&self.source.address) {
             entry.connections -= 1;
+            if self.standing == Standing::Peer {
+                entry.peers -= 1;
+                entry.left = Some(Instant::now());
+            }
             if entry.forgotten(Instant::now()) {
                 book.entries.remove(&self.source.address);
             }
@@ -262,6 +330,30 @@ mod tests {
         let addresses = Addresses::new(limits());
         drop(addresses.enter(address("127.0.0.1")));
         assert!(addresses.lock().entries.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i10_strangers_are_bounded_in_all_and_keep_no_address_with_a_mesh_peer_out() {
+        let addresses = Addresses::new(Limits { strangers: 2, ..limits() });
+        let mut peer = addresses.enter(address("127.0.0.1")).unwrap();
+        peer.is_peer();
+        let mut strangers: Vec<_> =
+            ["127.0.1.1", "127.0.1.2"].map(|from| addresses.enter(address(from)).unwrap()).into();
+        assert!(addresses.enter(address("127.0.1.3")).is_none());
+        assert!(addresses.lock().entries.len() == 3, "nothing is kept of who was refused");
+        assert!(addresses.enter(address("127.0.0.1")).is_some_and(|place| !place.is_stranger()));
+        drop(peer);
+        tokio::time::advance(limits::KNOWN / 2).await;
+        assert!(addresses.enter(address("127.0.0.1")).is_some(), "it may come back after a while");
+        tokio::time::advance(limits::KNOWN / 2).await;
+        assert!(addresses.enter(address("127.0.0.1")).is_none());
+        strangers.pop();
+        let mut enters = addresses.enter(address("127.0.0.1")).unwrap();
+        assert!(enters.is_stranger());
+        enters.is_peer();
+        assert!(addresses.enter(address("127.0.1.3")).is_some(), "who is a peer is no stranger any more");
+        drop((strangers, enters));
+        assert_eq!(addresses.lock().strangers, 0);
     }
 
     #[test]

@@ -28,8 +28,10 @@ use tower::ServiceExt;
 
 use crate::{
     accept::Caller,
+    alpn::Door,
     cut::{Cut, Tasks},
     deadline::{self, Deadlined},
+    stream::Opening,
 };
 
 /// All headers of one request or response. Ours are below 1 KiB; a trace header needs room.
@@ -37,6 +39,8 @@ pub(crate) const HEADER_BYTES: u32 = 16 << 10;
 /// Streams that a peer opened and reset before we looked at them; more is the "rapid reset" attack, and hyper ends
 /// the connection.
 const PENDING_RESETS: usize = 20;
+/// The preface and the header of the first frame, which must be SETTINGS.
+const FIRST_BYTES: usize = 24 + 9;
 /// How long calls may finish after a connection was told to end.
 pub const FINISH: Duration = Duration::from_secs(60);
 
@@ -47,7 +51,7 @@ pub enum Ended {
     Stopped,
     /// The other side closed properly.
     Closed,
-    /// The other side opened the connection and asked nothing within the limit.
+    /// The other side opened the connection and said nothing, or asked nothing, within the limit.
     Silent,
     /// The other side's certificate is no longer good.
     Expired,
@@ -70,7 +74,7 @@ where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (cut, tasks) = Cut::new();
-    let asked = Arc::new(FirstCall::default());
+    let asked = Arc::new(First::default());
     let routes = Served { routes: routes.prepare(), caller: None, asked: Arc::clone(&asked) };
     let end = async {
         tokio::select! {
@@ -78,7 +82,7 @@ where
             () = asked.missing_for(hello) => End::AtOnce(Ended::Silent),
         }
     };
-    serve(io, routes, cut, tasks, end).await
+    serve(io, routes, limits::STREAMS, cut, tasks, end).await
 }
 
 /// Serves `routes` to `caller` on an accepted connection. Every request carries `Arc<Caller>` among its extensions
@@ -99,14 +103,24 @@ where
         Duration::ZERO => FINISH,
         remaining => remaining,
     });
+    let streams = match caller.door {
+        Door::Node | Door::H2 => limits::STREAMS,
+        Door::Enroll | Door::EnrollPuppet => limits::ENROLL_STREAMS,
+    };
     let routes = Served { routes: routes.prepare(), caller: Some(Arc::new(caller)), asked: Arc::default() };
+    // HTTP/2 keepalive begins only with the peer's first frame: who never sends it would stay as long as its
+    // certificate.
+    let spoken = Arc::new(First::default());
+    let tell = Arc::clone(&spoken);
+    let io = Opening::new(io, FIRST_BYTES, move || tell.came());
     let end = async move {
         tokio::select! {
             () = stop => End::Gently(Ended::Stopped),
             () = elapsed(life) => End::Gently(Ended::Expired),
+            () = spoken.missing_for(limits::PREFACE) => End::AtOnce(Ended::Silent),
         }
     };
-    (cut.clone(), serve(io, routes, cut, tasks, end))
+    (cut.clone(), serve(io, routes, streams, cut, tasks, end))
 }
 
 enum End {
@@ -117,6 +131,7 @@ enum End {
 async fn serve<IO>(
     io: IO,
     routes: Served,
+    streams: u32,
     cut: Cut,
     mut tasks: Tasks,
     end: impl Future<Output = End> + Send,
@@ -130,7 +145,7 @@ where
         .timer(TokioTimer::new())
         .keep_alive_interval(limits::KEEPALIVE_INTERVAL)
         .keep_alive_timeout(limits::KEEPALIVE_TIMEOUT)
-        .max_concurrent_streams(limits::STREAMS)
+        .max_concurrent_streams(streams)
         .max_header_list_size(HEADER_BYTES)
         .max_pending_accept_reset_streams(PENDING_RESETS)
         .serve_connection(TokioIo::new(io), service_fn(move |request| routes.call(request)));
@@ -168,7 +183,7 @@ impl Drop for CutOnDrop {
 struct Served {
     routes: Routes,
     caller: Option<Arc<Caller>>,
-    asked: Arc<FirstCall>,
+    asked: Arc<First>,
 }
 
 impl Served {
@@ -191,21 +206,21 @@ impl Served {
     }
 }
 
-/// Whether the peer has called anything yet.
+/// Whether the peer has called anything, or spoken at all, yet.
 #[derive(Default)]
-struct FirstCall {
+struct First {
     came: AtomicBool,
     news: Notify,
 }
 
-impl FirstCall {
+impl First {
     fn came(&self) {
         if !self.came.swap(true, Ordering::Relaxed) {
             self.news.notify_one();
         }
     }
 
-    /// Resolves when no call came within `limit`, else never.
+    /// Resolves when nothing came within `limit`, else never.
     async fn missing_for(&self, limit: Duration) {
         if timeout(limit, self.news.notified()).await.is_ok() {
             pending::<()>().await;

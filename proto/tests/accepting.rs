@@ -188,3 +188,44 @@ fn hostile_bytes() -> Vec<Vec<u8>> {
     }
     all
 }
+
+#[tokio::test]
+async fn i10_a_crowd_at_the_enrolment_doors_is_bounded_and_keeps_no_node_out() {
+    let limits = Limits { enrolling: 2, handshakes: 1, ..Limits::default() };
+    let (fleet, port, mut accepted) = open(limits).await;
+    let pin = bunraku_proto::peer::pin(&fleet.ca.der()).unwrap();
+    let enroll = bunraku_proto::tls::pinned_client(pin).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let stream = dial(&port.at(), &enroll, SOON).await.unwrap();
+        held.push((stream, soon(accepted.recv()).await.unwrap()));
+    }
+    assert!(dial(&port.at(), &enroll, SOON).await.is_err());
+    for door in [Door::Node, Door::H2] {
+        dial(&port.at(), &fleet.client(&node("c1"), door), SOON).await.unwrap();
+        assert_eq!(soon(accepted.recv()).await.unwrap().caller.door, door);
+    }
+    held.pop();
+    dial(&port.at(), &enroll, SOON).await.unwrap();
+    assert!(soon(accepted.recv()).await.is_some());
+}
+
+#[tokio::test]
+async fn i10_an_address_with_a_mesh_peer_gets_in_while_strangers_take_all_other_places() {
+    let limits = Limits { strangers: 20, handshakes: 2, ..Limits::default() };
+    let (fleet, port, mut accepted) = open(limits).await;
+    let client = fleet.client(&node("c1"), Door::Node);
+    dial(&port.at(), &client, SOON).await.unwrap();
+    drop(soon(accepted.recv()).await.unwrap());
+    let mut silent = Vec::new();
+    for address in 1..=20 {
+        silent.push(from([127, 0, 9, address], port.address).await.unwrap());
+    }
+    let mut refused = from([127, 0, 9, 21], port.address).await.unwrap();
+    assert!(is_closed(&mut refused).await, "no place for one more stranger");
+    let started = tokio::time::Instant::now();
+    dial(&port.at(), &client, SOON).await.unwrap();
+    assert!(soon(accepted.recv()).await.is_some());
+    assert!(started.elapsed() < Limits::default().handshake, "it waited for the silent ones");
+    drop(silent);
+}

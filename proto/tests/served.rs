@@ -370,3 +370,58 @@ fn identities_that_were_made_together_renew_apart_and_around_half_of_their_life(
     let share = |random| (identity.renew_at(random) - from) * 100 / (until - from);
     assert_eq!((share(0), share(u64::MAX / 2), share(u64::MAX)), (40, 49, 59));
 }
+
+/// The server's first frame, as its settings.
+async fn settings(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<(u16, u32)> {
+    let mut head = [0; 9];
+    soon(io.read_exact(&mut head)).await.unwrap();
+    assert_eq!(head[3], 4, "the first frame is SETTINGS");
+    let mut body = vec![0; usize::from(u16::from_be_bytes([head[1], head[2]]))];
+    soon(io.read_exact(&mut body)).await.unwrap();
+    let pairs = body.chunks(6).map(|one| {
+        let value = u32::from_be_bytes(one[2..6].try_into().unwrap());
+        (u16::from_be_bytes([one[0], one[1]]), value)
+    });
+    pairs.collect()
+}
+
+#[tokio::test]
+async fn i10_who_enrols_may_open_few_streams_and_who_has_an_identity_many() {
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
+    let fleet = Fleet::new("f");
+    let served = serve(&fleet).await;
+    let pin = peer::pin(&fleet.ca.der()).unwrap();
+    let (enroll, h2) = (tls::pinned_client(pin).unwrap(), fleet.client(&node("c1"), Door::H2));
+    for (client, streams) in [(enroll, 4), (h2, 128)] {
+        let mut io = bunraku_proto::dial::dial(&served.port.at(), &client, support::SOON).await.unwrap();
+        io.write_all(&[PREFACE, SETTINGS].concat()).await.unwrap();
+        let found = settings(&mut io).await;
+        assert!(found.contains(&(MAX_CONCURRENT_STREAMS, streams)), "{found:?}");
+    }
+}
+
+/// Regression: such a connection stayed until its certificate ended.
+#[tokio::test]
+async fn i10_a_peer_that_never_speaks_http2_is_left_and_one_that_began_is_not() {
+    let fleet = Fleet::new("f");
+    let mut served = serve(&fleet).await;
+    let client = fleet.client(&node("c1"), Door::H2);
+    for (said, silent) in [(&b""[..], true), (&PREFACE[..20], true), (&[PREFACE, SETTINGS].concat(), false)] {
+        let mut io = bunraku_proto::dial::dial(&served.port.at(), &client, support::SOON).await.unwrap();
+        soon(served.cuts.recv()).await.unwrap();
+        io.write_all(said).await.unwrap();
+        if !silent {
+            settings(&mut io).await;
+            // Its answer to our settings says that it took in what was sent.
+            soon(io.read_exact(&mut [0; 9])).await.unwrap();
+        }
+        // From here on time runs as fast as nothing else happens.
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        let end = served.ends.recv().await.unwrap();
+        let waited = began.elapsed();
+        tokio::time::resume();
+        assert_eq!(matches!(end, Ended::Silent), silent, "{end:?}");
+        assert_eq!(waited < Duration::from_secs(15), silent, "{waited:?}");
+    }
+}
