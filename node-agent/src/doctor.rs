@@ -1,18 +1,22 @@
 //! The doctor as this agent asks it: what it knows about its own host goes in, findings come out.
 
-use std::{path::Path, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
-use bunraku_common::{Chain, EnvironmentName};
+use bunraku_common::{Chain, EnvironmentName, NodeName};
 use bunraku_proto::v1;
 use bunraku_puppetserver::{
     Puppet,
     doctor::{Finding, Severity, Surroundings, check, gather},
 };
+use bunraku_versions::Layout;
 
 use crate::{
-    config::Config,
+    config::{CodeConfig, Config},
     helpers,
-    node::{locks, resolve},
+    node::{group_id, locks, resolve},
 };
 
 /// Looks at everything a compiler needs; changes nothing, so it may run beside a running agent. The error says what
@@ -36,7 +40,42 @@ pub(crate) async fn examine(
         clock_ahead_ms,
         now: SystemTime::now(),
     };
-    gather(puppet, &about).await.map(|facts| check(&facts)).map_err(|error| Chain(&error).to_string())
+    let facts = gather(puppet, &about).await.map_err(|error| Chain(&error).to_string())?;
+    let mut findings = check(&facts);
+    let name = config.name.as_ref().map_or(facts.settings.certname.as_str(), NodeName::as_str);
+    findings.extend(code_group(code, facts.settings.environmentpath, &environments, name));
+    Ok(findings)
+}
+
+/// Whether what is live was made for the group that is configured now.
+fn code_group(
+    code: &CodeConfig,
+    environments_dir: PathBuf,
+    environments: &[EnvironmentName],
+    node: &str,
+) -> Option<Finding> {
+    let group = match code.group.as_str() {
+        "" => None,
+        name => Some(group_id(name)?),
+    };
+    let layout = Layout::new(
+        code.versions_dir.clone(),
+        code.environments_dir.clone().unwrap_or(environments_dir),
+        group,
+    );
+    let others: Vec<&str> =
+        environments.iter().filter(|env| !layout.live_suits(env)).map(EnvironmentName::as_str).collect();
+    let (severity, found, mend) = if others.is_empty() {
+        (Severity::Ok, "versions were made for the configured group".to_owned(), String::new())
+    } else {
+        let found = format!(
+            "made for another group than `{}` of the [code] table: {}",
+            code.group,
+            others.join(", ")
+        );
+        (Severity::Warning, found, format!("on the controller:\nbunraku heal {node}"))
+    };
+    Some(Finding { check: "code-group", severity, found, mend, fix: None })
 }
 
 /// The environments of which this node holds versions.

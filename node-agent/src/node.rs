@@ -2,10 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{DirBuilder, File, TryLockError},
+    fs::{DirBuilder, File, Permissions, TryLockError, set_permissions},
     io,
     net::{SocketAddr, ToSocketAddrs},
-    os::unix::fs::{DirBuilderExt, chown},
+    os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -209,13 +209,14 @@ impl Compiler {
             locks: locks(config),
         };
         let scratch = config.data_dir.join("scratch");
-        for (dir, mode) in [(&places.locks, 0o750), (&scratch, 0o711)] {
+        // Also when they are there already: the group may have been configured anew.
+        let locks = if group.is_some() { 0o750 } else { 0o755 };
+        for (dir, mode) in [(&places.locks, locks), (&scratch, 0o711)] {
             let made = DirBuilder::new().recursive(true).mode(mode).create(dir);
-            made.and_then(|()| chown(dir, None, group)).map_err(|source| AgentError::Io {
-                doing: "make",
-                path: dir.clone(),
-                source,
-            })?;
+            let owned = made.and_then(|()| chown(dir, None, group));
+            owned
+                .and_then(|()| set_permissions(dir, Permissions::from_mode(mode)))
+                .map_err(|source| AgentError::Io { doing: "make", path: dir.clone(), source })?;
         }
         helpers::install(&config.data_dir, &places).map_err(|source| AgentError::Io {
             doing: "make the helpers below",
@@ -290,7 +291,7 @@ pub(crate) fn puppet_account(name: &str) -> Result<Option<Account>, String> {
     Account::find(name).map(Some).map_err(|error| Chain(&error).to_string())
 }
 
-fn group_id(name: &str) -> Option<u32> {
+pub(crate) fn group_id(name: &str) -> Option<u32> {
     let asked = std::process::Command::new("getent").args(["group", "--", name]).output().ok()?;
     String::from_utf8(asked.stdout).ok()?.split(':').nth(2)?.parse().ok()
 }

@@ -1,7 +1,8 @@
 //! The lock between a commit and new compiles: the agent holds it alone while it settles, swaps the link and flushes,
 //! and `code-id`, which Puppet Server runs at the start of every compile, waits for it.
 //!
-//! One file per environment, readable by Puppet Server's group only: whoever may open it may also hold it.
+//! One file per environment, readable by Puppet Server's group only where one is configured: whoever may open it may
+//! also hold it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -53,17 +54,16 @@ impl SwapLock {
 
     /// For the agent: no compile learns its code id while this is held. Blocks, at most `deadline`.
     ///
-    /// Makes the file when it is not there, readable by `group` (Puppet Server's) if one is given.
+    /// Makes the file when it is not there, readable by `group` (Puppet Server's), or by everybody without one.
     pub fn exclusive(path: &Path, group: Option<u32>, deadline: Duration) -> Result<Self, LockError> {
         let opened =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path);
         let file = opened
             .and_then(|file| {
-                if let Some(group) = group {
-                    chown(path, None, Some(group))?;
-                    // The umask may have taken the group's bit away.
-                    fs::set_permissions(path, fs::Permissions::from_mode(0o640))?;
-                }
+                chown(path, None, group)?;
+                // The umask may have taken a bit away, and the group may have been configured anew.
+                let mode = if group.is_some() { 0o640 } else { 0o644 };
+                fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
                 Ok(file)
             })
             .map_err(|source| LockError::Open { path: path.into(), source })?;

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{PermissionsExt, chown},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
 };
 
@@ -100,16 +100,42 @@ impl Layout {
         self.file_mode(true)
     }
 
-    /// Makes a directory that Puppet Server passes through; sets nothing on one that is there already.
+    /// Makes a directory of ours that Puppet Server passes through. One that was made for another group gets the owner
+    /// and mode that the configuration now asks for; one of another user is left alone.
     pub(crate) fn make_passage(&self, path: &Path) -> io::Result<()> {
         match fs::create_dir(path) {
-            Ok(()) => {
-                chown(path, None, self.group)?;
-                fs::set_permissions(path, fs::Permissions::from_mode(self.directory_mode()))
+            Ok(()) => self.own_passage(path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let found = fs::symlink_metadata(path)?;
+                let ours = found.is_dir() && found.uid() == rustix::process::geteuid().as_raw();
+                if ours && !self.suits(&found) { self.own_passage(path) } else { Ok(()) }
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// As [`make_passage`](Self::make_passage) for the root, which an operator may have made, and open to more.
+    pub(crate) fn make_root(&self) -> io::Result<()> {
+        let passable = fs::metadata(&self.root).is_ok_and(|found| {
+            let by_group = self.group == Some(found.gid()) && found.mode() & 0o050 == 0o050;
+            by_group || found.mode() & 0o005 == 0o005
+        });
+        if passable { Ok(()) } else { self.make_passage(&self.root) }
+    }
+
+    /// Whether what is live was made for the group that is configured now. Files keep the owner and mode that they were
+    /// made with, because versions share them: `heal` replaces them.
+    pub fn live_suits(&self, env: &EnvironmentName) -> bool {
+        fs::metadata(self.link(env)).map_or(true, |found| self.suits(&found))
+    }
+
+    fn suits(&self, found: &fs::Metadata) -> bool {
+        found.mode() & 0o7777 == self.directory_mode() && self.group.is_none_or(|group| group == found.gid())
+    }
+
+    fn own_passage(&self, path: &Path) -> io::Result<()> {
+        chown(path, None, self.group)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(self.directory_mode()))
     }
 }
 

@@ -328,9 +328,9 @@ fn prepare_directories(layout: &Layout) -> Result<(), VersionsError> {
     if let Some(parent) = root.parent() {
         fs::create_dir_all(parent).map_err(VersionsError::io("make", parent))?;
     }
-    for passage in [root.clone(), layout.versions()] {
-        layout.make_passage(&passage).map_err(VersionsError::io("make", &passage))?;
-    }
+    layout.make_root().map_err(VersionsError::io("make", root))?;
+    let all = layout.versions();
+    layout.make_passage(&all).map_err(VersionsError::io("make", &all))?;
     for env in names_in(&layout.versions()) {
         let directory = layout.versions_of(&env);
         layout.make_passage(&directory).map_err(VersionsError::io("make", &directory))?;

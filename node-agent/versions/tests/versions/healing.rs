@@ -231,3 +231,28 @@ fn a_relative_or_foreign_live_link_is_named_with_the_command_that_mends_it() {
     relink(&format!("../node/versions/production/production_{live}"));
     assert_eq!(node.versions.relative_link(&production()), None);
 }
+
+#[test]
+fn a_group_that_is_configured_anew_reaches_what_is_there_already() {
+    let mut node = Node::new();
+    let live = node.deploy(&sample());
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let passages = [node.root().join("versions"), node.root().join("versions/production")];
+    let mut layout = Node::layout(node.dir.path());
+    assert!(layout.live_suits(&production()));
+    layout.group = Some(rustix::process::getegid().as_raw());
+    node.versions = bunraku_versions::Versions::open(layout.clone()).unwrap();
+    assert!(passages.iter().all(|path| mode(path) == 0o750), "nobody else passes any more");
+    assert!(!layout.live_suits(&production()));
+    node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO, always).unwrap();
+    assert!(layout.live_suits(&production()));
+    assert_eq!(mode(&node.version(&live).join("a")), 0o640);
+    // And back: everybody may read again, through every directory.
+    node.reopen();
+    assert!(passages.iter().all(|path| mode(path) == 0o755));
+    fs::set_permissions(node.root(), fs::Permissions::from_mode(0o750)).unwrap();
+    node.reopen();
+    assert_eq!(mode(&node.root()), 0o755);
+    node.versions.heal(&production(), &mut Source::new(&node.shelf), &GO, always).unwrap();
+    assert_eq!(mode(&node.version(&live).join("d/b")), 0o644);
+}
