@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
 use crate::{
-    Built, Commit, Committed, Deploy, DeployId, Environment, Fact, Held, Kind, Millis, Outcome, Phase,
-    Policy, Proof, Retained, Stage, State, deploy::JOINED_SHOWN, environment::Discard, fact::Serving,
+    Balance, Built, Commit, Committed, Deploy, DeployId, Environment, Fact, Held, Kind, Millis, Outcome,
+    Phase, Policy, Proof, Retained, Stage, State, deploy::JOINED_SHOWN, environment::Discard, fact::Serving,
 };
 
 impl State {
@@ -94,6 +94,23 @@ impl State {
             | Fact::OperatorEnrolled { .. }
             | Fact::OperatorRevoked { .. }
             | Fact::Expired { .. } => self.apply_fleet(fact, at),
+            Fact::BalanceWanted { compiler, wanted, generation, min_available, undone } => {
+                let balance = Balance {
+                    wanted: wanted.clone(),
+                    generation: *generation,
+                    decided_at: at,
+                    min_available: *min_available,
+                    agreed_at: None,
+                    undone: undone.clone(),
+                };
+                self.balance.insert(compiler.clone(), balance);
+            }
+            Fact::BalanceAgreed { compiler, generation } => {
+                let balance = self.balance.get_mut(compiler);
+                if let Some(balance) = balance.filter(|balance| balance.generation == *generation) {
+                    balance.agreed_at = Some(at);
+                }
+            }
             Fact::Refused { .. } => {}
         }
     }
@@ -108,6 +125,8 @@ impl State {
                 at,
             );
         }
+        // What the balancers were told stays as it is there, until somebody asks.
+        self.balance.clear();
         for environment in self.environments.values_mut() {
             environment.adopting = true;
             environment.discard = None;

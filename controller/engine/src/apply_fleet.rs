@@ -143,6 +143,8 @@ impl State {
             | Fact::EnvironmentAdopted { .. }
             | Fact::NodeObserved { .. }
             | Fact::HealAsked { .. }
+            | Fact::BalanceWanted { .. }
+            | Fact::BalanceAgreed { .. }
             | Fact::Refused { .. } => {}
         }
     }

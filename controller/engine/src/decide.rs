@@ -3,7 +3,8 @@
 use bunraku_common::{EnvironmentName, limits};
 
 use crate::{
-    Deploy, DeployId, Environment, Fact, Kind, Millis, Policy, Refusal, RefusalCode, Request, Retained, State,
+    Deploy, DeployId, Environment, Fact, Kind, Millis, Policy, Presence, Refusal, RefusalCode, Request,
+    Retained, State,
 };
 
 /// Shortest beginning of a digest that names a snapshot.
@@ -15,7 +16,13 @@ impl State {
     ///
     /// # Errors
     /// Why not, for the one who asked; nothing has changed then.
-    pub fn decide(&self, request: Request, who: &str, now: Millis) -> Result<Vec<Fact>, Refusal> {
+    pub fn decide(
+        &self,
+        request: Request,
+        who: &str,
+        presence: &Presence,
+        now: Millis,
+    ) -> Result<Vec<Fact>, Refusal> {
         let facts = match request {
             Request::Deploy { environment, branch, commit, plan, policy } => {
                 vec![self.deploy_requested(environment, branch, commit, plan, policy, who)?]
@@ -27,6 +34,10 @@ impl State {
                 None => Vec::new(),
                 Some(_) => vec![Fact::EnvironmentReleased { environment, who: who.to_owned() }],
             },
+            Request::Drain { compiler, reason, min_available } => {
+                self.drain_asked(&compiler, &reason, min_available, who, presence, now)?
+            }
+            Request::Enable { compiler } => self.enable_asked(&compiler, presence)?,
             Request::HoldNode { .. }
             | Request::ReleaseNode { .. }
             | Request::RevokeNode { .. }

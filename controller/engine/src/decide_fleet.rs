@@ -115,7 +115,11 @@ impl State {
             Request::Renew { old_serial, old_key, serial, key, expires_s, now_s } => {
                 self.renewal(old_serial, &old_key, serial, key, expires_s, now_s)?
             }
-            Request::Deploy { .. } | Request::Rollback { .. } | Request::Release { .. } => {
+            Request::Deploy { .. }
+            | Request::Rollback { .. }
+            | Request::Release { .. }
+            | Request::Drain { .. }
+            | Request::Enable { .. } => {
                 return Ok(Vec::new());
             }
         };
@@ -238,7 +242,7 @@ impl State {
         })
     }
 
-    fn known_node(&self, node: &NodeName) -> Result<&crate::NodeRecord, Refusal> {
+    pub(crate) fn known_node(&self, node: &NodeName) -> Result<&crate::NodeRecord, Refusal> {
         let found = self.fleet.nodes.get(node);
         found.ok_or_else(|| not_found(format!("node {node} is not known here"), "bunraku nodes list"))
     }

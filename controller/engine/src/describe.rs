@@ -4,7 +4,7 @@ use std::fmt;
 
 use bunraku_common::{EnvironmentName, NodeName};
 
-use crate::{DeployId, Fact, Grant, Kind, Outcome, deploy::names};
+use crate::{DeployId, Fact, Grant, Kind, Outcome, Wanted, deploy::names};
 
 impl Fact {
     /// The stable name, as in the journal's JSON.
@@ -41,6 +41,8 @@ impl Fact {
             Self::OperatorEnrolled { .. } => "operator-enrolled",
             Self::OperatorRevoked { .. } => "operator-revoked",
             Self::Expired { .. } => "expired",
+            Self::BalanceWanted { .. } => "balance-wanted",
+            Self::BalanceAgreed { .. } => "balance-agreed",
             Self::Refused { .. } => "refused",
         }
     }
@@ -79,6 +81,8 @@ impl Fact {
             | Self::OperatorEnrolled { .. }
             | Self::OperatorRevoked { .. }
             | Self::Expired { .. }
+            | Self::BalanceWanted { .. }
+            | Self::BalanceAgreed { .. }
             | Self::Refused { .. } => None,
         }
     }
@@ -117,6 +121,8 @@ impl Fact {
             | Self::OperatorEnrolled { .. }
             | Self::OperatorRevoked { .. }
             | Self::Expired { .. }
+            | Self::BalanceWanted { .. }
+            | Self::BalanceAgreed { .. }
             | Self::Refused { .. } => None,
         }
     }
@@ -139,6 +145,7 @@ impl Fact {
             | Self::NodeReleased { node, .. }
             | Self::NodeRemoved { node, .. }
             | Self::HealAsked { node, .. } => Some(node),
+            Self::BalanceWanted { compiler, .. } | Self::BalanceAgreed { compiler, .. } => Some(compiler),
             Self::TermBegan { .. }
             | Self::SettingsChanged { .. }
             | Self::DeployRequested { .. }
@@ -245,6 +252,14 @@ impl fmt::Display for Fact {
                 let all = tokens.len() + identities.len() + denied_serials.len() + denied_keys.len();
                 write!(f, "forgot {all} tokens and identities that expired long ago")
             }
+            Self::BalanceWanted { compiler, wanted, undone, .. } => match (wanted, undone) {
+                (Wanted::Drained { owner, reason, .. }, _) => {
+                    write!(f, "{compiler} is to be drained for {owner}: {reason}")
+                }
+                (Wanted::Ready, None) => write!(f, "{compiler} is to be enabled"),
+                (Wanted::Ready, Some(why)) => write!(f, "the drain of {compiler} is undone: {why}"),
+            },
+            Self::BalanceAgreed { compiler, .. } => write!(f, "every balancer has drained {compiler}"),
             Self::Refused { what, reason } => write!(f, "refused: {what}: {reason}"),
         }
     }

@@ -9,7 +9,8 @@ use crate::{Built, DeployId, Settings};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// Time passed ([`State::deadline`](crate::State::deadline)), or a connection came or went.
+    /// Time passed ([`State::deadline`](crate::State::deadline)), a connection came or went, or a balancer or a compiler
+    /// was looked at ([`Presence`](crate::Presence)).
     Tick,
     /// The configuration file, read at start.
     Configured {
@@ -82,6 +83,14 @@ pub enum Event {
     RetainedRefused {
         environment: EnvironmentName,
         node: NodeName,
+        reason: String,
+    },
+    /// A balancer remembered an order about a compiler and did not obey: its own floor forbids the drain, or its
+    /// program does.
+    BalanceRefused {
+        balancer: NodeName,
+        compiler: NodeName,
+        generation: Generation,
         reason: String,
     },
     /// Serials in Puppet's CRL: identities born from them end.

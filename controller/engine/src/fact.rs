@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName, OperatorName, Role, Term};
 use serde::{Deserialize, Serialize};
 
-use crate::{Built, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Right, Settings};
+use crate::{Built, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Right, Settings, Wanted};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "kebab-case")]
@@ -187,6 +187,21 @@ pub enum Fact {
         denied_serials: Vec<String>,
         denied_keys: Vec<String>,
     },
+    /// The newest decision about one compiler at the balancers.
+    BalanceWanted {
+        compiler: NodeName,
+        wanted: Wanted,
+        generation: Generation,
+        min_available: u32,
+        /// Why the drain before it came to nothing, where this undoes one.
+        undone: Option<String>,
+    },
+    /// Every balancer that carries the compiler was seen to have drained it.
+    BalanceAgreed {
+        compiler: NodeName,
+        generation: Generation,
+    },
+
     /// A refused request, for the audit; changes nothing.
     Refused {
         what: String,

@@ -7,6 +7,7 @@
 mod alarms;
 mod apply;
 mod apply_fleet;
+mod balance;
 mod decide;
 mod decide_fleet;
 pub mod deploy;
@@ -21,11 +22,15 @@ mod presence;
 mod request;
 mod retained;
 mod right;
+pub mod rollout;
 mod settings;
+mod sight;
 mod state;
 mod step;
+pub mod view;
 
 pub use alarms::Behind;
+pub use balance::{Balance, DrainOwner, Wanted};
 pub use deploy::{Built, Commit, Deploy, DeployId, Kind, Outcome, Phase, Policy, Stage};
 pub use environment::{Committed, Environment, Held, Retained};
 pub use event::{Event, Fault, Seen};
@@ -36,9 +41,11 @@ pub use fleet::{
 pub use presence::Presence;
 pub use request::{Refusal, RefusalCode, Request};
 pub use right::{BadRight, Need, Right};
+pub use rollout::RolloutId;
 pub use settings::Settings;
 pub use state::State;
 pub use step::{Step, StepId};
+pub use view::{BalancerView, IdleView, ServerSeen, Wish};
 
 /// Controller time in milliseconds: journalled with each record, advanced by the driver's monotonic clock, never back.
 pub type Millis = u64;

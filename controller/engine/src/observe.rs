@@ -80,6 +80,10 @@ impl State {
             Event::NodeObserved { node, environments, keeps: _ } => self.seen(&node, &environments),
             // Who holds what is known while it is connected, and never journalled.
             Event::RetainedStaged { .. } | Event::RetainedRefused { .. } => Vec::new(),
+            Event::BalanceRefused { balancer, compiler, generation, reason } => self
+                .balance_refused(&balancer, &compiler, generation, &reason, presence)
+                .into_iter()
+                .collect(),
             Event::PuppetRevoked { serials } => self.cut_by_puppet(&serials),
             Event::Housekeeping { now_s } => self.expired(now_s).into_iter().collect(),
         };

@@ -1,18 +1,25 @@
-//! Who is connected, as the driver sees it: an argument, never journalled, because it is only true now.
+//! Who is connected and what was last seen of them, as the driver sees it: an argument, never journalled, because it is
+//! only true now.
 
 use std::collections::BTreeMap;
 
 use bunraku_common::NodeName;
 
-use crate::{Millis, retained::Lacking};
+use crate::{
+    Millis,
+    retained::Lacking,
+    view::{BalancerView, IdleView},
+};
 
-/// The connections of this run of the controller.
+/// The connections of this run of the controller, and what came over them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Presence {
     up_since: Millis,
     /// `None`: connected. `Some`: gone since then.
     nodes: BTreeMap<NodeName, Option<Millis>>,
     pub(crate) lacking: Lacking,
+    balancers: BTreeMap<NodeName, BalancerView>,
+    idle: BTreeMap<NodeName, IdleView>,
 }
 
 impl Presence {
@@ -31,6 +38,39 @@ impl Presence {
             since.get_or_insert(now);
         }
         self.lacking.forget(node);
+    }
+
+    /// A balancer answered. An answer to an earlier question than the one known is dropped.
+    pub fn balancer_seen(&mut self, balancer: NodeName, view: BalancerView) {
+        if self.balancers.get(&balancer).is_none_or(|known| known.at <= view.at) {
+            self.balancers.insert(balancer, view);
+        }
+    }
+
+    /// A compiler said how busy it is.
+    pub fn idle_seen(&mut self, compiler: NodeName, view: IdleView) {
+        if self.idle.get(&compiler).is_none_or(|known| known.at <= view.at) {
+            self.idle.insert(compiler, view);
+        }
+    }
+
+    pub fn up_since(&self) -> Millis {
+        self.up_since
+    }
+
+    /// What a balancer last showed, however long ago.
+    pub fn balancer(&self, balancer: &NodeName) -> Option<&BalancerView> {
+        self.balancers.get(balancer)
+    }
+
+    /// What every balancer last showed, however long ago.
+    pub fn balancers(&self) -> &BTreeMap<NodeName, BalancerView> {
+        &self.balancers
+    }
+
+    /// What a compiler last said of itself, however long ago.
+    pub fn idle(&self, compiler: &NodeName) -> Option<&IdleView> {
+        self.idle.get(compiler)
     }
 
     pub fn is_connected(&self, node: &NodeName) -> bool {

@@ -50,6 +50,17 @@ pub enum Request {
         node: NodeName,
     },
 
+    /// Take a compiler out of service at every balancer.
+    Drain {
+        compiler: NodeName,
+        reason: String,
+        /// What must stay in service in each backend; the larger of this and the balancer's own floor rules.
+        min_available: u32,
+    },
+    Enable {
+        compiler: NodeName,
+    },
+
     CreateToken {
         id: String,
         hash: String,

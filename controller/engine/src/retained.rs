@@ -78,6 +78,7 @@ impl Presence {
             | Event::Committed { .. }
             | Event::BringFailed { .. }
             | Event::Discarded { .. }
+            | Event::BalanceRefused { .. }
             | Event::PuppetRevoked { .. }
             | Event::Housekeeping { .. } => {}
         }

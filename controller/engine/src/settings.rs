@@ -19,6 +19,10 @@ pub struct Settings {
     pub unreachable: Millis,
     /// How long an abandoned staged version is asked to be discarded: an offer, nodes clean up by themselves too.
     pub discard: Millis,
+    /// From a drain's decision until every balancer that carries the compiler must have done it; else it is undone.
+    pub balance_deadline: Millis,
+    /// Over how many seconds a balancer that can lets an enabled compiler's share grow; 0: as its own config says.
+    pub slow_start_s: u32,
     /// What a compiler that cannot stage does to a deploy that names no policy.
     pub policy: Policy,
     /// Builds at once, over all environments.
@@ -42,6 +46,8 @@ impl Default for Settings {
             commit_deadline: 5 * MINUTE,
             unreachable: MINUTE,
             discard: 5 * MINUTE,
+            balance_deadline: MINUTE,
+            slow_start_s: 0,
             policy: Policy::Fail,
             parallel_builds: 2,
             retained: 10,

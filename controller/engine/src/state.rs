@@ -6,7 +6,7 @@ use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Term}
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Deploy, DeployId, Environment, Kind, Phase, Settings,
+    Balance, Deploy, DeployId, Environment, Kind, Phase, Settings,
     fleet::{Fleet, Standing},
 };
 
@@ -21,6 +21,9 @@ pub struct State {
     /// Every deploy that has not ended, and the newest that have.
     pub(crate) deploys: BTreeMap<DeployId, Deploy>,
     pub(crate) fleet: Fleet,
+    /// Of every compiler about which the balancers were ever told anything.
+    #[serde(default)]
+    pub(crate) balance: BTreeMap<NodeName, Balance>,
 }
 
 impl State {

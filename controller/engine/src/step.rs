@@ -58,6 +58,18 @@ pub enum Step {
         /// Newest first: the node keeps the first ones.
         retained: Vec<Digest>,
     },
+    /// A balancer is told what is wanted of a compiler.
+    Balance {
+        balancer: NodeName,
+        compiler: NodeName,
+        drained: bool,
+        /// Empty when it is wanted ready, as is the reason.
+        owner: String,
+        reason: String,
+        generation: Generation,
+        min_available: u32,
+        slow_start_s: u32,
+    },
 }
 
 /// Tells one step from another, also over restarts: equal ids are the same order.
@@ -69,6 +81,8 @@ pub enum StepId {
     Discard(EnvironmentName, NodeName, Generation),
     Bring(EnvironmentName, NodeName, Generation),
     Retain(EnvironmentName, NodeName, Digest),
+    /// Balancer, compiler.
+    Balance(NodeName, NodeName, Generation),
 }
 
 impl Step {
@@ -88,6 +102,9 @@ impl Step {
             Self::Retain { environment, node, snapshot, .. } => {
                 StepId::Retain(environment.clone(), node.clone(), *snapshot)
             }
+            Self::Balance { balancer, compiler, generation, .. } => {
+                StepId::Balance(balancer.clone(), compiler.clone(), *generation)
+            }
         }
     }
 
@@ -100,17 +117,20 @@ impl Step {
             | Self::Discard { node, .. }
             | Self::Bring { node, .. }
             | Self::Retain { node, .. } => Some(node),
+            Self::Balance { balancer, .. } => Some(balancer),
         }
     }
 
-    pub fn environment(&self) -> &EnvironmentName {
+    /// The environment that it is about, where it is about one.
+    pub fn environment(&self) -> Option<&EnvironmentName> {
         match self {
             Self::Build { environment, .. }
             | Self::Stage { environment, .. }
             | Self::Commit { environment, .. }
             | Self::Discard { environment, .. }
             | Self::Bring { environment, .. }
-            | Self::Retain { environment, .. } => environment,
+            | Self::Retain { environment, .. } => Some(environment),
+            Self::Balance { .. } => None,
         }
     }
 }
@@ -130,6 +150,7 @@ impl State {
                 self.brings(name, presence, &mut steps);
             }
         }
+        self.balance_steps(presence, &mut steps);
         self.retains(presence, &mut steps);
         steps
     }
@@ -219,7 +240,8 @@ impl State {
 
     /// When `observe(Event::Tick)` must be called next, if nothing else happens before. May be in the past.
     pub fn deadline(&self, presence: &Presence) -> Option<Millis> {
-        self.active_deploys().filter_map(|deploy| self.deadline_of(deploy, presence)).min()
+        let deploys = self.active_deploys().filter_map(|deploy| self.deadline_of(deploy, presence));
+        deploys.chain(self.balance_deadline(presence)).min()
     }
 
     fn deadline_of(&self, deploy: &Deploy, presence: &Presence) -> Option<Millis> {

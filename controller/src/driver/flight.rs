@@ -99,7 +99,8 @@ fn node_of(step: &StepId) -> Option<&NodeName> {
         | StepId::Commit(_, node, _)
         | StepId::Discard(_, node, _)
         | StepId::Bring(_, node, _)
-        | StepId::Retain(_, node, _) => Some(node),
+        | StepId::Retain(_, node, _)
+        | StepId::Balance(node, ..) => Some(node),
     }
 }
 

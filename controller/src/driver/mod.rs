@@ -296,7 +296,7 @@ impl Loop {
         match input {
             Input::Request { request, who, answer } => {
                 let concern = refusals::of_concern(&request);
-                let decided = self.state.decide(request, &who, now);
+                let decided = self.state.decide(request, &who, &self.shared.presence(), now);
                 match (&decided, concern) {
                     (Ok(facts), _) => self.apply(facts, &who, now, batch),
                     (Err(refusal), Some(what)) => {

@@ -108,6 +108,10 @@ impl Hands {
             Step::Bring { node, environment, snapshot, generation, adopt } => {
                 (self.bring(term, node, environment, snapshot, generation, adopt).await, None)
             }
+            Step::Balance { balancer, compiler, .. } => {
+                tracing::debug!(%balancer, %compiler, "no order to a balancer leaves yet");
+                (None, None)
+            }
             Step::Retain { node, environment, snapshot, generation, retained } => {
                 let order = order(term, generation, &environment);
                 let retained = retained.iter().take(limits::RETAINED).map(ToString::to_string).collect();

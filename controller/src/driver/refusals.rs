@@ -64,6 +64,8 @@ pub(super) fn of_concern(request: &Request) -> Option<String> {
         | Request::AllowNode { .. }
         | Request::RemoveNode { .. }
         | Request::HealNode { .. }
+        | Request::Drain { .. }
+        | Request::Enable { .. }
         | Request::CreateToken { .. }
         | Request::RevokeToken { .. }
         | Request::AddOperator { .. }

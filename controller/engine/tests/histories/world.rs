@@ -311,7 +311,7 @@ impl World {
     }
 
     fn request(&mut self, request: Request) -> bool {
-        match self.state.decide(request, "operator", self.now) {
+        match self.state.decide(request, "operator", &self.presence, self.now) {
             Ok(facts) => {
                 self.append(facts);
                 true
@@ -350,7 +350,7 @@ impl World {
 
     fn start(&mut self, step: Step) {
         let (deploy, order, generation, snapshot, node, environment) = match step {
-            Step::Build { .. } => return,
+            Step::Build { .. } | Step::Balance { .. } => return,
             Step::Stage { deploy, node, environment, snapshot, generation, .. } => {
                 (Some(deploy), Order::Stage { snapshot }, generation, Some(snapshot), node, environment)
             }

@@ -36,7 +36,7 @@ impl Desk {
     }
 
     pub(crate) fn ask(&mut self, request: Request) -> Result<Vec<Fact>, Refusal> {
-        let facts = self.state.decide(request, "ann", self.now)?;
+        let facts = self.state.decide(request, "ann", &self.presence, self.now)?;
         self.apply(&facts);
         Ok(facts)
     }
