@@ -153,3 +153,52 @@ impl DeployConfig {
         Duration::from_secs(self.stage_deadline_s)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DOCUMENTED: &str = include_str!("../../docs/configuration.md");
+    const EXAMPLE: &str = include_str!("../../packaging/bunraku/bunraku.toml.example");
+
+    /// The keys of a section: what an unknown one is answered with.
+    fn keys(section: &str) -> Vec<String> {
+        let error = toml::from_str::<Config>(&format!("{section}\nzzz = 1")).unwrap_err();
+        let quoted = error.message().split('`').skip(1).step_by(2);
+        quoted.filter(|key| *key != "zzz").map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_key_is_documented_and_stands_in_the_example_and_no_other() {
+        let documented = DOCUMENTED.split("## The node agent").next().unwrap();
+        let mut known = Vec::new();
+        let sections = ["", "[build]", "[deploy]", "[identity]", "[audit]", "[puppet]", "[[puppet.allow]]"];
+        for section in sections {
+            let keys = keys(section);
+            assert!(!keys.is_empty(), "{section}");
+            for key in &keys {
+                assert!(
+                    documented.contains(&format!("`{key}`"))
+                        || documented.contains(&format!("[{key}]"))
+                        || documented.contains(&format!(".{key}]")),
+                    "docs/configuration.md lacks {section} {key}"
+                );
+                let shown = |line: &str| {
+                    let line = line.trim_start_matches("# ");
+                    line.starts_with(&format!("{key} = ")) || line.contains(&format!("{key}]"))
+                };
+                assert!(EXAMPLE.lines().any(shown), "the example lacks {section} {key}");
+            }
+            known.extend(keys);
+        }
+        let rows = documented.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").next());
+        for key in rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(|key| !key.contains('[')) {
+            assert!(known.iter().any(|known| known == key), "docs/configuration.md has {key}");
+        }
+    }
+
+    #[test]
+    fn the_example_is_a_configuration() {
+        toml::from_str::<Config>(EXAMPLE).unwrap();
+    }
+}
