@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use bunraku_common::Digest;
-use bunraku_versions::{Policy, VersionsError, testing::files};
+use bunraku_versions::{Policy, Retained, StageError, Staged, VersionsError, testing::{Source, files}};
 
 use crate::fixture::{GO, Node, env, production, read};
 
@@ -184,4 +184,56 @@ fn an_old_version_that_is_staged_for_a_rollback_stays() {
     let excess = node.versions.excess(&production(), 8 * HOUR, &roomy());
     assert_eq!(excess, [&digests[..1], &digests[2..4]].concat());
     node.versions.swap(&production(), &digests[1], false, 8 * HOUR).unwrap();
+}
+
+/// Stages a retained version, as an order of the controller does.
+fn bring(node: &Node, want: &Digest, list: &[Digest], policy: &Policy) -> Result<Staged, StageError> {
+    let retained = Retained { newest_first: list, policy, now: 0 };
+    node.versions.stage_retained(&production(), want, &retained, &mut Source::new(&node.shelf), &GO)
+}
+
+#[test]
+fn an_old_version_that_comes_later_is_no_newer_than_the_live_one() {
+    let node = Node::new();
+    let texts = ["d", "c", "b", "a"];
+    let list: Vec<Digest> = texts.iter().map(|text| node.shelf.put(&files(&[("a", text)]))).collect();
+    node.stage(&list[0]).unwrap();
+    node.versions.swap(&production(), &list[0], false, 0).unwrap();
+    // What an abandoned deploy left is no reason to throw away what the controller retains.
+    let left = node.shelf.put(&files(&[("a", "left")]));
+    node.stage(&left).unwrap();
+    for want in [&list[2], &list[1], &list[3]] {
+        bring(&node, want, &list, &roomy()).unwrap();
+        assert!(bring(&node, want, &list, &roomy()).unwrap().already);
+    }
+    let expected = [list.as_slice(), &[left]].concat();
+    assert_eq!(node.versions.list(&production()), expected, "newest first");
+    let few = Policy { newest: 4, window: Duration::ZERO, longest_compile: Duration::ZERO, ..roomy() };
+    assert!(!node.versions.excess(&production(), HOUR, &few).contains(&list[3]));
+    let next = node.deploy_text(&[("a", "e")]);
+    assert_eq!(node.versions.list(&production())[0], next, "what is deployed after it is newer");
+}
+
+#[test]
+fn a_version_that_would_leave_again_is_not_brought() {
+    let node = Node::new();
+    let list: Vec<Digest> = ["b", "a"].iter().map(|text| node.shelf.put(&files(&[("a", text)]))).collect();
+    node.stage(&list[0]).unwrap();
+    node.versions.swap(&production(), &list[0], false, 0).unwrap();
+    let one = Policy { newest: 1, ..roomy() };
+    assert!(bring(&node, &list[1], &list, &one).unwrap_err().reason.contains("keeps 1 versions"));
+    assert_eq!((node.versions.keeps(&one), node.versions.keeps(&pressed())), (1, 0));
+    bring(&node, &list[1], &list, &pressed()).unwrap_err();
+    assert_eq!(node.versions.list(&production()), [list[0]]);
+}
+
+#[test]
+fn a_retained_version_leaves_the_spare_to_the_next_deploy() {
+    let node = Node::new();
+    let old = node.shelf.put(&files(&[("a", "old")]));
+    let live = node.deploy_text(&[("a", "live")]);
+    node.prepare_spare();
+    assert!(!bring(&node, &old, &[live, old], &roomy()).unwrap().from_spare);
+    let next = node.shelf.put(&files(&[("a", "next")]));
+    assert!(node.stage(&next).unwrap().from_spare);
 }
