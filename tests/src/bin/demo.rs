@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::ExitCode,
     thread,
     time::{Duration, Instant},
@@ -9,11 +10,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use bunraku_tests::{
-    installed::{Bunraku, Said, balancer_node},
+    installed::{Bunraku, Said, balancer_node, program},
     namespace,
     process::wait_for,
     progress::Progress,
-    stack::{self, DOMAIN, Options, Stack},
+    stack::{self, BUILD_USER, DOMAIN, Options, Stack},
 };
 use clap::Parser;
 
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
             step(&mut demo).with_context(|| format!("in the step \"{heading}\""))?;
         }
         if arguments.keep {
-            show_what_to_try(&demo);
+            show_what_to_try(&demo)?;
             demo.bunraku.leave_running();
             demo.stack.leave_running();
             return Ok(());
@@ -246,17 +247,21 @@ fn succeeded(what: &str, said: &Said) -> Result<()> {
     Ok(())
 }
 
-fn show_what_to_try(demo: &Demo) {
+/// Lines to type as they stand, inside the namespaces.
+fn show_what_to_try(demo: &Demo) -> Result<()> {
+    let bunraku = program("bunraku")?;
+    let programs = Path::new(bunraku.get_program()).parent().context("bunraku is in no directory")?.display();
     let socket = demo.bunraku.socket();
     let directory = demo.stack.directory().display();
-    println!(
-        "\nEverything runs on, in namespaces of its own. Inside them, try (with --socket {}):",
-        socket.display()
-    );
+    println!("\nEverything runs on, in namespaces of its own. Inside them (the command is below), first");
+    println!("  export PATH={programs}:$PATH BUNRAKU_SOCKET={}", socket.display());
+    println!("and then try");
     println!("  bunraku status");
     println!("  bunraku deploy production --plan");
     println!("  bunraku nodes show c1.{DOMAIN}");
     println!("  bunraku events");
     println!("  puppet agent --test --config {directory}/agents/a1/puppet.conf");
-    println!("  git clone {}", demo.stack.repository.control.url());
+    // git refuses a repository that belongs to another user.
+    println!("  runuser -u {BUILD_USER} -- git clone {} /tmp/control", demo.stack.repository.control.url());
+    Ok(())
 }
