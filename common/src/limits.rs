@@ -21,6 +21,10 @@ pub const SNAPSHOT_BYTES: u64 = 16 << 30;
 pub const MESSAGE_BYTES: usize = 4 << 20;
 /// One chunk of a pack on the wire.
 pub const CHUNK_BYTES: usize = 64 << 10;
+/// Packs of all nodes under way at once; more wait, in the order in which they asked. Each holds up to 3 MiB (half a MiB of
+/// chunks, zstd's window and tables, the list of what is sent), so all of them three quarters of a GiB; so many slow
+/// readers do not yet keep a fast one waiting, and more would not be faster than the network.
+pub const PACKS: usize = 256;
 /// Snapshots named in `have`: the live one and a few others that may share content with what is wanted.
 pub const HAVES: usize = 8;
 /// Retained snapshots named in one order; a node keeps five unless its operator wants more.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -11,8 +11,8 @@ use bunraku_builder::ObjectStore;
 use bunraku_common::{Digest, NodeName, limits};
 use bunraku_proto::v1::{PackChunk, PackRequest, content_server::Content};
 use tokio::{
-    sync::{Semaphore, mpsc},
-    time::timeout,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::{sleep, timeout},
 };
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
@@ -31,6 +31,10 @@ const CHUNKS_AHEAD: usize = 8;
 const PACKS_PER_NODE: usize = 16;
 /// A chunk that is not taken within this ends the pack: half a KiB a second is less than any link that is one.
 const CHUNK_PATIENCE: Duration = Duration::from_secs(120);
+/// The same while others wait for a place: 6 KiB a second. A pack that broke off is resumed where it was.
+const CROWDED_PATIENCE: Duration = Duration::from_secs(10);
+/// A node that waits for its place hears so often that it is not forgotten; it gives up after 30 s of silence.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(crate) struct ContentService {
@@ -38,11 +42,13 @@ pub(crate) struct ContentService {
     shared: Arc<Shared>,
     /// One entry for each node that ever asked.
     turns: Mutex<BTreeMap<NodeName, Arc<Semaphore>>>,
+    /// Places of all nodes together, given in the order of asking.
+    places: Arc<Semaphore>,
 }
 
 impl ContentService {
     pub(crate) fn new(store: Arc<ObjectStore>, shared: Arc<Shared>) -> Self {
-        Self { store, shared, turns: Mutex::default() }
+        Self { store, shared, turns: Mutex::default(), places: Arc::new(Semaphore::new(limits::PACKS)) }
     }
 
     fn turns_of(&self, node: &NodeName) -> Arc<Semaphore> {
@@ -76,11 +82,12 @@ impl Content for ContentService {
         let turn = self.turns_of(&node).acquire_owned().await;
         let turn = turn.map_err(|_| Status::internal("packs are closed"))?;
         let (chunks, stream) = mpsc::channel(CHUNKS_AHEAD);
-        let store = self.store.clone();
+        let (store, places) = (self.store.clone(), self.places.clone());
         tokio::spawn(async move {
             let _turn = turn;
+            let Some(_place) = place(&places, &chunks).await else { return };
             let begun = blocking(move || Outgoing::begin(store, &want, &have, after)).await;
-            if let Err(failed) = hand_over(begun, &chunks).await {
+            if let Err(failed) = hand_over(begun, &chunks, &places).await {
                 tracing::warn!(%node, snapshot = %want.short(), reason = failed.message(), "pack broke off");
                 let _receiver_gone = timeout(CHUNK_PATIENCE, chunks.send(Err(failed))).await;
             }
@@ -89,10 +96,29 @@ impl Content for ContentService {
     }
 }
 
+/// Waits for a place. The node hears an empty chunk now and then meanwhile; None: it does not wait any more.
+async fn place(
+    places: &Arc<Semaphore>,
+    to: &mpsc::Sender<Result<PackChunk, Status>>,
+) -> Option<OwnedSemaphorePermit> {
+    let mut place = pin!(places.clone().acquire_owned());
+    loop {
+        tokio::select! {
+            place = &mut place => return place.ok(),
+            () = to.closed() => return None,
+            () = sleep(SIGN_OF_LIFE) => {
+                // One that was not taken yet serves as well.
+                let _full = to.try_send(Ok(PackChunk::default()));
+            }
+        }
+    }
+}
+
 /// Makes chunk after chunk as fast as they are taken.
 async fn hand_over(
     begun: Result<Outgoing, Status>,
     to: &mpsc::Sender<Result<PackChunk, Status>>,
+    places: &Semaphore,
 ) -> Result<(), Status> {
     let mut outgoing = begun?;
     loop {
@@ -101,7 +127,8 @@ async fn hand_over(
         if data.is_empty() {
             return Ok(());
         }
-        match timeout(CHUNK_PATIENCE, to.send(Ok(PackChunk { data }))).await {
+        let patience = if places.available_permits() == 0 { CROWDED_PATIENCE } else { CHUNK_PATIENCE };
+        match timeout(patience, to.send(Ok(PackChunk { data }))).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => return Err(Status::cancelled("the node closed the stream")),
             Err(_) => return Err(Status::cancelled("the node does not read any more")),
@@ -119,4 +146,56 @@ async fn blocking<T: Send + 'static>(
 fn digest(text: &str) -> Result<Digest, Status> {
     text.parse()
         .map_err(|error: bunraku_common::digest::NotADigest| Status::invalid_argument(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn i10_ten_thousand_nodes_that_ask_at_once_get_their_places_in_the_order_of_asking() {
+        let (places, served) =
+            (Arc::new(Semaphore::new(limits::PACKS)), Arc::new(Mutex::new((0, Vec::new()))));
+        let all: Vec<_> = (0..10_000)
+            .map(|number| {
+                let (places, served) = (places.clone(), served.clone());
+                tokio::spawn(async move {
+                    let (chunks, _stream) = mpsc::channel(CHUNKS_AHEAD);
+                    let place = place(&places, &chunks).await.unwrap();
+                    {
+                        let mut served = served.lock().unwrap();
+                        served.0 = served.0.max(limits::PACKS - places.available_permits());
+                        served.1.push(number);
+                    }
+                    tokio::task::yield_now().await;
+                    drop(place);
+                })
+            })
+            .collect();
+        for one in all {
+            one.await.unwrap();
+        }
+        let (most, order) = &*served.lock().unwrap();
+        assert!(*most <= limits::PACKS && *most > 1, "{most} at once");
+        assert_eq!(order, &(0..10_000).collect::<Vec<_>>());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn i10_who_waits_for_a_pack_hears_so_and_who_gave_up_holds_nobody_up() {
+        let places = Arc::new(Semaphore::new(1));
+        let taken = places.clone().acquire_owned().await.unwrap();
+        let wait = |chunks: mpsc::Sender<_>| {
+            let places = places.clone();
+            tokio::spawn(async move { place(&places, &chunks).await })
+        };
+        let ((one, mut first), (two, second)) = (mpsc::channel(CHUNKS_AHEAD), mpsc::channel(CHUNKS_AHEAD));
+        let (gave_up, waits) = (wait(two), wait(one));
+        drop(second);
+        assert!(gave_up.await.unwrap().is_none());
+        for _ in 0..20 {
+            assert_eq!(first.recv().await.unwrap().unwrap().data, Vec::<u8>::new());
+        }
+        drop(taken);
+        assert!(waits.await.unwrap().is_some());
+    }
 }
