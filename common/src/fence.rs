@@ -33,9 +33,10 @@ impl Term {
     }
 }
 
+/// With the beginning of the id, which tells two controllers with one number apart.
 impl fmt::Display for Term {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "term {}", self.number)
+        write!(f, "term {} ({:08x})", self.number, self.id >> 96)
     }
 }
 

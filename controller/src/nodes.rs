@@ -1,7 +1,7 @@
 //! Connections: which node can be called, and how each connection of an identity is ended at once.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -37,8 +37,8 @@ struct Inner {
     /// When a node was last seen, for those that are not connected.
     last: BTreeMap<NodeName, LastSeen>,
     changes: BTreeMap<NodeName, VecDeque<Instant>>,
-    /// All connections with a mesh identity: serial, key, and how to end it.
-    cuts: BTreeMap<u64, (String, String, Cut)>,
+    /// Connections with a mesh identity by key, and then by number: serial, and how to end it.
+    cuts: HashMap<String, BTreeMap<u64, (String, Cut)>>,
 }
 
 #[derive(Debug, Clone)]
@@ -55,6 +55,8 @@ pub(crate) struct About {
     pub hello: HelloReply,
     pub address: String,
     pub since_ms: u64,
+    /// When the node's clock was `hello.wall_ms`, by this host's.
+    pub compared_ms: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -64,13 +66,31 @@ struct LastSeen {
 }
 
 /// A connection's place in the registry; given back with [`Connections::ended`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ConnectionId(u64);
+#[derive(Debug)]
+pub(crate) struct ConnectionId {
+    number: u64,
+    key: String,
+}
+
+impl Inner {
+    fn cut_denied(&self, state: &State, key: &str) {
+        for (serial, cut) in self.cuts.get(key).into_iter().flat_map(BTreeMap::values) {
+            if let Standing::Denied(reason) = state.standing(serial, key) {
+                tracing::warn!(serial, reason, "connection cut");
+                cut.cut();
+            }
+        }
+    }
+}
 
 impl Connections {
     /// The client to call a node with. Taken for each call: after a re-dial an older one is dead.
     pub(crate) fn client(&self, node: &NodeName) -> Option<NodeClient<NodeLink>> {
         self.lock().nodes.get(node).map(|connected| link::client(connected.link.clone()))
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<NodeName> {
+        self.lock().nodes.keys().cloned().collect()
     }
 
     pub(crate) fn is_connected(&self, node: &NodeName) -> bool {
@@ -80,20 +100,21 @@ impl Connections {
     /// Remembers a connection of an identity, so that a revocation can cut it. `None`: the key has too many already.
     pub(crate) fn started(&self, serial: &str, key: &str, cut: Cut) -> Option<ConnectionId> {
         let mut inner = self.lock();
-        if inner.cuts.values().filter(|(_, other, _)| other == key).count() >= CONNECTIONS_PER_KEY {
+        let number = inner.next + 1;
+        let of_key = inner.cuts.entry(key.to_owned()).or_default();
+        if of_key.len() >= CONNECTIONS_PER_KEY {
             return None;
         }
-        inner.next += 1;
-        let id = inner.next;
-        inner.cuts.insert(id, (serial.to_owned(), key.to_owned(), cut));
-        Some(ConnectionId(id))
+        of_key.insert(number, (serial.to_owned(), cut));
+        inner.next = number;
+        Some(ConnectionId { number, key: key.to_owned() })
     }
 
     /// A node said hello. It takes the new orders from now on. An older connection of the same process may finish its
     /// calls; one of another process is cut at once.
     pub(crate) fn registered(
         &self,
-        id: ConnectionId,
+        id: &ConnectionId,
         node: &NodeName,
         link: NodeLink,
         cut: Cut,
@@ -102,7 +123,8 @@ impl Connections {
         let mut inner = self.lock();
         let instance = about.hello.instance.clone();
         inner.last.remove(node);
-        let Some(older) = inner.nodes.insert(node.clone(), Connected { id: id.0, link, cut, about }) else {
+        let Some(older) = inner.nodes.insert(node.clone(), Connected { id: id.number, link, cut, about })
+        else {
             return;
         };
         if older.about.hello.instance == instance {
@@ -122,11 +144,16 @@ impl Connections {
     }
 
     /// The connection has ended. True when the node has no connection any more.
-    pub(crate) fn ended(&self, id: ConnectionId, node: Option<&NodeName>) -> bool {
+    pub(crate) fn ended(&self, id: &ConnectionId, node: Option<&NodeName>) -> bool {
         let mut inner = self.lock();
-        inner.cuts.remove(&id.0);
+        if let Some(of_key) = inner.cuts.get_mut(&id.key) {
+            of_key.remove(&id.number);
+            if of_key.is_empty() {
+                inner.cuts.remove(&id.key);
+            }
+        }
         let Some(node) = node else { return false };
-        if inner.nodes.get(node).is_none_or(|connected| connected.id != id.0) {
+        if inner.nodes.get(node).is_none_or(|connected| connected.id != id.number) {
             return false;
         }
         let connected = inner.nodes.remove(node).expect("it was found under this lock");
@@ -136,12 +163,15 @@ impl Connections {
 
     /// Ends every connection whose identity may no longer speak.
     pub(crate) fn cut_denied(&self, state: &State) {
-        for (serial, key, cut) in self.lock().cuts.values() {
-            if let Standing::Denied(reason) = state.standing(serial, key) {
-                tracing::warn!(serial, reason, "connection cut");
-                cut.cut();
-            }
+        let inner = self.lock();
+        for key in inner.cuts.keys() {
+            inner.cut_denied(state, key);
         }
+    }
+
+    /// The same for the connections of one key: each new one asks, and there may be ten thousand others.
+    pub(crate) fn cut_if_denied(&self, state: &State, key: &str) {
+        self.lock().cut_denied(state, key);
     }
 
     /// Makes every node dial again and hear a fresh hello.
@@ -164,6 +194,13 @@ impl Connections {
     pub(crate) fn observed(&self, node: &NodeName, observed: bunraku_proto::v1::ObserveReply) {
         if let Some(connected) = self.lock().nodes.get_mut(node) {
             connected.about.hello.observed = Some(observed);
+        }
+    }
+
+    /// What a node's wall clock said, and this host's at that time (Unix ms).
+    pub(crate) fn compared(&self, node: &NodeName, theirs: u64, ours: u64) {
+        if let Some(connected) = self.lock().nodes.get_mut(node) {
+            (connected.about.hello.wall_ms, connected.about.compared_ms) = (theirs, ours);
         }
     }
 

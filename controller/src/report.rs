@@ -128,13 +128,18 @@ impl Reporter {
         known: &Environment,
     ) -> v1::EnvironmentInfo {
         let committed = known.committed.as_ref();
-        let origin = committed.and_then(|c| self.provenance.origin(&c.snapshot));
+        // The file is read only where the state does not know: the caller holds it, and there may be many environments.
+        let commit = committed.and_then(|c| {
+            let kept = known.retained.iter().find(|kept| kept.snapshot == c.snapshot);
+            let commit = kept.and_then(|kept| kept.commit.clone());
+            commit.or_else(|| self.provenance.origin(&c.snapshot).map(|origin| origin.commit))
+        });
         let nodes = state.fleet().nodes.iter().filter(|(_, node)| node.is_compiler());
         v1::EnvironmentInfo {
             name: name.to_string(),
             committed: committed.map(|c| c.snapshot.to_string()).unwrap_or_default(),
             generation: known.generation.0,
-            commit: origin.map(|origin| origin.commit).unwrap_or_default(),
+            commit: commit.unwrap_or_default(),
             held: known
                 .held
                 .as_ref()
@@ -258,30 +263,41 @@ impl Reporter {
         all.map(|node| v1::NodeInfo { environments: Vec::new(), ..node }).collect()
     }
 
-    pub(crate) fn snapshots(&self, state: &State, only: Option<&EnvironmentName>) -> Vec<v1::SnapshotInfo> {
-        let mut found = Vec::new();
-        for (name, environment) in state.environments() {
-            if only.is_some_and(|only| only != name) {
-                continue;
-            }
-            for kept in &environment.retained {
-                let origin = self.provenance.origin(&kept.snapshot);
-                let live = environment.committed.as_ref().is_some_and(|c| c.snapshot == kept.snapshot);
-                found.push(v1::SnapshotInfo {
-                    digest: kept.snapshot.to_string(),
-                    environment: name.to_string(),
-                    commit: kept.commit.clone().unwrap_or_default(),
-                    who: kept.who.clone(),
-                    built_ms: origin.as_ref().map_or(0, |origin| origin.built_ms),
-                    files: origin.as_ref().map_or(0, |origin| origin.files),
-                    bytes: origin.as_ref().map_or(0, |origin| origin.bytes),
-                    live,
-                    modules: self.modules(&kept.snapshot),
-                    builder: origin.map(|origin| origin.builder).unwrap_or_default(),
-                });
-            }
+    /// Reads two files for each snapshot, when the state is no longer held.
+    pub(crate) fn snapshots(&self, only: Option<&EnvironmentName>) -> Vec<v1::SnapshotInfo> {
+        let state = self.shared.state();
+        let chosen = state.environments().iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
+        let known: Vec<(Digest, v1::SnapshotInfo)> = chosen
+            .flat_map(|(name, environment)| {
+                let committed = environment.committed.as_ref().map(|committed| committed.snapshot);
+                environment.retained.iter().map(move |kept| {
+                    let info = v1::SnapshotInfo {
+                        digest: kept.snapshot.to_string(),
+                        environment: name.to_string(),
+                        commit: kept.commit.clone().unwrap_or_default(),
+                        who: kept.who.clone(),
+                        live: committed == Some(kept.snapshot),
+                        ..v1::SnapshotInfo::default()
+                    };
+                    (kept.snapshot, info)
+                })
+            })
+            .collect();
+        drop(state);
+        known.into_iter().map(|(snapshot, info)| self.with_origin(&snapshot, info)).collect()
+    }
+
+    fn with_origin(&self, snapshot: &Digest, info: v1::SnapshotInfo) -> v1::SnapshotInfo {
+        let Some(origin) = self.provenance.origin(snapshot) else { return info };
+        let modules = origin.modules.into_iter().map(|(name, version)| v1::ModuleInfo { name, version });
+        v1::SnapshotInfo {
+            built_ms: origin.built_ms,
+            files: origin.files,
+            bytes: origin.bytes,
+            modules: modules.collect(),
+            builder: origin.builder,
+            ..info
         }
-        found
     }
 }
 
@@ -297,9 +313,9 @@ fn drifted<'a>(
     observed.environments.iter().filter(move |on_node| !on_node.drift.is_empty() && ours(on_node))
 }
 
-/// Wall clocks, compared when the node said hello.
+/// Wall clocks, compared when the node said hello, and now and then since.
 fn clock_alarm(name: &NodeName, about: &About) -> Option<String> {
-    let (theirs, ours) = (about.hello.wall_ms, about.since_ms);
+    let (theirs, ours) = (about.hello.wall_ms, about.compared_ms);
     let off = Duration::from_millis(theirs.abs_diff(ours));
     if theirs == 0 || off <= ALARMING_DIFFERENCE {
         return None;
@@ -351,5 +367,19 @@ mod tests {
             "c1 is not connected for 3 min, and deploys need it\nhint: on c1: systemctl status bunraku-agent; or go \
              on without it: bunraku nodes hold c1 --reason '…'"
         );
+    }
+
+    #[test]
+    fn f11_a_clock_is_judged_by_the_newest_comparison_and_not_by_the_one_at_hello() {
+        let node = NodeName::parse("c1").unwrap();
+        let about = |theirs, ours| About {
+            hello: v1::HelloReply { wall_ms: theirs, ..v1::HelloReply::default() },
+            address: String::new(),
+            since_ms: 1_000_000,
+            compared_ms: ours,
+        };
+        assert_eq!(clock_alarm(&node, &about(90_000_500, 90_000_000)), None, "connected a day ago");
+        let alarm = clock_alarm(&node, &about(90_000_000, 93_600_000)).unwrap();
+        assert!(alarm.starts_with("the clock of c1 is 3600 s behind the controller's"), "{alarm}");
     }
 }

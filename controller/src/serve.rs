@@ -41,8 +41,9 @@ use crate::{
 const ASK_NODES: Duration = Duration::from_secs(30);
 /// Nodes that owe something, mostly because their Puppet Server is down, are asked more often: somebody is looking.
 const ASK_OWING: Duration = Duration::from_secs(3);
-/// Nodes asked side by side: one that hangs for its whole deadline holds up nobody else's answer for long.
-const ASKED_AT_ONCE: usize = 32;
+/// The clocks of all nodes are compared with this host's this often.
+const COMPARE_CLOCKS: Duration = Duration::from_secs(120);
+const SAID_HELLO_AT_ONCE: usize = 32;
 /// Old tokens, snapshots, segments and objects are looked for this often.
 const HOUSEKEEPING: Duration = Duration::from_secs(600);
 /// The oldest protocol number that is still spoken.
@@ -159,8 +160,10 @@ impl Controller {
             store: objects,
             provenance,
         };
-        let verifying = Arc::new(tokio::sync::Semaphore::new(1));
-        let api = Api { driver, reporter, connections, builder, identities, config, lost, verifying };
+        let one_at_a_time = || Arc::new(tokio::sync::Semaphore::new(1));
+        let (verifying, looking) = (one_at_a_time(), one_at_a_time());
+        let api =
+            Api { driver, reporter, connections, builder, identities, config, lost, verifying, looking };
         api.open(thread).await
     }
 
@@ -311,15 +314,15 @@ impl Api {
 
     async fn h2_door(&self, accepted: Accepted, routes: Routes) {
         let Some(peer) = accepted.caller.peer.clone() else { return };
-        let address = accepted.caller.address.ip().to_string();
+        let (address, key) = (accepted.caller.address.ip().to_string(), peer.key.to_string());
         let (cut, served) = serve::serve_h2(accepted.stream, accepted.caller, routes, std::future::pending());
-        let Some(id) = self.connections.started(&peer.serial, &peer.key.to_string(), cut) else {
+        let Some(id) = self.connections.started(&peer.serial, &key, cut) else {
             tracing::warn!(peer = %peer.peer, address, "connection refused: this key has too many open");
             return;
         };
-        self.connections.cut_denied(&self.driver.shared.state());
+        self.connections.cut_if_denied(&self.driver.shared.state(), &key);
         let ended = served.await;
-        self.connections.ended(id, None);
+        self.connections.ended(&id, None);
         tracing::debug!(peer = %peer.peer, why = ?ended, "connection ended");
     }
 
@@ -335,6 +338,7 @@ impl Api {
         let Some(peer) = accepted.caller.peer.clone() else { return };
         let Peer::Node(node) = peer.peer.clone() else { return };
         let Caller { address, .. } = accepted.caller;
+        let key = peer.key.to_string();
         let (node_link, cut, connection) = match link::link(accepted.stream).await {
             Ok(linked) => linked,
             Err(error) => {
@@ -342,18 +346,19 @@ impl Api {
                 return;
             }
         };
-        let Some(id) = self.connections.started(&peer.serial, &peer.key.to_string(), cut.clone()) else {
+        let Some(id) = self.connections.started(&peer.serial, &key, cut.clone()) else {
             tracing::warn!(%node, %address, "connection refused: this key has too many open");
             return;
         };
         // A revocation between the handshake and this line found nothing to cut.
-        self.connections.cut_denied(&self.driver.shared.state());
+        self.connections.cut_if_denied(&self.driver.shared.state(), &key);
         let end = tokio::spawn(connection);
         if let Some(hello) = self.greet(&node, node_link.clone()).await {
             let observed = hello.observed.clone().unwrap_or_default();
-            let about = About { hello, address: address.ip().to_string(), since_ms: wall_ms() };
+            let now = wall_ms();
+            let about = About { hello, address: address.ip().to_string(), since_ms: now, compared_ms: now };
             tracing::info!(%node, %address, version = about.hello.version, "node connected");
-            self.connections.registered(id, &node, node_link, cut.clone(), about);
+            self.connections.registered(&id, &node, node_link, cut.clone(), about);
             self.driver.event(crate::api::observed(&node, &observed));
             self.driver.connected(node.clone());
             tokio::select! {
@@ -361,7 +366,7 @@ impl Api {
                 () = expired(peer.not_after) => tracing::info!(%node, "the connection ends with its certificate"),
             }
         }
-        if self.connections.ended(id, Some(&node)) {
+        if self.connections.ended(&id, Some(&node)) {
             tracing::info!(%node, "node gone");
             self.driver.gone(node);
         }
@@ -371,16 +376,7 @@ impl Api {
     /// The first call on every connection. `None`: this controller will not give orders on it.
     async fn greet(&self, node: &NodeName, node_link: link::NodeLink) -> Option<HelloReply> {
         let term = self.driver.shared.state().term()?;
-        let mut request = tonic::Request::new(HelloRequest {
-            term: Some(wire_term(term)),
-            controller: env!("CARGO_PKG_VERSION").to_owned(),
-            protocol_oldest: OLDEST_PROTOCOL,
-            protocol_newest: PROTOCOL,
-            wall_ms: wall_ms(),
-            redial_spread_ms: REDIAL_SPREAD.as_millis() as u32,
-        });
-        request.set_timeout(bunraku_common::limits::HELLO);
-        let hello = match link::client(node_link).hello(request).await {
+        let hello = match link::client(node_link).hello(hello_of(term)).await {
             Ok(reply) => words::hello(reply.into_inner()),
             Err(status) => {
                 tracing::warn!(%node, reason = status.message(), "no hello from the node");
@@ -399,7 +395,11 @@ impl Api {
             return None;
         }
         if let Some(highest) = highest.filter(|highest| !highest.yields_to(&term)) {
-            tracing::error!(%node, %highest, own = %term, "the node has obeyed a newer controller: no orders are given");
+            if highest.number == term.number {
+                tracing::error!(%node, %highest, own = %term, "two controllers: the node has obeyed another one with the same number of its term: no orders are given");
+            } else {
+                tracing::error!(%node, %highest, own = %term, "the node has obeyed a newer controller: no orders are given");
+            }
             self.driver.superseded(Superseded { by: highest, node: node.clone(), own: term, unknown: None });
             return None;
         }
@@ -431,15 +431,36 @@ impl Api {
     async fn ask_nodes_now_and_then(self) {
         let mut turn = tokio::time::interval(ASK_OWING);
         let mut asked_all = None::<Instant>;
+        let mut compared_clocks = Instant::now();
         loop {
             turn.tick().await;
             let all = asked_all.is_none_or(|asked| asked.elapsed() >= ASK_NODES);
             if all {
                 asked_all = Some(Instant::now());
             }
-            let nodes = futures_util::stream::iter(self.nodes_to_ask(all));
-            nodes.for_each_concurrent(ASKED_AT_ONCE, |node| async { self.ask_again(&{ node }).await }).await;
+            self.ask_nodes(self.nodes_to_ask(all)).await;
+            if compared_clocks.elapsed() >= COMPARE_CLOCKS {
+                compared_clocks = Instant::now();
+                self.compare_clocks().await;
+            }
         }
+    }
+
+    /// Says hello again: a clock that was set wrong since a node connected shows within minutes.
+    async fn compare_clocks(&self) {
+        let Some(term) = self.driver.shared.state().term() else { return };
+        let nodes = futures_util::stream::iter(self.connections.nodes());
+        nodes
+            .for_each_concurrent(SAID_HELLO_AT_ONCE, |node| async move {
+                let Some(mut client) = self.connections.client(&node) else { return };
+                match client.hello(hello_of(term)).await {
+                    Ok(reply) => self.connections.compared(&node, reply.into_inner().wall_ms, wall_ms()),
+                    Err(status) => {
+                        tracing::info!(%node, reason = status.message(), "could not compare clocks")
+                    }
+                }
+            })
+            .await;
     }
 
     fn nodes_to_ask(&self, all: bool) -> Vec<NodeName> {
@@ -475,6 +496,20 @@ impl Api {
         prune(&self.driver.shared, Keep { bytes: audit.keep_mib << 20, since_wall_ms });
         Ok(())
     }
+}
+
+/// The first call on a connection, and repeated now and then.
+fn hello_of(term: Term) -> tonic::Request<HelloRequest> {
+    let mut request = tonic::Request::new(HelloRequest {
+        term: Some(wire_term(term)),
+        controller: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol_oldest: OLDEST_PROTOCOL,
+        protocol_newest: PROTOCOL,
+        wall_ms: wall_ms(),
+        redial_spread_ms: REDIAL_SPREAD.as_millis() as u32,
+    });
+    request.set_timeout(bunraku_common::limits::HELLO);
+    request
 }
 
 async fn expired(not_after: u64) {

@@ -157,6 +157,10 @@ async fn f9_i5_of_two_controllers_only_the_one_with_the_higher_term_is_obeyed() 
     fleet.node("c2").link().lead_to(twin.address());
     until("the twin is refused", || async { twin.status().await.standing.starts_with("gives no orders") })
         .await;
+    let standing = twin.status().await.standing;
+    let mut shown = standing.split("term 2 (").skip(1).map(|id| id.split(')').next().unwrap());
+    let (theirs, own) = (shown.next().unwrap(), shown.next().unwrap());
+    assert!(standing.contains("two controllers") && theirs.len() == 8 && theirs != own, "{standing}");
 
     fleet.push("production", &[("manifests/site.pp", "# by the twin\n")]);
     let refused = twin.ask_deploy("production").await.unwrap_err();

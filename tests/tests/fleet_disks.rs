@@ -1,6 +1,9 @@
 //! F10, F13: disks that are full, and bytes on disks that are not what they were.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+};
 
 use bunraku_common::Digest;
 use bunraku_proto::v1;
@@ -183,4 +186,31 @@ async fn f13_heal_also_mends_what_an_earlier_version_passed_on() {
     assert_eq!(healed.environments[0].error, "");
     assert_eq!(node.read("production", "data/keep.txt"), keep);
     fleet.end().await;
+}
+
+/// Regression: for up to 30 s such a deploy said that nothing had changed, and left it so.
+#[tokio::test(flavor = "multi_thread")]
+async fn f13_a_deploy_without_a_change_notices_a_live_link_that_was_changed_by_hand() {
+    let mut fleet = Fleet::new().nodes(2).up().await;
+    fleet.deploy_change("production", "one").await;
+    let node = fleet.node("c1");
+    let old = fs::read_link(node.environment("production")).unwrap();
+    let two = fleet.deploy_change("production", "two").await;
+    fleet.until_all_serve("production", two).await;
+    let by_hand = node.environment("production").with_extension("by_hand");
+    symlink(&old, &by_hand).unwrap();
+    fs::rename(&by_hand, node.environment("production")).unwrap();
+    let before = fleet.main().audit().await.last().unwrap().sequence;
+    let again = fleet.deploy("production").await;
+    assert_eq!(again.phase, "unchanged");
+    let audit = fleet.main().audit().await;
+    let place = |kind: &str| audit.iter().position(|r| r.sequence > before && r.kind == kind);
+    let (seen, asked) = (place("node-observed"), place("deploy-requested"));
+    assert!(seen.is_some() && seen < asked, "{seen:?} {asked:?}: the nodes were asked first");
+    node.until_serves("production", two).await;
+    // Without the check of all that was ever served: what was done by hand was decided by nobody.
+    for node in fleet.nodes() {
+        node.stop().await;
+    }
+    fleet.main_mut().stop().await;
 }

@@ -221,3 +221,18 @@ async fn i7_deploys_go_on_while_the_audit_is_verified() {
     assert!(fleet.main().verify_audit().await.records > verified.records);
     fleet.end().await;
 }
+
+/// Regression: the answer was "is released", whatever it was.
+#[tokio::test(flavor = "multi_thread")]
+async fn f25_a_release_of_an_environment_that_is_not_held_says_so() {
+    let fleet = Fleet::new().nodes(1).up().await;
+    let one = fleet.deploy_change("production", "one").await;
+    fleet.deploy_change("production", "two").await;
+    fleet.main().roll_back("production", &one.to_string()).await;
+    let request = v1::ReleaseRequest { environment: "production".to_owned() };
+    let first = fleet.main().client().release(request.clone()).await.unwrap().into_inner();
+    let second = fleet.main().client().release(request).await.unwrap().into_inner();
+    assert_eq!((first.was_held, second.was_held), (true, false));
+    assert_eq!(fleet.main().audit_counts().await["environment-released"], 1);
+    fleet.end().await;
+}

@@ -47,8 +47,9 @@ impl Control for Api {
     ) -> Answer<v1::ListSnapshotsReply> {
         let only = request.into_inner().environment;
         let only = if only.is_empty() { None } else { Some(parse(&only)?) };
-        let state = self.driver.shared.state();
-        let snapshots = self.reporter.snapshots(&state, only.as_ref());
+        let reporter = self.reporter.clone();
+        let listed = tokio::task::spawn_blocking(move || reporter.snapshots(only.as_ref())).await;
+        let snapshots = listed.map_err(|_| Status::internal("the snapshots could not be listed"))?;
         Ok(Response::new(v1::ListSnapshotsReply { snapshots }))
     }
 

@@ -1,6 +1,6 @@
 //! Deploys, rollbacks, environments and snapshots.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use bunraku_builder::Branches;
 use bunraku_common::{Chain, Digest, EnvironmentName, hint};
@@ -20,6 +20,8 @@ use crate::{
 
 /// Deploys listed when the request does not say how many.
 const LISTED: usize = 20;
+/// How long a deploy that changes nothing, it seems, waits for what the nodes serve. Nodes answer within milliseconds.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Api {
     pub(super) fn status_now(&self) -> v1::StatusReply {
@@ -115,6 +117,9 @@ impl Api {
         })?;
         let mut reply = v1::DeployReply::default();
         let wanted = if request.all { self.all_of(&branches, who, &mut reply) } else { asked };
+        if !request.plan && self.may_be_unchanged(&wanted, commit.as_deref(), &branches) {
+            self.look_at_nodes().await;
+        }
         for environment in wanted {
             let Some(branch) = branches.environments.get(&environment) else {
                 reply.refused.push(no_branch(&environment, &branches));
@@ -137,6 +142,38 @@ impl Api {
                 Err(if known { Status::failed_precondition(text) } else { Status::not_found(text) })
             }
             _ => Ok(reply),
+        }
+    }
+
+    /// Whether one of these deploys is about the commit that is committed already.
+    fn may_be_unchanged(
+        &self,
+        wanted: &BTreeSet<EnvironmentName>,
+        commit: Option<&str>,
+        branches: &Branches,
+    ) -> bool {
+        let state = self.driver.shared.state();
+        wanted.iter().any(|environment| {
+            let tip = branches.environments.get(environment).map(|branch| branch.commit.as_str());
+            let committed = state.environments().get(environment).and_then(|known| {
+                let live = known.committed.as_ref()?.snapshot;
+                known.retained.iter().find(|kept| kept.snapshot == live)?.commit.as_deref()
+            });
+            committed.is_some_and(|committed| Some(committed) == commit.or(tip))
+        })
+    }
+
+    /// Asks all connected nodes what they serve, so that a deploy without a change finds the one whose live link
+    /// somebody changed by hand, and has it brought back now and not at the next round. What they say reaches the
+    /// driver before the request does. A node that does not answer soon is left to the next round.
+    async fn look_at_nodes(&self) {
+        let look = async {
+            // One at a time: whoever asks at the same time waits for the same answers.
+            let _turn = self.looking.acquire().await;
+            self.ask_nodes(self.connections.nodes()).await;
+        };
+        if tokio::time::timeout(LOOK_PATIENCE, look).await.is_err() {
+            tracing::info!("not every node has said in time what it serves");
         }
     }
 
@@ -213,12 +250,12 @@ impl Api {
         let environment: EnvironmentName = parse(name)?;
         may_deploy(who, &environment)?;
         let request = Request::Release { environment: environment.clone() };
-        self.driver.request(request, &who.to_string()).await?;
+        let facts = self.driver.request(request, &who.to_string()).await?;
+        let was_held = facts.iter().any(|fact| matches!(fact, Fact::EnvironmentReleased { .. }));
         let state = self.driver.shared.state();
         let known = state.environments().get(&environment);
-        Ok(v1::ReleaseReply {
-            environment: known.map(|e| self.reporter.environment(&state, &environment, e)),
-        })
+        let environment = known.map(|e| self.reporter.environment(&state, &environment, e));
+        Ok(v1::ReleaseReply { environment, was_held })
     }
 
     pub(super) fn deploys_listed(
@@ -280,10 +317,14 @@ impl Api {
 
 /// What a controller is that gives no orders.
 fn standing(superseded: &Superseded, state: &State) -> String {
-    let own = state.term().map_or(0, |term| term.number);
+    let own = state.term();
+    let shown = own.map_or_else(|| "no term".to_owned(), |term| term.to_string());
     let Superseded { by, node, unknown, own: _ } = superseded;
     let standing = match unknown {
-        None => format!("gives no orders: {node} has obeyed {by}, this is term {own}"),
+        None if own.is_some_and(|own| own.number == by.number) => {
+            format!("gives no orders, there are two controllers: {node} has obeyed {by}, this is {shown}")
+        }
+        None => format!("gives no orders: {node} has obeyed {by}, this is {shown}"),
         Some(environment) => format!(
             "gives no orders: {node} has obeyed a decision about {environment}, in {by}, that is not in this journal"
         ),

@@ -55,6 +55,8 @@ pub(crate) struct Api {
     pub lost: Option<Lost>,
     /// Turns of those who have the journal verified: each reads all of it.
     pub verifying: Arc<Semaphore>,
+    /// The same for asking all nodes what they serve, out of turn.
+    pub looking: Arc<Semaphore>,
 }
 
 impl Api {

@@ -5,12 +5,15 @@ use std::time::Duration;
 use bunraku_common::{Chain, EnvironmentName, NodeName};
 use bunraku_engine::{Event, Request, Seen};
 use bunraku_proto::v1;
+use futures_util::StreamExt;
 use tonic::Status;
 
 use super::{Api, caller::Subject, parse};
 use crate::{driver::order, words};
 
 const OBSERVE_DEADLINE: Duration = Duration::from_secs(10);
+/// Nodes asked side by side: one that hangs for its whole deadline holds up nobody else's answer for long.
+const ASKED_AT_ONCE: usize = 32;
 /// Asks Puppet for its settings, which takes seconds.
 const DOCTOR_DEADLINE: Duration = Duration::from_secs(60);
 /// Hashes whole versions.
@@ -32,6 +35,12 @@ impl Api {
     ) -> Result<v1::NodeInfo, Status> {
         self.driver.request(request, &who.to_string()).await?;
         self.node_info(node)
+    }
+
+    /// Asks these nodes what they serve, some side by side.
+    pub(crate) async fn ask_nodes(&self, nodes: Vec<NodeName>) {
+        let nodes = futures_util::stream::iter(nodes);
+        nodes.for_each_concurrent(ASKED_AT_ONCE, |node| async { self.ask_again(&{ node }).await }).await;
     }
 
     /// Asks a connected node what it serves; what differs from what was known becomes an event.

@@ -38,6 +38,9 @@ impl Release {
         let mut client = client::connect(reach).await?;
         let reply = client.release(ReleaseRequest { environment: self.environment }).await?.into_inner();
         reach.output.print(&reply, |reply| match &reply.environment {
+            Some(environment) if !reply.was_held => {
+                format!("{} was not held: deploys are taken\n", environment.name)
+            }
             Some(environment) => format!(
                 "{} is released: deploys are taken again\nnext: bunraku deploy {}\n",
                 environment.name, environment.name
