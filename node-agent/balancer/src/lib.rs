@@ -1,0 +1,19 @@
+//! Load balancers as a node agent drives them.
+//!
+//! `driver` says what a balancer can be asked (implemented by `haproxy`, `nginx` and `hook`); above it one `keeper`
+//! remembers what is wanted of each compiler, holds the floor, and tells the balancer again what it forgot. Called by the
+//! node agent's service. Never touches a server that its configuration maps to no compiler.
+
+mod config;
+mod driver;
+mod haproxy;
+mod keeper;
+mod name;
+
+pub use config::{BalancerConfig, DriverKind, HaproxyConfig, Misconfigured};
+pub use driver::{Admin, Driver, Health, NewServer, Observed, Server, Trouble, Wanted};
+pub use haproxy::Haproxy;
+pub use keeper::{
+    BackendStatus, BalanceError, BelowFloor, Keeper, KeeperError, ServerStatus, Status, Wish, WishesError,
+};
+pub use name::{BadServer, ServerName};
