@@ -12,9 +12,21 @@ use crate::{
     policy,
 };
 
-/// What a real Puppet stack on one machine is made of.
-pub(crate) const STACK: &[&str] =
-    &["puppetserver", "puppet-agent", "haproxy", "r10k", "g10k", "git", "curl", "iproute2", "util-linux"];
+/// What a real Puppet stack on one machine is made of, and machines with a systemd of their own.
+pub(crate) const STACK: &[&str] = &[
+    "puppetserver",
+    "puppet-agent",
+    "ruby-hocon",
+    "haproxy",
+    "r10k",
+    "g10k",
+    "git",
+    "curl",
+    "iproute2",
+    "util-linux",
+    "systemd-container",
+    "dbus",
+];
 
 /// What the benchmark compares with.
 pub(crate) const BENCH: &[&str] = &["git", "rsync", "r10k", "g10k"];
