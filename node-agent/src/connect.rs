@@ -3,10 +3,10 @@
 use std::{
     pin::pin,
     sync::{
-        Arc, RwLock,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bunraku_common::{Chain, limits};
@@ -39,6 +39,14 @@ pub(crate) struct Connection {
     random: u64,
     /// Connections of the identity before, until their calls are done.
     finishing: JoinSet<()>,
+    issued: Mutex<Option<Issued>>,
+}
+
+/// The identity that this process was given last. Its age is known without the wall clock: by a clock that is a month
+/// ahead each new identity would be due for renewal at once, again and again.
+struct Issued {
+    serial: String,
+    at: Instant,
 }
 
 impl Connection {
@@ -50,6 +58,7 @@ impl Connection {
             redial_spread_ms: Arc::default(),
             random: crate::random(),
             finishing: JoinSet::new(),
+            issued: Mutex::default(),
         }
     }
 
@@ -87,7 +96,7 @@ impl Connection {
         let now = SystemTime::now();
         let kept = self.files.load(now).map_err(|error| Chain(&error).to_string())?;
         let trouble = match kept {
-            Some(identity) if !identity.renewal_due(now, self.random) => return Ok(identity),
+            Some(identity) if !self.until_renewal(&identity).is_zero() => return Ok(identity),
             Some(identity) => match self.renew(&identity).await {
                 Ok(renewed) => return Ok(renewed),
                 Err(why) if !identity.certificate().expired(now) => {
@@ -122,6 +131,7 @@ impl Connection {
         .await
         .map_err(|error| format!("{trouble}; {}", Chain(&error)))?;
         self.files.save(&enrolled).map_err(|error| Chain(&error).to_string())?;
+        self.was_issued(&enrolled);
         tracing::info!(name = %self.node.name, "enrolled by the Puppet certificate");
         Ok(enrolled)
     }
@@ -138,8 +148,22 @@ impl Connection {
             return Err("this node was enrolled anew (hint: systemctl restart bunraku-agent)".to_owned());
         }
         self.files.save(&renewed).map_err(|error| told(&error))?;
+        self.was_issued(&renewed);
         tracing::info!("identity renewed");
         Ok(renewed)
+    }
+
+    fn was_issued(&self, identity: &Identity) {
+        let issued = Issued { serial: identity.certificate().serial.clone(), at: Instant::now() };
+        *self.issued.lock().unwrap_or_else(PoisonError::into_inner) = Some(issued);
+    }
+
+    fn until_renewal(&self, identity: &Identity) -> Duration {
+        let issued = self.issued.lock().unwrap_or_else(PoisonError::into_inner);
+        match issued.as_ref().filter(|issued| issued.serial == identity.certificate().serial) {
+            Some(issued) => identity.renewal_after(self.random).saturating_sub(issued.at.elapsed()),
+            None => identity.until_renewal(SystemTime::now(), self.random),
+        }
     }
 
     fn content(&self, identity: &Identity) -> Result<Channel, TlsError> {
@@ -149,7 +173,7 @@ impl Connection {
     /// Serves connections until one ends by itself. When the identity is renewed, the next connection is made first.
     async fn serve(&mut self, mut identity: Identity) -> Result<(), String> {
         let mut serving = self.open(&identity).await?;
-        let mut renewal = pin!(tokio::time::sleep(identity.until_renewal(SystemTime::now(), self.random)));
+        let mut renewal = pin!(tokio::time::sleep(self.until_renewal(&identity)));
         loop {
             tokio::select! {
                 ended = &mut serving.task => return match ended {
@@ -163,7 +187,7 @@ impl Connection {
                         while self.finishing.try_join_next().is_some() {}
                         self.finishing.spawn(older.finish());
                         identity = renewed;
-                        renewal.set(tokio::time::sleep(identity.until_renewal(SystemTime::now(), self.random)));
+                        renewal.set(tokio::time::sleep(self.until_renewal(&identity)));
                     }
                     // The connection is good until the certificate ends: half of its life is left to try again.
                     Err(why) => {

@@ -7,7 +7,10 @@ use rustls::CertificateError;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{alpn::Door, tls::ClientTls};
+use crate::{
+    alpn::Door,
+    tls::{ClientTls, WrongTime},
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -61,11 +64,14 @@ async fn connect(address: &str, tls: &ClientTls) -> Result<TlsStream<TcpStream>,
 
 /// rustls prints a verifier's own reason as `Other(OtherError(..))`; people get the reason.
 fn readable(error: io::Error) -> io::Error {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    match tls {
-        Some(rustls::Error::InvalidCertificate(CertificateError::Other(reason))) => {
-            io::Error::new(error.kind(), reason.0.clone())
-        }
-        Some(_) | None => error,
+    let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) else {
+        return error;
+    };
+    if let Some(wrong) = WrongTime::of("the controller's certificate", tls) {
+        return io::Error::new(error.kind(), wrong);
     }
+    if let rustls::Error::InvalidCertificate(CertificateError::Other(reason)) = tls {
+        return io::Error::new(error.kind(), reason.0.clone());
+    }
+    error
 }

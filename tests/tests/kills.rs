@@ -1,4 +1,5 @@
 //! F1 and F2: kill -9 of the controller and of an agent at every step of a deploy, each step a case of its own.
+//! F11: clocks that are wrong, and clocks that jump.
 //!
 //! Real: both programs as processes, git, g10k, TLS. Stand-ins: Puppet Server and the `puppet` program. A program is
 //! started with `BUNRAKU_CRASH_AT` and kills itself at that place (`bunraku_common::crash`); it is started again
@@ -11,6 +12,10 @@
 
 #[path = "kills/agent.rs"]
 mod agent;
+#[path = "kills/clock.rs"]
+mod clock;
+#[path = "kills/clocks.rs"]
+mod clocks;
 #[path = "kills/controller.rs"]
 mod controller;
 #[path = "kills/journal.rs"]
@@ -44,7 +49,7 @@ impl Case {
 }
 
 fn main() -> ExitCode {
-    let cases = [release::cases(), storm::cases(), controller::cases(), agent::cases()];
+    let cases = [release::cases(), storm::cases(), controller::cases(), agent::cases(), clocks::cases()];
     let cases: Vec<Case> = cases.into_iter().flatten().filter(|case| is_selected(&case.name)).collect();
     if std::env::args().any(|argument| argument == "--list") {
         cases.iter().for_each(|case| println!("{}: test", case.name));

@@ -12,7 +12,8 @@ use crate::{
     policy,
 };
 
-/// What a real Puppet stack on one machine is made of, and machines with a systemd of their own.
+/// What a real Puppet stack on one machine is made of, and machines with a systemd of their own, and clocks that are
+/// wrong.
 pub(crate) const STACK: &[&str] = &[
     "puppetserver",
     "puppet-agent",
@@ -26,6 +27,7 @@ pub(crate) const STACK: &[&str] = &[
     "util-linux",
     "systemd-container",
     "dbus",
+    "faketime",
 ];
 
 /// What the benchmark compares with.

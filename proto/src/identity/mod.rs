@@ -79,12 +79,17 @@ impl Identity {
         self.certificate.not_before + life / 2 - life / 10 + spread
     }
 
-    /// Whether the time to renew, as told by [`Identity::renew_at`], has come.
+    /// Whether the time to renew, as told by [`Identity::renew_at`], has come by this host's clock.
     pub fn renewal_due(&self, now: SystemTime, random: u64) -> bool {
         peer::unix_seconds(now) >= self.renew_at(random)
     }
 
-    /// How long to wait for the renewal.
+    /// How long to wait for the renewal of an identity that was issued just now, whatever this host's clock says.
+    pub fn renewal_after(&self, random: u64) -> Duration {
+        Duration::from_secs(self.renew_at(random).saturating_sub(self.certificate.not_before))
+    }
+
+    /// How long to wait for the renewal by this host's clock.
     pub fn until_renewal(&self, now: SystemTime, random: u64) -> Duration {
         Duration::from_secs(self.renew_at(random).saturating_sub(peer::unix_seconds(now)))
     }

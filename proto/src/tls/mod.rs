@@ -21,10 +21,12 @@ use crate::peer::{FleetName, PeerError, PeerIdentity};
 mod client;
 mod server;
 mod verify;
+mod wrong_time;
 
 pub use client::{ClientTls, mesh_client, pinned_client, puppet_client};
 pub use server::{enroll_door, h2_door, node_door, puppet_door};
 pub use verify::Standing;
+pub use wrong_time::WrongTime;
 
 /// One provider for the process; nothing is installed globally, so tests and programs cannot disagree about it.
 static PROVIDER: LazyLock<Arc<CryptoProvider>> =
@@ -86,8 +88,12 @@ impl Mesh {
         let what = "the own certificate";
         let identity = PeerIdentity::from_certificate(self.own.leaf())
             .map_err(|source| TlsError::Identity { what, source })?;
-        verify::signed_by(&self.ca, self.own.leaf(), &identity, now)
-            .map_err(|source| TlsError::Unusable { what, source })?;
+        verify::signed_by(&self.ca, self.own.leaf(), &identity, now).map_err(
+            |source| match WrongTime::of(what, &source) {
+                Some(wrong) => TlsError::Time(wrong),
+                None => TlsError::Unusable { what, source },
+            },
+        )?;
         if identity.fleet == self.fleet {
             Ok(identity)
         } else {
@@ -154,6 +160,8 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
+    #[error(transparent)]
+    Time(WrongTime),
     #[error("could not make a verifier from {what}")]
     Verifier {
         what: &'static str,

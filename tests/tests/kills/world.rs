@@ -1,6 +1,7 @@
 //! A fleet whose controller and agents are processes, and what must be true of it when a case is over.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use bunraku_tests::{
     process::{Service, tail},
 };
 
-use super::{journal::Journal, witness::Witness};
+use super::{clock::Clock, journal::Journal, witness::Witness};
 
 pub(crate) const ENVIRONMENT: &str = "production";
 pub(crate) const NODES: [&str; 2] = ["c1", "c2"];
@@ -24,6 +25,8 @@ pub(crate) const NODES: [&str; 2] = ["c1", "c2"];
 pub(crate) struct World {
     controller: Option<Service>,
     agents: [Option<Service>; 2],
+    /// Of those whose clock is not the machine's.
+    clocks: BTreeMap<String, Clock>,
     pub(crate) witness: Witness,
     /// What is live everywhere at the beginning.
     pub(crate) old: Option<Digest>,
@@ -73,6 +76,7 @@ impl World {
         Self {
             controller: None,
             agents: [None, None],
+            clocks: BTreeMap::new(),
             witness,
             old: None,
             flushes: [0, 0],
@@ -110,7 +114,13 @@ impl World {
         if let Some(place) = crash_at {
             command.env("BUNRAKU_CRASH_AT", place);
         }
+        if let Some(clock) = self.clocks.get(who) {
+            clock.give_to(&mut command);
+        }
         let service = Service::spawn(who, &mut command, &self.log(who)).unwrap();
+        if let Some(clock) = self.clocks.get_mut(who) {
+            clock.is_used_by(service.pid());
+        }
         *self.process(who) = Some(service);
     }
 
@@ -122,6 +132,13 @@ impl World {
         } else if self.controller.is_some() {
             self.main().until_connected(who).await;
         }
+    }
+
+    /// From the next start on it has a clock of its own, `off` seconds ahead of the machine's; if it has one already,
+    /// that jumps now.
+    pub(crate) fn set_clock(&mut self, who: &str, off: i64) {
+        let file = self.path(&format!("{who}.clock"));
+        self.clocks.entry(who.to_owned()).or_insert_with(|| Clock::new(file)).set(off);
     }
 
     pub(crate) async fn until_controller_answers(&mut self) {
@@ -140,7 +157,7 @@ impl World {
         }
     }
 
-    fn log(&self, who: &str) -> PathBuf {
+    pub(crate) fn log(&self, who: &str) -> PathBuf {
         self.path(&format!("{who}.log"))
     }
 

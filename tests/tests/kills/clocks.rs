@@ -1,0 +1,220 @@
+//! F11: wall clocks that are wrong, and wall clocks that jump during a deploy.
+
+use std::fs::{self, File};
+
+use bunraku_agent::identity::enroll_with_token;
+use bunraku_common::{Chain, NodeName};
+use bunraku_proto::v1;
+use bunraku_tests::fleet::{MainServer, until};
+use zeroize::Zeroizing;
+
+use super::{
+    Case,
+    world::{ENVIRONMENT, NODES, World},
+};
+
+const HOUR: i64 = 3600;
+const DAY: i64 = 24 * HOUR;
+const YEAR: i64 = 365 * DAY;
+const JUMPS: [(&str, i64); 4] =
+    [("an hour ahead", HOUR), ("an hour back", -HOUR), ("a year ahead", YEAR), ("a year back", -YEAR)];
+/// More than this many renewals in one short test is a loop. One for each connection that is made is not.
+const RENEWALS: usize = 4;
+
+pub(crate) fn cases() -> Vec<Case> {
+    let of_the_controller = JUMPS.map(|(jump, off)| {
+        let name =
+            format!("f11_the_controllers_clock_jumps_{jump}_during_a_deploy_and_it_neither_ends_nor_hangs");
+        Case::new(name.replace(' ', "_"), the_controllers_clock_jumps(off))
+    });
+    let of_an_agent = JUMPS.map(|(jump, off)| {
+        let name = format!("f11_an_agents_clock_jumps_{jump}_during_a_deploy_and_it_neither_ends_nor_hangs");
+        Case::new(name.replace(' ', "_"), an_agents_clock_jumps(off))
+    });
+    let served = [("an_hour_ahead", HOUR), ("four_minutes_behind", -240)].map(|(how, off)| {
+        Case::new(format!("f11_an_agent_{how}_is_served_and_an_alarm_names_it"), served_with_an_alarm(off))
+    });
+    let refused =
+        [("a_year_ahead", YEAR), ("a_year_behind", -YEAR), ("an_hour_behind", -HOUR)].map(|(how, off)| {
+            let name =
+                format!("f11_an_agent_{how}_says_that_clocks_differ_and_is_back_when_its_clock_is_right");
+            Case::new(name, refused_until_mended(off))
+        });
+    let others = [
+        Case::new("f11_an_agent_a_month_ahead_does_not_renew_all_the_time", a_month_ahead()),
+        Case::new(
+            "f11_a_controller_that_starts_a_year_ahead_has_all_nodes_back_when_its_clock_is_right",
+            controller_starts(YEAR),
+        ),
+        Case::new(
+            "f11_a_controller_that_starts_a_year_behind_has_all_nodes_back_when_its_clock_is_right",
+            controller_starts(-YEAR),
+        ),
+    ];
+    of_the_controller.into_iter().chain(of_an_agent).chain(served).chain(refused).chain(others).collect()
+}
+
+/// `A` is live everywhere, and everybody has a clock of its own, which is right.
+async fn world() -> World {
+    let mut world = World::with_a_live().await;
+    for who in ["controller", "c1", "c2"] {
+        world.kill(who);
+        world.set_clock(who, 0);
+    }
+    for who in ["controller", "c1", "c2"] {
+        world.start(who, None).await;
+    }
+    world
+}
+
+/// The commit of `B` on `c1` waits for its lock, which a `code-id` holds, for as long as the test wants.
+async fn committing(world: &World) -> (u64, File) {
+    let lock = world.node("c1").config().data_dir.join("locks").join(format!("{ENVIRONMENT}.lock"));
+    let lock = File::options().create(true).truncate(false).write(true).open(lock).unwrap();
+    lock.lock_shared().unwrap();
+    let deploy = world.ask_for("B").await.unwrap();
+    until("c2 is proven", || async { world.journal().await.count("node-proven") == 3 }).await;
+    (deploy, lock)
+}
+
+async fn goes_live(mut world: World, deploy: u64, lock: File) {
+    assert_eq!(world.main().show_deploy(deploy).await.phase, "committing", "a jump ends no deadline");
+    assert_eq!(world.node("c1").live(ENVIRONMENT), world.old, "c1 waits");
+    drop(lock);
+    let new = world.until_live(deploy).await;
+    world.until_all_serve(new).await;
+    assert_eq!(world.flushes(), [1, 1], "I5: each node swaps and flushes once");
+    for who in ["controller", "c1", "c2"] {
+        world.set_clock(who, 0);
+    }
+    world.holds(new).await;
+}
+
+async fn token(main: &MainServer) -> Zeroizing<String> {
+    let request = v1::CreateTokenRequest { node: "lb".into(), roles: vec!["load-balancer".into()], ttl_s: 0 };
+    Zeroizing::new(main.client().create_token(request).await.unwrap().into_inner().token)
+}
+
+/// A request is answered when everything that looks at deadlines had its turn.
+async fn a_turn_of_the_controller(world: &World) {
+    drop(token(world.main()).await);
+}
+
+async fn enrol(main: &MainServer, token: &Zeroizing<String>) -> Result<(), String> {
+    let name = NodeName::parse("lb").unwrap();
+    let enrolled = enroll_with_token(&main.address().to_string(), main.pin(), token, &name).await;
+    enrolled.map(drop).map_err(|error| Chain(&error).to_string())
+}
+
+async fn alarms(world: &World) -> String {
+    world.main().status().await.alarms.join("\n")
+}
+
+async fn the_controllers_clock_jumps(off: i64) {
+    let mut world = world().await;
+    let (deploy, lock) = committing(&world).await;
+    let token = token(world.main()).await;
+    world.set_clock("controller", off);
+    let told = alarms(&world).await;
+    assert!(told.contains("the clock jumped by") && told.contains("hint: set the clock right"), "{told}");
+    let refused = enrol(world.main(), &token).await.unwrap_err();
+    assert!(
+        refused.contains("clock jumped by") && refused.contains("no certificates are issued"),
+        "{refused}"
+    );
+    assert_eq!(world.main().show_deploy(deploy).await.phase, "committing", "a jump ends no deadline");
+    world.set_clock("controller", 0);
+    assert_eq!(alarms(&world).await, "", "the clock is right again");
+    enrol(world.main(), &token).await.expect("a refusal costs no token");
+    world.set_clock("controller", off);
+    a_turn_of_the_controller(&world).await;
+    goes_live(world, deploy, lock).await;
+}
+
+async fn an_agents_clock_jumps(off: i64) {
+    let mut world = world().await;
+    let (deploy, lock) = committing(&world).await;
+    world.set_clock("c1", off);
+    world.set_clock("c2", -off);
+    a_turn_of_the_controller(&world).await;
+    goes_live(world, deploy, lock).await;
+}
+
+async fn served_with_an_alarm(off: i64) {
+    let mut world = World::with_a_live().await;
+    world.kill("c1");
+    world.main().until_gone("c1").await;
+    world.set_clock("c1", off);
+    world.start("c1", None).await;
+    let told = alarms(&world).await;
+    let way = if off > 0 { "ahead of the controller's" } else { "behind the controller's" };
+    assert!(told.contains("the clock of c1 is ") && told.contains(way) && told.contains("hint: "), "{told}");
+    let new = world.deploy("B").await;
+    world.until_all_serve(new).await;
+    world.kill("c1");
+    world.main().until_gone("c1").await;
+    world.set_clock("c1", 0);
+    world.start("c1", None).await;
+    assert_eq!(alarms(&world).await, "", "the clock is right again");
+    world.holds(new).await;
+}
+
+/// It goes on serving what it has, says why it gets no further, and needs nobody once its clock is right.
+async fn refused_until_mended(off: i64) {
+    let mut world = World::with_a_live().await;
+    world.kill("c1");
+    world.main().until_gone("c1").await;
+    world.set_clock("c1", off);
+    world.spawn("c1", None);
+    until_it_blames_clocks(&world, "c1").await;
+    assert!(!world.main().node("c1").await.connected);
+    world.nothing_has_changed();
+    world.set_clock("c1", 0);
+    world.main().until_connected("c1").await;
+    let new = world.deploy("B").await;
+    world.holds(new).await;
+}
+
+async fn until_it_blames_clocks(world: &World, node: &str) {
+    until(&format!("{node} says that clocks differ"), || async {
+        let said = fs::read_to_string(world.log(node)).unwrap_or_default();
+        said.lines().any(|line| line.contains("by this host's clock") && line.contains("hint: "))
+    })
+    .await;
+}
+
+/// By its own clock its certificate has ended, and so has each new one.
+async fn a_month_ahead() {
+    let mut world = World::with_a_live().await;
+    world.kill("c1");
+    world.main().until_gone("c1").await;
+    world.set_clock("c1", 30 * DAY);
+    world.start("c1", None).await;
+    let told = alarms(&world).await;
+    assert!(told.contains("the clock of c1 is ") && told.contains("ahead of the controller's"), "{told}");
+    let new = world.deploy("B").await;
+    world.until_all_serve(new).await;
+    let renewals = world.journal().await.count("identity-renewed");
+    assert!(renewals <= RENEWALS, "{renewals} renewals: each costs a record of the journal");
+    world.set_clock("c1", 0);
+    world.holds(new).await;
+}
+
+async fn controller_starts(off: i64) {
+    let mut world = world().await;
+    world.kill("controller");
+    world.set_clock("controller", off);
+    world.start("controller", None).await;
+    for node in NODES {
+        until_it_blames_clocks(&world, node).await;
+    }
+    world.nothing_has_changed();
+    world.kill("controller");
+    world.set_clock("controller", 0);
+    world.start("controller", None).await;
+    for node in NODES {
+        world.main().until_connected(node).await;
+    }
+    let new = world.deploy("B").await;
+    world.holds(new).await;
+}
