@@ -44,6 +44,12 @@ impl Clock {
         let off = Duration::from_millis(wall_ms().abs_diff(expected));
         (off > ALARMING_JUMP).then_some(off)
     }
+
+    /// Unix seconds, unless the wall clock has jumped: nothing may be forgotten for its age by a clock that is wrong
+    /// (denials of revoked identities, the audit).
+    pub(crate) fn trusted_wall_s(&self) -> Option<u64> {
+        self.jumped().is_none().then(wall_s)
+    }
 }
 
 /// Unix milliseconds by the wall clock.
@@ -71,5 +77,16 @@ mod tests {
         let a_year_ago = wall_ms() - 365 * 86_400_000;
         let now = Clock::continuing(Some((5_000, a_year_ago))).now();
         assert!((3_605_000..3_700_000).contains(&now), "{now}");
+    }
+
+    #[test]
+    fn f11_nothing_grows_old_by_a_clock_that_jumped() {
+        let right = Clock::continuing(None);
+        assert!(right.trusted_wall_s().is_some());
+        for off in [-31_536_000_000_i64, -360_000, 360_000, 31_536_000_000] {
+            let jumped =
+                Clock { wall_at_start: right.wall_at_start.saturating_add_signed(-off), ..right.clone() };
+            assert_eq!(jumped.trusted_wall_s(), None, "{off}");
+        }
     }
 }

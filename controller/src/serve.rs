@@ -474,7 +474,9 @@ impl Api {
         let mut turn = tokio::time::interval(HOUSEKEEPING);
         loop {
             turn.tick().await;
-            self.driver.event(Event::Housekeeping { now_s: wall_s() });
+            if let Some(now_s) = self.driver.shared.clock.trusted_wall_s() {
+                self.driver.event(Event::Housekeeping { now_s });
+            }
             let api = self.clone();
             let swept = tokio::task::spawn_blocking(move || api.sweep()).await;
             if let Ok(Err(error)) = swept {
@@ -492,7 +494,9 @@ impl Api {
         }
         self.reporter.provenance.sweep(&kept)?;
         let audit = &self.config.audit;
-        let since_wall_ms = wall_ms().saturating_sub(audit.keep_days * 86_400_000);
+        // By a clock that jumped nothing is too old; what is too much still goes.
+        let now_s = self.driver.shared.clock.trusted_wall_s().unwrap_or(0);
+        let since_wall_ms = (now_s * 1000).saturating_sub(audit.keep_days * 86_400_000);
         prune(&self.driver.shared, Keep { bytes: audit.keep_mib << 20, since_wall_ms });
         Ok(())
     }
