@@ -31,6 +31,9 @@ impl Agent {
             tasks.push(tokio::spawn(background::settle_debts(node.clone())));
             tasks.push(tokio::spawn(background::tidy(node.clone())));
         }
+        if let Some(keeper) = &node.balancer {
+            tasks.push(tokio::spawn(keeper.clone().watch()));
+        }
         Ok(Self { tasks, node })
     }
 

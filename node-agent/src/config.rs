@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use bunraku_balancer::BalancerConfig;
 use bunraku_common::{
     EnvironmentName, NodeName,
     config::{host_port, host_port_if_any, positive},
@@ -25,6 +26,9 @@ pub struct Config {
     /// What this host grants as a compiler. Without the section it gets no code.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub code: Option<CodeConfig>,
+    /// What this host grants as a load balancer. Without the section it balances nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balancer: Option<BalancerConfig>,
     /// How to reach Puppet and its server on this host.
     #[serde(default)]
     pub puppet: PuppetConfig,
@@ -136,7 +140,7 @@ mod tests {
         let part = DOCUMENTED.split("## The node agent").nth(1).unwrap();
         let documented = part.split("\n## ").next().unwrap();
         let mut known = Vec::new();
-        for section in ["", "[code]", "[puppet]", "[enroll]"] {
+        for section in ["", "[code]", "[balancer]", "[balancer.haproxy]", "[puppet]", "[enroll]"] {
             let keys = keys(section);
             assert!(!keys.is_empty(), "{section}");
             for key in &keys {

@@ -14,19 +14,35 @@ use bunraku_puppetserver::{
 use bunraku_versions::Layout;
 
 use crate::{
+    balancer,
     config::{CodeConfig, Config},
     helpers,
     node::{group_id, locks, resolve},
 };
 
-/// Looks at everything a compiler needs; changes nothing, so it may run beside a running agent. The error says what
+/// Looks at everything a compiler and a load balancer need; changes nothing, so it may run beside a running agent. The error says what
 /// could not even be looked at.
 pub(crate) async fn examine(
     config: &Config,
     puppet: &Puppet,
     clock_ahead_ms: Option<i64>,
 ) -> Result<Vec<Finding>, String> {
-    let Some(code) = &config.code else { return Ok(Vec::new()) };
+    let mut findings = match &config.balancer {
+        Some(balancer) => balancer::examine(balancer).await,
+        None => Vec::new(),
+    };
+    if let Some(code) = &config.code {
+        findings.extend(compiler(config, code, puppet, clock_ahead_ms).await?);
+    }
+    Ok(findings)
+}
+
+async fn compiler(
+    config: &Config,
+    code: &CodeConfig,
+    puppet: &Puppet,
+    clock_ahead_ms: Option<i64>,
+) -> Result<Vec<Finding>, String> {
     let environments = managed(&code.versions_dir.join("versions"));
     let (code_id, code_content) = helpers::links(&config.data_dir);
     let about = Surroundings {

@@ -6,6 +6,7 @@
 
 mod agent;
 mod background;
+mod balancer;
 pub mod cli;
 mod commit;
 mod config;

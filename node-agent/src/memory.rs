@@ -1,4 +1,4 @@
-//! What the node must not forget: the highest term, the newest order of each environment, and what it still owes.
+//! What the node must not forget: the highest term, the newest order of each subject, and what it still owes.
 //!
 //! Written and synced before an order takes effect, so that after a crash no older order is obeyed (I5) and nothing
 //! that is owed is lost. One small file; a node has some tens of environments.
@@ -31,6 +31,9 @@ struct Kept {
     fleet: Option<Digest>,
     highest_term: Option<Term>,
     environments: BTreeMap<EnvironmentName, Subject>,
+    /// The newest order of each subject that is no environment, such as `server c1.example`.
+    #[serde(default)]
+    subjects: BTreeMap<String, Fence>,
 }
 
 /// What is remembered of one environment.
@@ -76,8 +79,8 @@ pub(crate) enum MemoryError {
 pub(crate) enum Refused {
     #[error("this node has seen {highest}, the order carries {offered}")]
     Term { highest: Term, offered: Term },
-    #[error("this node has seen {seen} for {environment}, the order carries {offered}")]
-    Generation { environment: EnvironmentName, seen: String, offered: String },
+    #[error("this node has seen {seen} for {subject}, the order carries {offered}")]
+    Generation { subject: String, seen: String, offered: String },
     #[error(transparent)]
     Memory(#[from] MemoryError),
 }
@@ -160,14 +163,27 @@ impl Memory {
         let seen = self.kept.environments.get(environment).map(|subject| subject.fence);
         match seen {
             Some(seen) if seen == fence => Ok(()),
-            Some(seen) if !seen.admits(&fence) => Err(Refused::Generation {
-                environment: environment.clone(),
-                seen: format!("{} of {}", seen.generation, seen.term),
-                offered: format!("{} of {}", fence.generation, fence.term),
-            }),
+            Some(seen) if !seen.admits(&fence) => Err(older(environment, seen, fence)),
             Some(_) => Ok(self.change(environment, fence, |subject| subject.fence = fence)?),
             None => Ok(self.change(environment, fence, |_| ())?),
         }
+    }
+
+    /// The same for a subject that is no environment. Callers know it: a node has few.
+    pub(crate) fn admit_about(&mut self, subject: &str, fence: Fence) -> Result<(), Refused> {
+        self.meet(fence.term)?;
+        match self.kept.subjects.get(subject) {
+            Some(seen) if *seen == fence => Ok(()),
+            Some(seen) if !seen.admits(&fence) => Err(older(subject, *seen, fence)),
+            Some(_) | None => Ok(self.keep(|kept| {
+                kept.subjects.insert(subject.to_owned(), fence);
+            })?),
+        }
+    }
+
+    /// Whether no newer order about this subject was admitted since.
+    pub(crate) fn is_newest_about(&self, subject: &str, fence: Fence) -> bool {
+        self.kept.subjects.get(subject) == Some(&fence)
     }
 
     /// Whether no newer order of this environment was admitted since the one with this fence. Asked again right
@@ -237,6 +253,14 @@ impl Memory {
         save(&self.path, &kept).map_err(|source| MemoryError::Write { path: self.path.clone(), source })?;
         self.kept = kept;
         Ok(())
+    }
+}
+
+fn older(subject: impl std::fmt::Display, seen: Fence, offered: Fence) -> Refused {
+    Refused::Generation {
+        subject: subject.to_string(),
+        seen: format!("{} of {}", seen.generation, seen.term),
+        offered: format!("{} of {}", offered.generation, offered.term),
     }
 }
 
@@ -315,6 +339,21 @@ mod tests {
         let mut memory = Memory::open(&path).unwrap();
         assert_eq!(memory.belong_to(Digest::of(b"one CA")).unwrap(), None);
         assert!(Memory::open(&path).unwrap().admit(&production(), fence(2, 1)).is_err());
+    }
+
+    #[test]
+    fn i5_orders_about_servers_are_fenced_by_subject_also_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("memory.json");
+        let mut memory = Memory::open(&path).unwrap();
+        memory.admit(&production(), fence(2, 9)).unwrap();
+        memory.admit_about("server c1", fence(2, 5)).unwrap();
+        let mut again = Memory::open(&path).unwrap();
+        assert!(matches!(again.admit_about("server c1", fence(2, 4)), Err(Refused::Generation { .. })));
+        assert!(matches!(again.admit_about("server c1", fence(1, 9)), Err(Refused::Term { .. })));
+        again.admit_about("server c2", fence(2, 1)).unwrap();
+        again.admit_about("server c1", fence(2, 6)).unwrap();
+        assert!(!again.is_newest_about("server c1", fence(2, 5)));
     }
 
     #[test]

@@ -11,12 +11,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bunraku_balancer::{Keeper, KeeperError};
 use bunraku_common::{Chain, Digest, EnvironmentName, NodeName, names::BadName};
 use bunraku_puppetserver::{Account, Places as ServerPlaces, Puppet, PuppetServer, Settings, SettingsError};
 use bunraku_versions::{Layout, Policy, Versions, VersionsError};
 use tokio::sync::Notify;
 
 use crate::{
+    balancer,
     config::{CodeConfig, Config},
     helpers,
     memory::{Memory, MemoryError},
@@ -45,6 +47,8 @@ pub enum AgentError {
         "group {0} does not exist\nhint: name Puppet Server's group in the [code] table, or group = \"\" lets everybody read"
     )]
     Group(String),
+    #[error(transparent)]
+    Balancer(#[from] KeeperError),
     #[error("versions cannot be kept")]
     Versions(#[from] VersionsError),
     #[error("the node's memory cannot be read")]
@@ -55,10 +59,11 @@ impl AgentError {
     /// Whether only a change of the configuration helps: then starting again is of no use.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Name(_) | Self::Server(_) | Self::Group(_) => true,
+            Self::Name(_) | Self::Server(_) | Self::Group(_) | Self::Balancer(KeeperError::Config(_)) => true,
             Self::Io { .. }
             | Self::Running { .. }
             | Self::Settings(_)
+            | Self::Balancer(KeeperError::Wishes(_))
             | Self::Versions(_)
             | Self::Memory(_) => false,
         }
@@ -82,6 +87,8 @@ pub(crate) struct Node {
     pub memory: Mutex<Memory>,
     /// What this node does as a compiler; `None`: its configuration grants no code.
     pub compiler: Option<Compiler>,
+    /// What this node does as a load balancer; `None`: its configuration names none.
+    pub balancer: Option<Arc<Keeper>>,
     pub puppet: Puppet,
     /// Wakes the connection: the identity is renewed before its time.
     pub renew: Notify,
@@ -131,12 +138,15 @@ impl Node {
             Some(code) => Some(Compiler::open(code, &config, &puppet).await?),
             None => None,
         };
+        let balancer =
+            config.balancer.as_ref().map(|balancer| balancer::open(balancer, data_dir)).transpose()?;
         Ok(Self {
             name,
             instance: format!("{:016x}", crate::random()),
             started: Instant::now(),
             memory: Mutex::new(memory),
             compiler,
+            balancer,
             puppet,
             renew: Notify::new(),
             clock_ahead_ms: Mutex::new(None),

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
+    balancer::{self, Balance, no_balancer},
     commit::{Commit, wall_ms},
     doctor,
     heal::Heal,
@@ -75,7 +76,7 @@ impl node_server::Node for Service {
             protocol: PROTOCOL,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             instance: self.node.instance.clone(),
-            abilities: self.node.compiler.iter().map(|_| "code".to_owned()).collect(),
+            abilities: self.abilities(),
             highest_term,
             wall_ms: wall_ms(),
             observed: Some(self.observed().await),
@@ -158,20 +159,27 @@ impl node_server::Node for Service {
         Ok(Response::new(v1::DoctorReply { findings: findings.iter().map(doctor::wire).collect() }))
     }
 
-    async fn balance(&self, _: Request<v1::BalanceRequest>) -> Answer<v1::BalanceReply> {
-        Err(no_balancer())
+    async fn balance(&self, request: Request<v1::BalanceRequest>) -> Answer<v1::BalanceReply> {
+        let mut request = request.into_inner();
+        let order = request.order.take();
+        let subject = order.as_ref().map(|order| order.subject.clone()).unwrap_or_default();
+        let balance = Balance::parse(request, &subject)?;
+        let keeper = self.node.balancer.clone().ok_or_else(no_balancer)?;
+        balance.is_mapped(&keeper)?;
+        let fence = self.admit_about(order, &subject)?;
+        crash::point("balance-admitted");
+        // What was begun must not stop half way because the call was dropped.
+        let done = tokio::spawn(balance.run(self.node.clone(), keeper, fence));
+        done.await.unwrap_or_else(|_| Err(Status::internal("the order ended early"))).map(Response::new)
     }
 
     async fn balancer_status(
         &self,
         _: Request<v1::BalancerStatusRequest>,
     ) -> Answer<v1::BalancerStatusReply> {
-        Err(no_balancer())
+        let keeper = self.node.balancer.as_deref().ok_or_else(no_balancer)?;
+        Ok(Response::new(balancer::status(keeper).await))
     }
-}
-
-fn no_balancer() -> Status {
-    Status::failed_precondition("this node balances nothing")
 }
 
 impl Service {
@@ -179,6 +187,12 @@ impl Service {
         node_server::NodeServer::new(self)
             .max_decoding_message_size(limits::MESSAGE_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES)
+    }
+
+    /// What this node's configuration grants.
+    fn abilities(&self) -> Vec<String> {
+        let code = self.node.compiler.iter().map(|_| "code".to_owned());
+        code.chain(self.node.balancer.iter().map(|_| "balance".to_owned())).collect()
     }
 
     fn compiler(&self) -> Result<&Compiler, Status> {
@@ -196,18 +210,33 @@ impl Service {
 
     /// Parses an order at the door and remembers it before anything happens.
     fn admit(&self, order: Option<v1::Order>) -> Result<(EnvironmentName, Fence), Status> {
+        let order = order.ok_or_else(|| Status::invalid_argument("the order is missing"))?;
+        let environment: EnvironmentName = parse(&order.environment)?;
+        let fence = self.remember(order, |memory, fence| memory.admit(&environment, fence))?;
+        Ok((environment, fence))
+    }
+
+    /// The same for an order about something that is no environment.
+    fn admit_about(&self, order: Option<v1::Order>, subject: &str) -> Result<Fence, Status> {
+        let order = order.ok_or_else(|| Status::invalid_argument("the order is missing"))?;
+        self.remember(order, |memory, fence| memory.admit_about(subject, fence))
+    }
+
+    fn remember(
+        &self,
+        order: v1::Order,
+        admit: impl FnOnce(&mut Memory, Fence) -> Result<(), Refused>,
+    ) -> Result<Fence, Status> {
         if !*self.greeted.borrow() {
             return Err(Status::failed_precondition(
                 "no hello in this node's protocol came on this connection",
             ));
         }
-        let order = order.ok_or_else(|| Status::invalid_argument("the order is missing"))?;
-        let environment: EnvironmentName = parse(&order.environment)?;
         let fence = Fence { term: term(order.term)?, generation: Generation(order.generation) };
         let mut memory = self.node.memory();
         self.same_fleet(&memory)?;
-        match memory.admit(&environment, fence) {
-            Ok(()) => Ok((environment, fence)),
+        match admit(&mut memory, fence) {
+            Ok(()) => Ok(fence),
             Err(Refused::Memory(error)) => Err(Status::internal(Chain(&error).to_string())),
             Err(refused @ (Refused::Term { .. } | Refused::Generation { .. })) => {
                 tracing::warn!(order = order.id, reason = %refused, "order refused");

@@ -42,6 +42,11 @@ pub trait Driver: fmt::Debug + Send + Sync {
         Box::pin(async move { Err(Trouble::CannotDo { what }) })
     }
 
+    /// What the driver does by itself, such as health checks. For ever.
+    fn background(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::pending())
+    }
+
     /// What the driver itself still owes (a file that could not be written); asked every second.
     fn settle(&self) -> BoxFuture<'_, Result<(), Trouble>> {
         Box::pin(std::future::ready(Ok(())))

@@ -14,6 +14,17 @@ pub use config::{BalancerConfig, DriverKind, HaproxyConfig, Misconfigured};
 pub use driver::{Admin, Driver, Health, NewServer, Observed, Server, Trouble, Wanted};
 pub use haproxy::Haproxy;
 pub use keeper::{
-    BackendStatus, BalanceError, BelowFloor, Keeper, KeeperError, ServerStatus, Status, Wish, WishesError,
+    Asked, BackendStatus, BalanceError, BelowFloor, Keeper, KeeperError, ServerStatus, Status, Wish,
+    WishesError,
 };
 pub use name::{BadServer, ServerName};
+
+use std::sync::Arc;
+
+/// The balancer that the configuration names. Nothing is asked or told yet.
+pub fn driver(config: &BalancerConfig) -> Result<Arc<dyn Driver>, Misconfigured> {
+    config.check()?;
+    match config.driver {
+        DriverKind::Haproxy => Ok(Arc::new(Haproxy::new(&config.haproxy))),
+    }
+}

@@ -251,7 +251,11 @@ async fn f3_a_restarted_agent_knows_what_is_wanted_and_by_whom() {
     again.look().await;
     assert_eq!(site.admin("c1").await, Admin::Drain);
     let c1 = again.status().await.servers.remove(0);
-    assert_eq!(c1.wish, Some((Wanted::Drained, "operator root".into(), "a test".into())));
+    let asked = c1.asked.unwrap();
+    assert_eq!(
+        (asked.wanted, asked.owner.as_str(), asked.reason.as_str()),
+        (Wanted::Drained, "operator root", "a test")
+    );
     again.balance(wish("c1.example", Wanted::Ready, 2), || true).await.unwrap();
     assert_eq!(site.admin("c1").await, Admin::Ready);
 }
@@ -264,7 +268,7 @@ async fn i3_the_floor_refuses_and_what_was_refused_had_no_effect() {
     let refused = keeper.balance(wish("c2.example", Wanted::Drained, 1), || true).await.unwrap_err();
     assert!(matches!(refused, BalanceError::BelowFloor(_)), "{refused}");
     assert_eq!(site.admin("c2").await, Admin::Ready);
-    assert_eq!(site.keeper(Told::Everything).status().await.servers[1].wish, None);
+    assert_eq!(site.keeper(Told::Everything).status().await.servers[1].asked, None);
     keeper.balance(wish("c1.example", Wanted::Ready, 2), || true).await.unwrap();
     let mut asks_more = wish("c2.example", Wanted::Drained, 2);
     asks_more.min_available = 2;

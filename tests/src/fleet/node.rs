@@ -69,6 +69,7 @@ impl Node {
                 server: Some(puppet_server.address().to_string()),
                 ..PuppetConfig::default()
             },
+            balancer: None,
             enroll: None,
         };
         change(&mut config);

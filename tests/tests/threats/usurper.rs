@@ -47,6 +47,7 @@ impl Usurper {
         let doors = Doors {
             node: Some(tls::node_door(&mesh, admitted()).unwrap()),
             h2: Some(tls::h2_door(&mesh, admitted(), Duration::ZERO).unwrap()),
+            balancer: None,
             enroll: None,
             enroll_puppet: None,
         };

@@ -22,7 +22,7 @@ use bunraku_common::{Fence, NodeName, crash};
 
 pub use self::{
     floor::BelowFloor,
-    status::{BackendStatus, ServerStatus, Status},
+    status::{Asked, BackendStatus, ServerStatus, Status},
     wishes::WishesError,
 };
 use self::{

@@ -1,6 +1,6 @@
 //! What the keeper says of every mapped server, backend and alarm.
 
-use bunraku_common::NodeName;
+use bunraku_common::{Generation, NodeName};
 
 use super::{
     floor::in_service,
@@ -42,7 +42,17 @@ pub struct ServerStatus {
     pub seen: Option<Server>,
     /// Out of service, and not by us: never enabled by us.
     pub foreign: bool,
-    pub wish: Option<(Wanted, String, String)>,
+    /// `None`: nobody ever asked.
+    pub asked: Option<Asked>,
+}
+
+/// What was asked for a compiler last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    pub wanted: Wanted,
+    pub owner: String,
+    pub reason: String,
+    pub generation: Generation,
 }
 
 impl ServerStatus {
@@ -74,7 +84,12 @@ pub(super) fn servers(
             name: name.clone(),
             foreign: !owed && seen.as_ref().is_some_and(|server| server.admin != Admin::Ready),
             seen,
-            wish: record.map(|record| (record.wanted, record.owner.clone(), record.reason.clone())),
+            asked: record.map(|record| Asked {
+                wanted: record.wanted,
+                owner: record.owner.clone(),
+                reason: record.reason.clone(),
+                generation: record.fence.generation,
+            }),
         }
     };
     names.iter().map(status).collect()

@@ -13,6 +13,10 @@ const EVERY: Duration = Duration::from_secs(1);
 impl Keeper {
     /// For ever.
     pub async fn watch(self: Arc<Self>) {
+        tokio::join!(self.look_every_second(), self.driver.background());
+    }
+
+    async fn look_every_second(&self) {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
