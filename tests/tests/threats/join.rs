@@ -87,9 +87,10 @@ async fn t1_of_a_thousand_uses_of_one_token_at_once_exactly_one_wins() {
     let token: Arc<str> = token_for(main, "c1", "compiler", 0).await.token.into();
     let mut thieves = tokio::task::JoinSet::new();
     // Below the failures of one address after which it is turned away.
-    for host in 100..125 {
-        let client = Client::new(main, Door::Enroll, None).from(host).enrollment();
-        for _ in 0..40 {
+    for connection in 0..250 {
+        let client = Client::new(main, Door::Enroll, None).from(100 + connection % 25).enrollment();
+        // As many as one connection at this door may have at once.
+        for _ in 0..4 {
             let (mut client, token) = (client.clone(), token.clone());
             thieves.spawn(async move {
                 let (_, csr) = key_and_csr();
