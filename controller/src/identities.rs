@@ -201,7 +201,7 @@ mod tests {
         state.apply(&late, 0);
         let serials = still_in_use(&state, &revoked);
         assert_eq!(serials, revoked);
-        for fact in state.observe(Event::PuppetRevoked { serials }, &Presence::new(0), 0) {
+        for fact in state.observe(Event::PuppetRevoked { serials }, &Presence::new(0)) {
             state.apply(&fact, 0);
         }
         assert!(matches!(state.standing("a", "k"), Known::Denied(_)));

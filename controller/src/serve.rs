@@ -249,7 +249,7 @@ fn begin_term(
     let term = Term { number, id: random_id() };
     let now = clock.now();
     let mut facts = vec![Fact::TermBegan { term, takeover: None }];
-    facts.extend(state.observe(Event::Configured { settings }, &Presence::new(now), now));
+    facts.extend(state.observe(Event::Configured { settings }, &Presence::new(now)));
     crash::point("before:term-began");
     store.append(facts.iter().map(|fact| record(fact, "controller", now)).collect())?;
     crash::point("after:term-began");

@@ -52,7 +52,7 @@ impl State {
             | Request::EnrolWithPuppet { .. }
             | Request::Renew { .. } => self.decide_fleet(request, who)?,
         };
-        Ok(self.settle(facts, None, now))
+        Ok(facts)
     }
 
     fn deploy_requested(

@@ -1,6 +1,6 @@
 //! What the state itself demands: the next deploy's turn, the commit decision, deadlines, the end of a deploy.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::collections::BTreeSet;
 
 use bunraku_common::{Digest, EnvironmentName, NodeName};
 
@@ -29,24 +29,11 @@ impl NodeFault<'_> {
 }
 
 impl State {
-    /// `facts` and everything that follows from them, in order. Without a presence nobody counts as unreachable.
-    pub(crate) fn settle(&self, mut facts: Vec<Fact>, presence: Option<&Presence>, now: Millis) -> Vec<Fact> {
-        let mut state = Cow::Borrowed(self);
-        let mut applied = 0;
-        loop {
-            for fact in &facts[applied..] {
-                state.to_mut().apply(fact, now);
-            }
-            applied = facts.len();
-            facts.extend(state.due(presence, now));
-            if facts.len() == applied {
-                return facts;
-            }
-        }
-    }
-
+    /// What the state itself demands now: facts to journal and apply, then to ask again, until there are none. Without
+    /// a presence nobody counts as unreachable.
+    ///
     /// At most one deploy of each environment is moved a step; each fact here makes its own condition false.
-    fn due(&self, presence: Option<&Presence>, now: Millis) -> Vec<Fact> {
+    pub fn due(&self, presence: Option<&Presence>, now: Millis) -> Vec<Fact> {
         let mut facts = Vec::new();
         for (name, environment) in &self.environments {
             match environment.active.and_then(|id| self.deploys.get(&id)) {

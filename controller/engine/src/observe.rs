@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
 use crate::{
-    Commit, Deploy, DeployId, Event, Fact, Fault, Identity, Millis, OnNode, Outcome, Phase, Presence, Seen,
-    Stage, State, due::NodeFault, fact::Serving, fleet::EnrolledBy,
+    Commit, Deploy, DeployId, Event, Fact, Fault, Identity, OnNode, Outcome, Phase, Presence, Seen, Stage,
+    State, due::NodeFault, fact::Serving, fleet::EnrolledBy,
 };
 
 /// Expired tokens are shown for a day.
@@ -15,10 +15,10 @@ const TOKEN_SHOWN_S: u64 = 86_400;
 const DENIED_MARGIN_S: u64 = 86_400;
 
 impl State {
-    /// What follows from an event: facts to journal, then to apply with the same `now`. Empty when it is no news; an
+    /// What an event says: facts to journal, then to apply with the same `now` ([`due`](Self::due) says what follows). Empty when it is no news; an
     /// answer that comes late, twice, or about something that is over, is none.
-    pub fn observe(&self, event: Event, presence: &Presence, now: Millis) -> Vec<Fact> {
-        let facts = match event {
+    pub fn observe(&self, event: Event, presence: &Presence) -> Vec<Fact> {
+        match event {
             Event::Tick => Vec::new(),
             Event::Configured { settings } if settings == self.settings => Vec::new(),
             Event::Configured { settings } => vec![Fact::SettingsChanged { settings }],
@@ -86,8 +86,7 @@ impl State {
                 .collect(),
             Event::PuppetRevoked { serials } => self.cut_by_puppet(&serials),
             Event::Housekeeping { now_s } => self.expired(now_s).into_iter().collect(),
-        };
-        self.settle(facts, Some(presence), now)
+        }
     }
 
     fn building(&self, id: DeployId) -> Option<&Deploy> {

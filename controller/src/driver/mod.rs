@@ -250,14 +250,9 @@ struct Batch {
 
 impl Loop {
     fn run(mut self) {
+        // The first round is what fell due while nobody looked.
+        let mut inputs = Vec::new();
         loop {
-            self.start_steps();
-            let mut inputs: Vec<Input> = match self.incoming.recv_timeout(self.until_next()) {
-                Ok(input) => vec![input],
-                Err(RecvTimeoutError::Timeout) => Vec::new(),
-                Err(RecvTimeoutError::Disconnected) => break,
-            };
-            inputs.extend(self.incoming.try_iter().take(BATCH));
             let halt = inputs.iter().any(|input| matches!(input, Input::Halt));
             if let Err(error) = self.take(inputs) {
                 // Nobody knows what is on disk until the journal is read again.
@@ -267,6 +262,13 @@ impl Loop {
             if halt {
                 break;
             }
+            self.start_steps();
+            inputs = match self.incoming.recv_timeout(self.until_next()) {
+                Ok(input) => vec![input],
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            inputs.extend(self.incoming.try_iter().take(BATCH));
         }
         self.flight.abort_all();
         self.shared.head.send_replace(u64::MAX);
@@ -297,15 +299,12 @@ impl Loop {
             Input::Request { request, who, answer } => {
                 let concern = refusals::of_concern(&request);
                 let decided = self.state.decide(request, &who, &self.shared.presence(), now);
-                match (&decided, concern) {
-                    (Ok(facts), _) => self.apply(facts, &who, now, batch),
-                    (Err(refusal), Some(what)) => {
-                        if let Some(fact) = self.refusals.on_record(what, refusal) {
-                            self.apply(&[fact], &who, now, batch);
-                        }
-                    }
-                    (Err(_), None) => {}
+                if let (Err(refusal), Some(what)) = (&decided, concern)
+                    && let Some(fact) = self.refusals.on_record(what, refusal)
+                {
+                    self.apply(&[fact], &who, now, batch);
                 }
+                let decided = decided.map(|facts| self.settle(facts, &who, false, now, batch));
                 batch.answers.push(Answer::Request(answer, decided.map_err(RequestError::from)));
             }
             Input::Takeover { reason, who, answer } => {
@@ -357,8 +356,28 @@ impl Loop {
 
     fn observe(&mut self, event: Event, now: u64, batch: &mut Batch) {
         self.presence_mut().learn(&event, &self.state);
-        let facts = self.state.observe(event, &self.shared.presence(), now);
-        self.apply(&facts, "controller", now, batch);
+        let facts = self.state.observe(event, &self.shared.presence());
+        self.settle(facts, "controller", true, now, batch);
+    }
+
+    /// Applies the facts and everything that follows from them; answers all of it. `looks`: who is unreachable counts.
+    fn settle(
+        &mut self,
+        mut facts: Vec<Fact>,
+        who: &str,
+        looks: bool,
+        now: u64,
+        batch: &mut Batch,
+    ) -> Vec<Fact> {
+        self.apply(&facts, who, now, batch);
+        loop {
+            let due = self.state.due(looks.then(|| self.shared.presence()).as_deref(), now);
+            if due.is_empty() {
+                return facts;
+            }
+            self.apply(&due, who, now, batch);
+            facts.extend(due);
+        }
     }
 
     fn apply(&mut self, facts: &[Fact], who: &str, now: u64, batch: &mut Batch) {

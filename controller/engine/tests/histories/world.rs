@@ -314,6 +314,7 @@ impl World {
         match self.state.decide(request, "operator", &self.presence, self.now) {
             Ok(facts) => {
                 self.append(facts);
+                self.append_due(false);
                 true
             }
             Err(refusal) => {
@@ -325,8 +326,19 @@ impl World {
 
     fn observe(&mut self, event: Event) {
         self.presence.learn(&event, &self.state);
-        let facts = self.state.observe(event, &self.presence, self.now);
+        let facts = self.state.observe(event, &self.presence);
         self.append(facts);
+        self.append_due(true);
+    }
+
+    fn append_due(&mut self, looks: bool) {
+        loop {
+            let due = self.state.due(looks.then_some(&self.presence), self.now);
+            if due.is_empty() {
+                return;
+            }
+            self.append(due);
+        }
     }
 
     fn append(&mut self, facts: Vec<Fact>) {

@@ -74,12 +74,24 @@ impl Site {
     pub(crate) fn ask_as(&mut self, who: &str, request: Request) -> Result<Vec<Fact>, Refusal> {
         let facts = self.state.decide(request, who, &self.presence, self.now)?;
         self.apply(facts.clone());
+        self.apply_due(false);
         Ok(facts)
     }
 
     pub(crate) fn hear(&mut self, event: Event) {
-        let facts = self.state.observe(event, &self.presence, self.now);
+        let facts = self.state.observe(event, &self.presence);
         self.apply(facts);
+        self.apply_due(true);
+    }
+
+    fn apply_due(&mut self, looks: bool) {
+        loop {
+            let due = self.state.due(looks.then_some(&self.presence), self.now);
+            if due.is_empty() {
+                return;
+            }
+            self.apply(due);
+        }
     }
 
     fn apply(&mut self, facts: Vec<Fact>) {

@@ -37,15 +37,25 @@ impl Desk {
 
     pub(crate) fn ask(&mut self, request: Request) -> Result<Vec<Fact>, Refusal> {
         let facts = self.state.decide(request, "ann", &self.presence, self.now)?;
-        self.apply(&facts);
-        Ok(facts)
+        Ok(self.settle(facts, false))
     }
 
     pub(crate) fn hear(&mut self, event: Event) -> Vec<Fact> {
         self.presence.learn(&event, &self.state);
-        let facts = self.state.observe(event, &self.presence, self.now);
+        let facts = self.state.observe(event, &self.presence);
+        self.settle(facts, true)
+    }
+
+    fn settle(&mut self, mut facts: Vec<Fact>, looks: bool) -> Vec<Fact> {
         self.apply(&facts);
-        facts
+        loop {
+            let due = self.state.due(looks.then_some(&self.presence), self.now);
+            if due.is_empty() {
+                return facts;
+            }
+            self.apply(&due);
+            facts.extend(due);
+        }
     }
 
     pub(crate) fn apply(&mut self, facts: &[Fact]) {
