@@ -43,6 +43,60 @@ async fn f10_a_full_disk_on_a_node_is_a_clear_failed_stage_and_the_old_code_is_s
     fleet.end().await;
 }
 
+/// A node whose code lies on a small disk of its own.
+#[expect(clippy::unwrap_used, reason = "what helps tests")]
+async fn with_small_disk() -> (Fleet, SmallDisk) {
+    let fleet = Fleet::new().nodes(2).up().await;
+    let node = fleet.node("c2");
+    node.stop().await;
+    let disk = SmallDisk::mount(&node.dir().join("small"), 8);
+    let root = disk.path("code");
+    node.change_config(|config| config.code.as_mut().unwrap().versions_dir = root);
+    node.start().await.unwrap();
+    fleet.main().until_connected("c2").await;
+    (fleet, disk)
+}
+
+/// A deploy that must be abandoned because of `c2`, while everybody stays on `old`; answers the reason and the hint.
+async fn abandoned(fleet: &Fleet, old: Digest) -> String {
+    fleet.push("production", &[("manifests/site.pp", "# new\n")]);
+    let deploy = fleet.deploy("production").await;
+    assert_eq!(deploy.phase, "abandoned", "{deploy:#?}");
+    for node in fleet.nodes() {
+        assert_eq!(node.puppet_server().history("production"), [old], "I1");
+    }
+    assert!(deploy.reason.contains("c2"), "{}", deploy.reason);
+    format!("{} {}", deploy.reason, deploy.hint)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f10_a_node_without_inodes_abandons_the_deploy_and_recovers() {
+    let (fleet, disk) = with_small_disk().await;
+    let old = fleet.deploy_change("production", "old").await;
+    disk.fill_inodes();
+    let why = abandoned(&fleet, old).await;
+    assert!(why.contains("inodes") && why.contains("df -i"), "{why}");
+    disk.make_inodes();
+    let deploy = fleet.deploy("production").await;
+    assert_eq!(deploy.phase, "live", "{deploy:#?}");
+    fleet.until_all_serve("production", digest_of(&deploy)).await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f10_a_disk_that_became_read_only_abandons_the_deploy_and_the_node_recovers() {
+    let (fleet, disk) = with_small_disk().await;
+    let old = fleet.deploy_change("production", "old").await;
+    disk.set_read_only(true);
+    let why = abandoned(&fleet, old).await;
+    assert!(why.to_lowercase().contains("read-only"), "{why}");
+    disk.set_read_only(false);
+    let deploy = fleet.deploy("production").await;
+    assert_eq!(deploy.phase, "live", "{deploy:#?}");
+    fleet.until_all_serve("production", digest_of(&deploy)).await;
+    fleet.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn f10_a_full_disk_under_the_agents_memory_refuses_orders_and_recovers() {
     let fleet = Fleet::new().nodes(1).up().await;

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
 /// A tmpfs, unmounted when dropped.
 #[derive(Debug)]
@@ -23,6 +23,28 @@ impl SmallDisk {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("tmpfs", at, "tmpfs", flags, Some(options.as_c_str())).unwrap();
         Self { at: at.into() }
+    }
+
+    /// Uses up every inode; space is left. Undone by [`SmallDisk::make_inodes`].
+    pub fn fill_inodes(&self) {
+        let at = self.at.join("fillers");
+        fs::create_dir_all(&at).unwrap();
+        for number in 0_u64.. {
+            if File::create(at.join(number.to_string())).is_err() {
+                return;
+            }
+        }
+    }
+
+    pub fn make_inodes(&self) {
+        fs::remove_dir_all(self.at.join("fillers")).unwrap();
+    }
+
+    /// As a kernel does with a disk that fails: what is there can be read, nothing can be written.
+    pub fn set_read_only(&self, read_only: bool) {
+        let flags = MountFlags::NOSUID | MountFlags::NODEV;
+        let flags = if read_only { flags | MountFlags::RDONLY } else { flags };
+        mount_remount(&self.at, flags, "").unwrap();
     }
 
     pub fn path(&self, below: &str) -> PathBuf {

@@ -245,6 +245,18 @@ pub async fn until<F: Future<Output = bool>>(what: &str, condition: impl Fn() ->
     }
 }
 
+/// As [`until`], for something that is looked at and not asked; answers what was found.
+pub async fn found<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 /// Text of so many bytes that no compression makes small.
 pub fn noise(bytes: usize) -> String {
     let mut random = vec![0; bytes];

@@ -5,13 +5,13 @@ use std::{
     fs,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
+    sync::Mutex,
 };
 
 use bunraku_common::Digest;
 use bunraku_proto::v1;
 use bunraku_tests::{
-    fleet::{Fleet, MainServer, Node, PATIENCE, digest_of},
+    fleet::{Fleet, MainServer, Node, digest_of, found, until},
     installed::program,
     process::{Service, tail},
 };
@@ -142,12 +142,13 @@ impl World {
     }
 
     pub(crate) async fn until_controller_answers(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.main().client().status(v1::StatusRequest {}).await.is_err() {
-            self.controller.as_mut().unwrap().ensure_running().unwrap();
-            assert!(Instant::now() < deadline, "the controller does not answer");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let controller = Mutex::new(self.controller.as_mut().unwrap());
+        let client = self.fleet.main().client();
+        until("the controller answers", || async {
+            controller.lock().unwrap().ensure_running().unwrap();
+            client.clone().status(v1::StatusRequest {}).await.is_ok()
+        })
+        .await;
     }
 
     fn process(&mut self, who: &str) -> &mut Option<Service> {
@@ -163,19 +164,14 @@ impl World {
 
     /// Waits until it has killed itself.
     pub(crate) async fn until_dead(&mut self, who: &str) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.process(who).as_mut().unwrap().ended().unwrap() {
-                assert_eq!(status.signal(), Some(9), "{who} ended by itself: {status}");
-                *self.process(who) = None;
-                return;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{who} never came to its crash point (hint: cargo build --workspace --bins)"
-            );
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let process = self.process(who);
+        let hint = "hint: cargo build --workspace --bins";
+        let status = found(&format!("{who} to come to its crash point ({hint})"), || {
+            process.as_mut().unwrap().ended().unwrap()
+        })
+        .await;
+        assert_eq!(status.signal(), Some(9), "{who} ended by itself: {status}");
+        *process = None;
     }
 
     /// `kill -9`.
@@ -268,15 +264,16 @@ impl World {
 
     /// I7: what an interrupted step made is gone, on the nodes and on the main server.
     async fn nothing_is_left_over(&self) {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let left: Vec<String> = self.left_over();
-            if left.is_empty() {
-                return;
+        let mut left = Vec::new();
+        found("I7: what was begun to be removed", || {
+            let now = self.left_over();
+            if now != left {
+                println!("left over: {now:#?}");
+                left = now;
             }
-            assert!(Instant::now() < deadline, "I7: left over: {left:#?}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+            left.is_empty().then_some(())
+        })
+        .await;
     }
 
     fn left_over(&self) -> Vec<String> {

@@ -97,6 +97,21 @@ proptest! {
     }
 
     #[test]
+    fn f20_a_configuration_survives_its_own_text(controller in spoilt(CONTROLLER), agent in spoilt(AGENT)) {
+        let path = Path::new("/etc/x.toml");
+        if let Ok(read) = config::parse::<bunraku::config::Config>(&controller, path) {
+            let text = toml::to_string(&read).unwrap();
+            let again: bunraku::config::Config = config::parse(&text, path).unwrap();
+            prop_assert_eq!(toml::to_string(&again).unwrap(), text);
+        }
+        if let Ok(read) = config::parse::<bunraku_agent::Config>(&agent, path) {
+            let text = toml::to_string(&read).unwrap();
+            let again: bunraku_agent::Config = config::parse(&text, path).unwrap();
+            prop_assert_eq!(toml::to_string(&again).unwrap(), text);
+        }
+    }
+
+    #[test]
     fn f20_pem_and_der_that_nobody_signed_are_refused_without_a_panic(
         noise in prop::collection::vec(any::<u8>(), 0..600), at in any::<prop::sample::Index>(), bit in 0..8_u8,
     ) {
