@@ -107,6 +107,11 @@ fn corpus(outside: &Path) -> Vec<Hostile> {
         Hostile { what: "a blob of another length", want, pack: pack().blob(b"evil and more").end() },
         Hostile { what: "no blob at all", want, pack: pack().end() },
         Hostile {
+            what: "a blob that nobody asked for",
+            want,
+            pack: pack().blob(b"not of this snapshot").blob(b"evil").end(),
+        },
+        Hostile {
             what: "a directory that is larger than allowed",
             want,
             pack: Forged::default().frame(b'T', &want, limits::TREE_BYTES + 1, &vec![0; 40 << 20]).end(),
