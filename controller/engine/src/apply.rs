@@ -7,7 +7,8 @@ use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
 use crate::{
     Balance, Built, Commit, Committed, Deploy, DeployId, Environment, Fact, Held, Kind, Millis, Outcome,
-    Phase, Policy, Proof, Retained, Stage, State, deploy::JOINED_SHOWN, environment::Discard, fact::Serving,
+    Phase, Policy, Proof, Retained, RolloutPhase, Stage, State, deploy::JOINED_SHOWN, environment::Discard,
+    fact::Serving,
 };
 
 impl State {
@@ -111,6 +112,25 @@ impl State {
                     balance.agreed_at = Some(at);
                 }
             }
+            Fact::RolloutStarted { rollout, action, policy, waves, undrained, who } => {
+                self.rollout_started(*rollout, action, policy, waves, undrained, who, at);
+            }
+            Fact::TurnMoved { rollout, node, to, generation, retreat } => {
+                self.turn_moved(*rollout, node, *to, *generation, retreat.as_ref(), at);
+            }
+            Fact::PuppetReleased { node } => {
+                self.puppet_held.remove(node);
+            }
+            Fact::RolloutPaused { rollout, reason } => {
+                self.rollout_phase(*rollout, RolloutPhase::Paused { reason: reason.clone(), since: at });
+            }
+            Fact::RolloutResumed { rollout, who: _ } => self.rollout_phase(*rollout, RolloutPhase::Running),
+            Fact::RolloutAborting { rollout, reason } => {
+                self.rollout_phase(*rollout, RolloutPhase::Aborting { reason: reason.clone() });
+            }
+            Fact::RolloutEnded { rollout, outcome } => {
+                self.rollout_phase(*rollout, RolloutPhase::Ended { outcome: outcome.clone(), at });
+            }
             Fact::Refused { .. } => {}
         }
     }
@@ -127,6 +147,7 @@ impl State {
         }
         // What the balancers were told stays as it is there, until somebody asks.
         self.balance.clear();
+        self.take_over_rollouts(reason, at);
         for environment in self.environments.values_mut() {
             environment.adopting = true;
             environment.discard = None;

@@ -145,6 +145,13 @@ impl State {
             | Fact::HealAsked { .. }
             | Fact::BalanceWanted { .. }
             | Fact::BalanceAgreed { .. }
+            | Fact::RolloutStarted { .. }
+            | Fact::TurnMoved { .. }
+            | Fact::PuppetReleased { .. }
+            | Fact::RolloutPaused { .. }
+            | Fact::RolloutResumed { .. }
+            | Fact::RolloutAborting { .. }
+            | Fact::RolloutEnded { .. }
             | Fact::Refused { .. } => {}
         }
     }

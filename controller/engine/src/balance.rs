@@ -195,7 +195,7 @@ impl State {
     fn holds(&self, owner: &DrainOwner) -> bool {
         match owner {
             DrainOwner::Operator(_) => false,
-            DrainOwner::Rollout(_) => false,
+            DrainOwner::Rollout(id) => self.rollouts.get(id).is_some_and(|rollout| !rollout.is_ended()),
             DrainOwner::Deploy(id) => self.deploys.get(id).is_some_and(|deploy| !deploy.is_ended()),
         }
     }

@@ -38,6 +38,12 @@ impl State {
                 self.drain_asked(&compiler, &reason, min_available, who, presence, now)?
             }
             Request::Enable { compiler } => self.enable_asked(&compiler, presence)?,
+            Request::StartRollout { ask } => self.rollout_asked(&ask, who, presence, now)?,
+            Request::PauseRollout { rollout, reason } => self.pause_asked(rollout, &reason, who)?,
+            Request::ResumeRollout { rollout } => self.resume_asked(rollout, who)?,
+            Request::AbortRollout { rollout, reason } => self.abort_asked(rollout, &reason, who)?,
+            Request::RetryTurn { rollout, node } => self.retry_asked(rollout, &node, who)?,
+            Request::SkipTurn { rollout, node } => self.skip_asked(rollout, &node, who)?,
             Request::HoldNode { .. }
             | Request::ReleaseNode { .. }
             | Request::RevokeNode { .. }

@@ -119,7 +119,13 @@ impl State {
             | Request::Rollback { .. }
             | Request::Release { .. }
             | Request::Drain { .. }
-            | Request::Enable { .. } => {
+            | Request::Enable { .. }
+            | Request::StartRollout { .. }
+            | Request::PauseRollout { .. }
+            | Request::ResumeRollout { .. }
+            | Request::AbortRollout { .. }
+            | Request::RetryTurn { .. }
+            | Request::SkipTurn { .. } => {
                 return Ok(Vec::new());
             }
         };

@@ -43,6 +43,13 @@ impl Fact {
             Self::Expired { .. } => "expired",
             Self::BalanceWanted { .. } => "balance-wanted",
             Self::BalanceAgreed { .. } => "balance-agreed",
+            Self::RolloutStarted { .. } => "rollout-started",
+            Self::TurnMoved { .. } => "turn-moved",
+            Self::PuppetReleased { .. } => "puppet-released",
+            Self::RolloutPaused { .. } => "rollout-paused",
+            Self::RolloutResumed { .. } => "rollout-resumed",
+            Self::RolloutAborting { .. } => "rollout-aborting",
+            Self::RolloutEnded { .. } => "rollout-ended",
             Self::Refused { .. } => "refused",
         }
     }
@@ -83,6 +90,13 @@ impl Fact {
             | Self::Expired { .. }
             | Self::BalanceWanted { .. }
             | Self::BalanceAgreed { .. }
+            | Self::RolloutStarted { .. }
+            | Self::TurnMoved { .. }
+            | Self::PuppetReleased { .. }
+            | Self::RolloutPaused { .. }
+            | Self::RolloutResumed { .. }
+            | Self::RolloutAborting { .. }
+            | Self::RolloutEnded { .. }
             | Self::Refused { .. } => None,
         }
     }
@@ -123,6 +137,13 @@ impl Fact {
             | Self::Expired { .. }
             | Self::BalanceWanted { .. }
             | Self::BalanceAgreed { .. }
+            | Self::RolloutStarted { .. }
+            | Self::TurnMoved { .. }
+            | Self::PuppetReleased { .. }
+            | Self::RolloutPaused { .. }
+            | Self::RolloutResumed { .. }
+            | Self::RolloutAborting { .. }
+            | Self::RolloutEnded { .. }
             | Self::Refused { .. } => None,
         }
     }
@@ -144,7 +165,9 @@ impl Fact {
             | Self::NodeHeld { node, .. }
             | Self::NodeReleased { node, .. }
             | Self::NodeRemoved { node, .. }
-            | Self::HealAsked { node, .. } => Some(node),
+            | Self::HealAsked { node, .. }
+            | Self::TurnMoved { node, .. }
+            | Self::PuppetReleased { node } => Some(node),
             Self::BalanceWanted { compiler, .. } | Self::BalanceAgreed { compiler, .. } => Some(compiler),
             Self::TermBegan { .. }
             | Self::SettingsChanged { .. }
@@ -162,6 +185,11 @@ impl Fact {
             | Self::OperatorEnrolled { .. }
             | Self::OperatorRevoked { .. }
             | Self::Expired { .. }
+            | Self::RolloutStarted { .. }
+            | Self::RolloutPaused { .. }
+            | Self::RolloutResumed { .. }
+            | Self::RolloutAborting { .. }
+            | Self::RolloutEnded { .. }
             | Self::Refused { .. } => None,
         }
     }
@@ -260,6 +288,23 @@ impl fmt::Display for Fact {
                 (Wanted::Ready, Some(why)) => write!(f, "the drain of {compiler} is undone: {why}"),
             },
             Self::BalanceAgreed { compiler, .. } => write!(f, "every balancer has drained {compiler}"),
+            Self::RolloutStarted { rollout, action, waves, who, .. } => {
+                let nodes = waves.iter().flat_map(|wave| &wave.nodes);
+                write!(f, "{who} started rollout {rollout}: {} of {}", action.name(), names(nodes))
+            }
+            Self::TurnMoved { rollout, node, to, retreat, .. } => {
+                write!(f, "rollout {rollout}: {node} is {}", to.name())?;
+                retreat.as_ref().map_or(Ok(()), |retreat| write!(f, ": {}", retreat.reason))
+            }
+            Self::PuppetReleased { node } => write!(f, "the Puppet agent of {node} may run again"),
+            Self::RolloutPaused { rollout, reason } => write!(f, "rollout {rollout} is paused by {reason}"),
+            Self::RolloutResumed { rollout, who } => write!(f, "{who} resumed rollout {rollout}"),
+            Self::RolloutAborting { rollout, reason } => {
+                write!(f, "rollout {rollout} is aborted by {reason}")
+            }
+            Self::RolloutEnded { rollout, outcome } => {
+                write!(f, "rollout {rollout} ended: {}", outcome.name())
+            }
             Self::Refused { what, reason } => write!(f, "refused: {what}: {reason}"),
         }
     }

@@ -44,6 +44,9 @@ impl State {
         facts.extend(self.due_build());
         facts.extend(presence.into_iter().flat_map(|presence| self.due_balance(presence, now)));
         if facts.is_empty() {
+            facts.extend(presence.into_iter().flat_map(|presence| self.due_rollouts(presence, now)));
+        }
+        if facts.is_empty() {
             facts.extend(self.due_adoptions());
         }
         facts

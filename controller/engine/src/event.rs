@@ -93,6 +93,17 @@ pub enum Event {
         generation: Generation,
         reason: String,
     },
+    /// A node has done what an order of its turn in a rollout asked for.
+    TurnStepDone {
+        node: NodeName,
+        generation: Generation,
+    },
+    /// It cannot: final for an order to prepare, settle or act. What is not healthy yet is asked again.
+    TurnStepFailed {
+        node: NodeName,
+        generation: Generation,
+        reason: String,
+    },
     /// Serials in Puppet's CRL: identities born from them end.
     PuppetRevoked {
         serials: BTreeSet<String>,

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName, OperatorName, Role, Term};
 use serde::{Deserialize, Serialize};
 
-use crate::{Built, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Right, Settings, Wanted};
+use crate::{
+    Action, Built, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Retreat, Right, RolloutId,
+    RolloutOutcome, RolloutPolicy, Settings, TurnPhase, Wanted, Wave,
+};
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "fact", rename_all = "kebab-case")]
@@ -200,6 +203,44 @@ pub enum Fact {
     BalanceAgreed {
         compiler: NodeName,
         generation: Generation,
+    },
+
+    RolloutStarted {
+        rollout: RolloutId,
+        action: Action,
+        policy: RolloutPolicy,
+        waves: Vec<Wave>,
+        undrained: BTreeSet<NodeName>,
+        who: String,
+    },
+    /// Begins a phase of one node's turn; every order of the phase carries this generation. A failed turn halts its
+    /// rollout.
+    TurnMoved {
+        rollout: RolloutId,
+        node: NodeName,
+        to: TurnPhase,
+        generation: Generation,
+        retreat: Option<Retreat>,
+    },
+    /// The node's own Puppet agent is not held by us any more.
+    PuppetReleased {
+        node: NodeName,
+    },
+    RolloutPaused {
+        rollout: RolloutId,
+        reason: String,
+    },
+    RolloutResumed {
+        rollout: RolloutId,
+        who: String,
+    },
+    RolloutAborting {
+        rollout: RolloutId,
+        reason: String,
+    },
+    RolloutEnded {
+        rollout: RolloutId,
+        outcome: RolloutOutcome,
     },
 
     /// A refused request, for the audit; changes nothing.

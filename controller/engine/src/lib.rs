@@ -41,7 +41,10 @@ pub use fleet::{
 pub use presence::Presence;
 pub use request::{Refusal, RefusalCode, Request};
 pub use right::{BadRight, Need, Right};
-pub use rollout::RolloutId;
+pub use rollout::{
+    Action, Ask, Batch, OnDrainDeadline, Plan, Retreat, Rollout, RolloutId, RolloutOutcome, RolloutPhase,
+    RolloutPolicy, Turn, TurnPhase, Wave,
+};
 pub use settings::Settings;
 pub use state::State;
 pub use step::{Step, StepId};

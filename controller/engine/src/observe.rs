@@ -84,6 +84,12 @@ impl State {
                 .balance_refused(&balancer, &compiler, generation, &reason, presence)
                 .into_iter()
                 .collect(),
+            Event::TurnStepDone { node, generation } => {
+                self.turn_done(&node, generation).into_iter().collect()
+            }
+            Event::TurnStepFailed { node, generation, reason } => {
+                self.turn_failed(&node, generation, reason).into_iter().collect()
+            }
             Event::PuppetRevoked { serials } => self.cut_by_puppet(&serials),
             Event::Housekeeping { now_s } => self.expired(now_s).into_iter().collect(),
         }

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt};
 
 use bunraku_common::{EnvironmentName, NodeName, OperatorName, Role};
 
-use crate::{Policy, Right};
+use crate::{Ask, Policy, Right, RolloutId};
 
 /// Who may ask is checked before ([`Right::allows`], [`Fleet::standing`](crate::fleet::Fleet::standing)); here it is
 /// only decided whether the request fits the state. `now_s` is Unix seconds.
@@ -59,6 +59,30 @@ pub enum Request {
     },
     Enable {
         compiler: NodeName,
+    },
+
+    StartRollout {
+        ask: Ask,
+    },
+    PauseRollout {
+        rollout: RolloutId,
+        reason: String,
+    },
+    ResumeRollout {
+        rollout: RolloutId,
+    },
+    AbortRollout {
+        rollout: RolloutId,
+        reason: String,
+    },
+    /// The turn of a node that failed or was skipped begins anew.
+    RetryTurn {
+        rollout: RolloutId,
+        node: NodeName,
+    },
+    SkipTurn {
+        rollout: RolloutId,
+        node: NodeName,
     },
 
     CreateToken {

@@ -79,6 +79,8 @@ impl Presence {
             | Event::BringFailed { .. }
             | Event::Discarded { .. }
             | Event::BalanceRefused { .. }
+            | Event::TurnStepDone { .. }
+            | Event::TurnStepFailed { .. }
             | Event::PuppetRevoked { .. }
             | Event::Housekeeping { .. } => {}
         }

@@ -68,7 +68,7 @@ fn is_pattern(text: &str) -> bool {
 }
 
 /// `*` matches any text, also none. Linear in the text for each star, so no pattern is slow.
-fn matches_glob(pattern: &str, text: &str) -> bool {
+pub(crate) fn matches_glob(pattern: &str, text: &str) -> bool {
     let Some((head, mut stars)) = pattern.split_once('*') else {
         return pattern == text;
     };

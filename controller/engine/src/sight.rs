@@ -17,6 +17,14 @@ pub(crate) struct Sight<'a> {
     views: Vec<(&'a NodeName, &'a BalancerView)>,
 }
 
+/// One backend of one balancer.
+pub(crate) struct Crowd<'a> {
+    pub(crate) name: String,
+    pub(crate) compilers: BTreeSet<&'a NodeName>,
+    pub(crate) in_service: usize,
+    pub(crate) floor: u32,
+}
+
 impl State {
     /// Nodes whose word counts for what is in service. One that is held counts too: it may still carry traffic.
     pub(crate) fn balancers(&self) -> impl Iterator<Item = &NodeName> {
@@ -92,6 +100,35 @@ impl<'a> Sight<'a> {
     pub(crate) fn is_out_everywhere(&self, compiler: &NodeName) -> bool {
         let out = |server: &ServerSeen| !server.in_service && self.state.has_heard(server);
         self.is_carried(compiler) && self.servers_of(compiler).all(out)
+    }
+
+    /// Out only where somebody else has put it out.
+    pub(crate) fn is_back(&self, compiler: &NodeName) -> bool {
+        let back =
+            |server: &ServerSeen| (server.in_service || server.foreign) && self.state.has_heard(server);
+        let wanted_out = self.state.balance.get(compiler).is_some_and(Balance::is_drained);
+        !wanted_out && self.servers_of(compiler).all(back)
+    }
+
+    /// Sessions that balancers are known to have open to it. Where one cannot tell, the compiler's own count decides.
+    pub(crate) fn sessions(&self, compiler: &NodeName) -> u64 {
+        self.servers_of(compiler).filter_map(|server| server.sessions).sum()
+    }
+
+    /// Every backend of every balancer, for a plan.
+    pub(crate) fn crowds(&self, min_available: u32) -> Vec<Crowd<'a>> {
+        let mut crowds = Vec::new();
+        for (balancer, view) in &self.views {
+            let backends: BTreeSet<&str> =
+                view.servers.iter().map(|server| server.backend.as_str()).collect();
+            for backend in backends {
+                let compilers = view.compilers_of(backend);
+                let in_service = compilers.iter().filter(|compiler| self.is_in_service(compiler)).count();
+                let floor = self.floor(view, backend, &compilers).max(min_available);
+                crowds.push(Crowd { name: format!("{backend} of {balancer}"), compilers, in_service, floor });
+            }
+        }
+        crowds
     }
 
     /// # Errors

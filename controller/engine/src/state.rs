@@ -6,7 +6,7 @@ use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Term}
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Balance, Deploy, DeployId, Environment, Kind, Phase, Settings,
+    Balance, Deploy, DeployId, Environment, Kind, Phase, Rollout, RolloutId, Settings,
     fleet::{Fleet, Standing},
 };
 
@@ -24,6 +24,18 @@ pub struct State {
     /// Of every compiler about which the balancers were ever told anything.
     #[serde(default)]
     pub(crate) balance: BTreeMap<NodeName, Balance>,
+    #[serde(default)]
+    pub(crate) last_rollout: RolloutId,
+    /// The newest number of an order about any node's turn.
+    #[serde(default)]
+    pub(crate) last_turn: Generation,
+    /// Every rollout that has not ended, and the newest that have.
+    #[serde(default)]
+    pub(crate) rollouts: BTreeMap<RolloutId, Rollout>,
+    /// Nodes whose own Puppet agent we may have disabled, with the newest order about their turn: owed until they say
+    /// that it may run again, whatever becomes of the rollout.
+    #[serde(default)]
+    pub(crate) puppet_held: BTreeMap<NodeName, Generation>,
 }
 
 impl State {

@@ -5,7 +5,7 @@
 
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
-use crate::{Commit, Deploy, DeployId, Kind, Millis, Phase, Presence, Stage, State};
+use crate::{Action, Commit, Deploy, DeployId, Kind, Millis, Phase, Presence, Stage, State};
 
 /// One thing to do. The driver adds the term to every order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,31 @@ pub enum Step {
         min_available: u32,
         slow_start_s: u32,
     },
+    /// Check and fetch what can be checked and fetched before the drain. Changes nothing that is served.
+    Prepare {
+        node: NodeName,
+        generation: Generation,
+        action: Action,
+    },
+    /// Hold back the node's own Puppet agent, or let it go again if it is we who hold it.
+    Settle {
+        node: NodeName,
+        generation: Generation,
+        hold: bool,
+        /// Whose turn it is; empty when it is let go.
+        owner: String,
+    },
+    Act {
+        node: NodeName,
+        generation: Generation,
+        action: Action,
+    },
+    /// Whether Puppet Server is up and well.
+    Verify {
+        node: NodeName,
+        generation: Generation,
+        action: Action,
+    },
 }
 
 /// Tells one step from another, also over restarts: equal ids are the same order.
@@ -83,6 +108,10 @@ pub enum StepId {
     Retain(EnvironmentName, NodeName, Digest),
     /// Balancer, compiler.
     Balance(NodeName, NodeName, Generation),
+    Prepare(NodeName, Generation),
+    Settle(NodeName, Generation),
+    Act(NodeName, Generation),
+    Verify(NodeName, Generation),
 }
 
 impl Step {
@@ -105,6 +134,10 @@ impl Step {
             Self::Balance { balancer, compiler, generation, .. } => {
                 StepId::Balance(balancer.clone(), compiler.clone(), *generation)
             }
+            Self::Prepare { node, generation, .. } => StepId::Prepare(node.clone(), *generation),
+            Self::Settle { node, generation, .. } => StepId::Settle(node.clone(), *generation),
+            Self::Act { node, generation, .. } => StepId::Act(node.clone(), *generation),
+            Self::Verify { node, generation, .. } => StepId::Verify(node.clone(), *generation),
         }
     }
 
@@ -116,7 +149,11 @@ impl Step {
             | Self::Commit { node, .. }
             | Self::Discard { node, .. }
             | Self::Bring { node, .. }
-            | Self::Retain { node, .. } => Some(node),
+            | Self::Retain { node, .. }
+            | Self::Prepare { node, .. }
+            | Self::Settle { node, .. }
+            | Self::Act { node, .. }
+            | Self::Verify { node, .. } => Some(node),
             Self::Balance { balancer, .. } => Some(balancer),
         }
     }
@@ -130,7 +167,11 @@ impl Step {
             | Self::Discard { environment, .. }
             | Self::Bring { environment, .. }
             | Self::Retain { environment, .. } => Some(environment),
-            Self::Balance { .. } => None,
+            Self::Balance { .. }
+            | Self::Prepare { .. }
+            | Self::Settle { .. }
+            | Self::Act { .. }
+            | Self::Verify { .. } => None,
         }
     }
 }
@@ -151,6 +192,7 @@ impl State {
             }
         }
         self.balance_steps(presence, &mut steps);
+        self.rollout_steps(presence, now, &mut steps);
         self.retains(presence, &mut steps);
         steps
     }
@@ -241,7 +283,7 @@ impl State {
     /// When `observe(Event::Tick)` must be called next, if nothing else happens before. May be in the past.
     pub fn deadline(&self, presence: &Presence) -> Option<Millis> {
         let deploys = self.active_deploys().filter_map(|deploy| self.deadline_of(deploy, presence));
-        deploys.chain(self.balance_deadline(presence)).min()
+        deploys.chain(self.balance_deadline(presence)).chain(self.rollout_deadline(presence)).min()
     }
 
     fn deadline_of(&self, deploy: &Deploy, presence: &Presence) -> Option<Millis> {

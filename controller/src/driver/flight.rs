@@ -100,7 +100,11 @@ fn node_of(step: &StepId) -> Option<&NodeName> {
         | StepId::Discard(_, node, _)
         | StepId::Bring(_, node, _)
         | StepId::Retain(_, node, _)
-        | StepId::Balance(node, ..) => Some(node),
+        | StepId::Balance(node, ..)
+        | StepId::Prepare(node, _)
+        | StepId::Settle(node, _)
+        | StepId::Act(node, _)
+        | StepId::Verify(node, _) => Some(node),
     }
 }
 

@@ -112,6 +112,13 @@ impl Hands {
                 tracing::debug!(%balancer, %compiler, "no order to a balancer leaves yet");
                 (None, None)
             }
+            Step::Prepare { node, .. }
+            | Step::Settle { node, .. }
+            | Step::Act { node, .. }
+            | Step::Verify { node, .. } => {
+                tracing::debug!(%node, "no order of a rollout leaves yet");
+                (None, None)
+            }
             Step::Retain { node, environment, snapshot, generation, retained } => {
                 let order = order(term, generation, &environment);
                 let retained = retained.iter().take(limits::RETAINED).map(ToString::to_string).collect();

@@ -66,6 +66,12 @@ pub(super) fn of_concern(request: &Request) -> Option<String> {
         | Request::HealNode { .. }
         | Request::Drain { .. }
         | Request::Enable { .. }
+        | Request::StartRollout { .. }
+        | Request::PauseRollout { .. }
+        | Request::ResumeRollout { .. }
+        | Request::AbortRollout { .. }
+        | Request::RetryTurn { .. }
+        | Request::SkipTurn { .. }
         | Request::CreateToken { .. }
         | Request::RevokeToken { .. }
         | Request::AddOperator { .. }

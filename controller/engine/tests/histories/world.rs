@@ -362,7 +362,12 @@ impl World {
 
     fn start(&mut self, step: Step) {
         let (deploy, order, generation, snapshot, node, environment) = match step {
-            Step::Build { .. } | Step::Balance { .. } => return,
+            Step::Build { .. }
+            | Step::Balance { .. }
+            | Step::Prepare { .. }
+            | Step::Settle { .. }
+            | Step::Act { .. }
+            | Step::Verify { .. } => return,
             Step::Stage { deploy, node, environment, snapshot, generation, .. } => {
                 (Some(deploy), Order::Stage { snapshot }, generation, Some(snapshot), node, environment)
             }

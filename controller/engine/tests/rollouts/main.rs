@@ -1,7 +1,10 @@
 //! What the engine decides about load balancers and rollouts.
 
-#![expect(clippy::unwrap_used, reason = "the whole program is a test")]
+#![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "the whole program is a test")]
 
 mod balance;
 mod balancer;
+mod compiler;
+mod rollouts;
 mod site;
+mod waves;

@@ -2,16 +2,23 @@
 
 use std::collections::BTreeSet;
 
-use bunraku_common::{Fence, Generation, NodeName, Role, Term};
-use bunraku_engine::{Balance, Event, Fact, Millis, Presence, Refusal, Request, State, Step};
+use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Role, Term};
+use bunraku_engine::{
+    Action, Ask, Balance, Built, Event, Fact, IdleView, Millis, OnDrainDeadline, Plan, Presence, Refusal,
+    Request, Rollout, RolloutId, RolloutPolicy, State, Step, TurnPhase,
+};
 
-use crate::balancer::{Balancer, Said, Told};
+use crate::{
+    balancer::{Balancer, Said, Told},
+    compiler::{Compiler, Did},
+};
 
 pub(crate) struct Site {
     pub(crate) state: State,
     pub(crate) presence: Presence,
     pub(crate) now: Millis,
     pub(crate) balancers: Vec<Balancer>,
+    pub(crate) compilers: Vec<Compiler>,
     journal: Vec<(Fact, Millis)>,
 }
 
@@ -24,6 +31,7 @@ impl Site {
             presence: Presence::new(0),
             now: 0,
             balancers: balancers.into(),
+            compilers: compilers.iter().cloned().map(Compiler::new).collect(),
             journal: Vec::new(),
         };
         site.term(1, None);
@@ -110,6 +118,12 @@ impl Site {
                 self.presence.balancer_seen(balancer.name.clone(), balancer.view(self.now));
             }
         }
+        for compiler in &self.compilers {
+            if self.presence.is_connected(&compiler.name) {
+                let view = IdleView { at: self.now, ..compiler.idle.clone() };
+                self.presence.idle_seen(compiler.name.clone(), view);
+            }
+        }
         self.hear(Event::Tick);
     }
 
@@ -125,21 +139,21 @@ impl Site {
     /// The orders to balancers are delivered and obeyed, or refused; then the balancers are looked at.
     pub(crate) fn tell_balancers(&mut self) -> Vec<(NodeName, Said)> {
         let steps = self.steps();
-        let mut said = Vec::new();
-        for step in steps {
-            let Some((balancer, told)) = self.told(&step) else {
-                continue;
-            };
-            let answer = self.balancer(balancer.as_str()).obey(&told);
-            if let Said::Refused(reason) = &answer {
-                let (compiler, generation) = (told.compiler.clone(), told.fence.generation);
-                let (balancer, reason) = (balancer.clone(), reason.clone());
-                self.hear(Event::BalanceRefused { balancer, compiler, generation, reason });
-            }
-            said.push((balancer, answer));
-        }
+        let said = steps.iter().filter_map(|step| self.tell_balancer(step)).collect();
         self.look();
         said
+    }
+
+    /// One order to a balancer.
+    pub(crate) fn tell_balancer(&mut self, step: &Step) -> Option<(NodeName, Said)> {
+        let (balancer, told) = self.told(step)?;
+        let answer = self.balancer(balancer.as_str()).obey(&told);
+        if let Said::Refused(reason) = &answer {
+            let (compiler, generation) = (told.compiler.clone(), told.fence.generation);
+            let (balancer, reason) = (balancer.clone(), reason.clone());
+            self.hear(Event::BalanceRefused { balancer, compiler, generation, reason });
+        }
+        Some((balancer, answer))
     }
 
     pub(crate) fn told(&self, step: &Step) -> Option<(NodeName, Told)> {
@@ -174,6 +188,154 @@ impl Site {
 
     pub(crate) fn enable(&mut self, compiler: &str) -> Result<Vec<Fact>, Refusal> {
         self.ask(Request::Enable { compiler: node(compiler) })
+    }
+
+    pub(crate) fn ask_rollout(&mut self, ask: Ask) -> Result<RolloutId, Refusal> {
+        self.ask(Request::StartRollout { ask }).map(|facts| Fact::started(&facts).unwrap())
+    }
+
+    pub(crate) fn start(&mut self, ask: Ask) -> RolloutId {
+        let id = self.ask_rollout(ask).unwrap();
+        self.hear(Event::Tick);
+        id
+    }
+
+    pub(crate) fn plan(&self, ask: &Ask) -> Plan {
+        self.state.plan_rollout(ask, &self.presence, self.now)
+    }
+
+    /// Every order is delivered, obeyed and answered; a millisecond later everybody is looked at.
+    pub(crate) fn round(&mut self) {
+        self.tell_balancers();
+        for step in self.steps() {
+            self.obey(&step);
+        }
+        self.now += 1;
+        self.look();
+    }
+
+    /// One order to a compiler.
+    pub(crate) fn obey(&mut self, step: &Step) {
+        let Some((name, generation)) = turn_order(step) else {
+            return;
+        };
+        let fence = Fence { term: self.state.term().unwrap(), generation };
+        let at = self.compilers.iter().position(|compiler| compiler.name == name).unwrap();
+        let did = self.compilers[at].obey(step, fence);
+        let up = self.compilers[at].up;
+        for balancer in &mut self.balancers {
+            if let Some(server) = balancer.servers.get_mut(&name) {
+                server.up = up;
+            }
+        }
+        match did {
+            Did::Done => self.hear(Event::TurnStepDone { node: name, generation }),
+            Did::Failed(reason) => self.hear(Event::TurnStepFailed { node: name, generation, reason }),
+            Did::Stale | Did::Waits => {}
+        }
+    }
+
+    /// One order after the other, until the node's turn has come so far.
+    pub(crate) fn until(&mut self, id: RolloutId, name: &str, phase: TurnPhase) {
+        for _round in 0..200 {
+            for step in self.steps() {
+                if self.phase(id, name) == phase {
+                    return;
+                }
+                self.tell_balancer(&step);
+                self.obey(&step);
+            }
+            if self.phase(id, name) == phase {
+                return;
+            }
+            self.now += 1;
+            self.look();
+        }
+        panic!("{name} does not come to {phase:?}: {:?}", self.waiting(id));
+    }
+
+    /// Rounds, with the time of a bake in each, until the rollout has ended.
+    pub(crate) fn finish(&mut self, id: RolloutId) {
+        for _round in 0..200 {
+            if self.rollout(id).is_ended() {
+                return;
+            }
+            self.round();
+            self.now += 1_000;
+        }
+        panic!("rollout {id} does not end: {:?}", self.waiting(id));
+    }
+
+    pub(crate) fn waiting(&self, id: RolloutId) -> Vec<String> {
+        self.state.rollout_waiting(id, &self.presence, self.now)
+    }
+
+    pub(crate) fn rollout(&self, id: RolloutId) -> &Rollout {
+        self.state.rollout(id).unwrap()
+    }
+
+    pub(crate) fn phase(&self, id: RolloutId, name: &str) -> TurnPhase {
+        self.rollout(id).turns[&node(name)].phase
+    }
+
+    pub(crate) fn compiler(&mut self, name: &str) -> &mut Compiler {
+        self.compilers.iter_mut().find(|compiler| compiler.name.as_str() == name).unwrap()
+    }
+
+    /// A deploy that this compiler has not followed yet.
+    pub(crate) fn commit_on_all_but(&mut self, late: &str) {
+        let environment = EnvironmentName::parse("production").unwrap();
+        let facts = self.ask(Request::Deploy {
+            environment,
+            branch: "production".into(),
+            commit: None,
+            plan: false,
+            policy: None,
+        });
+        let deploy = Fact::accepted(&facts.unwrap()).unwrap();
+        let built = Built { snapshot: Digest::of(b"a"), commit: None, generate_types: false };
+        self.hear(Event::BuildDone { deploy, built });
+        ["c1", "c2", "c3"].iter().for_each(|name| self.hear(Event::Staged { deploy, node: node(name) }));
+        ["c1", "c2", "c3"].iter().filter(|name| **name != late).for_each(|name| self.prove(name));
+    }
+
+    pub(crate) fn prove(&mut self, name: &str) {
+        self.hear(Event::Committed {
+            environment: EnvironmentName::parse("production").unwrap(),
+            node: node(name),
+            snapshot: Digest::of(b"a"),
+            generation: Generation(1),
+            proven: true,
+            owed: String::new(),
+            swapped_ms: None,
+        });
+    }
+
+    pub(crate) fn alarms(&self) -> Vec<String> {
+        self.state.balance_alarms(&self.presence, self.now)
+    }
+}
+
+/// A restart of everything that the balancers carry, with short times.
+pub(crate) fn restart() -> Ask {
+    let policy = RolloutPolicy {
+        drain_deadline: 60_000,
+        phase_deadline: 60_000,
+        bake: 1_000,
+        on_drain_deadline: OnDrainDeadline::Abort,
+        ..RolloutPolicy::default()
+    };
+    Ask { action: Action::Restart, policy, nodes: Vec::new(), groups: Vec::new(), undrained: false }
+}
+
+/// The compiler and the number of an order of a turn.
+pub(crate) fn turn_order(step: &Step) -> Option<(NodeName, Generation)> {
+    match step {
+        Step::Prepare { node, generation, .. }
+        | Step::Settle { node, generation, .. }
+        | Step::Act { node, generation, .. }
+        | Step::Verify { node, generation, .. } => Some((node.clone(), *generation)),
+        _ => None,
     }
 }
 

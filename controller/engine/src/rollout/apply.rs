@@ -1,0 +1,91 @@
+//! A fact changes a rollout. Total, as all of `apply`.
+
+use std::collections::BTreeSet;
+
+use bunraku_common::{Generation, NodeName};
+
+use super::{
+    Action, Retreat, Rollout, RolloutId, RolloutOutcome, RolloutPhase, RolloutPolicy, Turn, TurnPhase, Wave,
+};
+use crate::{Millis, State};
+
+/// Ended rollouts that are remembered in the state; the journal keeps more.
+const ENDED_KEPT: usize = 50;
+
+impl State {
+    #[expect(clippy::too_many_arguments, reason = "they are the fields of one fact")]
+    pub(crate) fn rollout_started(
+        &mut self,
+        id: RolloutId,
+        action: &Action,
+        policy: &RolloutPolicy,
+        waves: &[Wave],
+        undrained: &BTreeSet<NodeName>,
+        who: &str,
+        at: Millis,
+    ) {
+        self.last_rollout = self.last_rollout.max(id);
+        let turn =
+            Turn { phase: TurnPhase::Waiting, since: at, generation: Generation::default(), retreat: None };
+        let nodes = waves.iter().flat_map(|wave| &wave.nodes);
+        let rollout = Rollout {
+            id,
+            action: action.clone(),
+            policy: policy.clone(),
+            who: who.to_owned(),
+            requested_at: at,
+            waves: waves.to_vec(),
+            undrained: undrained.clone(),
+            turns: nodes.map(|node| (node.clone(), turn.clone())).collect(),
+            phase: RolloutPhase::Running,
+        };
+        self.rollouts.insert(id, rollout);
+    }
+
+    /// A failed turn halts its rollout: both are one fact.
+    pub(crate) fn turn_moved(
+        &mut self,
+        id: RolloutId,
+        node: &NodeName,
+        to: TurnPhase,
+        generation: Generation,
+        retreat: Option<&Retreat>,
+        at: Millis,
+    ) {
+        self.last_turn = self.last_turn.max(generation);
+        if to == TurnPhase::Settling {
+            self.puppet_held.insert(node.clone(), generation);
+        } else if let Some(held) = self.puppet_held.get_mut(node) {
+            // Whatever ends the hold must be newer than every order of the turn.
+            *held = generation;
+        }
+        let Some(rollout) = self.rollouts.get_mut(&id).filter(|rollout| !rollout.is_ended()) else {
+            return;
+        };
+        let turn = Turn { phase: to, since: at, generation, retreat: retreat.cloned() };
+        rollout.turns.insert(node.clone(), turn);
+        if to == TurnPhase::Failed && rollout.phase == RolloutPhase::Running {
+            let why = retreat.map_or("", |retreat| retreat.reason.as_str());
+            rollout.phase = RolloutPhase::Paused { reason: format!("{node} failed: {why}"), since: at };
+        }
+    }
+
+    pub(crate) fn rollout_phase(&mut self, id: RolloutId, to: RolloutPhase) {
+        if let Some(rollout) = self.rollouts.get_mut(&id).filter(|rollout| !rollout.is_ended()) {
+            rollout.phase = to;
+        }
+        let ended = self.rollouts.values().filter(|rollout| rollout.is_ended()).map(|rollout| rollout.id);
+        let ended: Vec<RolloutId> = ended.collect();
+        for old in &ended[..ended.len().saturating_sub(ENDED_KEPT)] {
+            self.rollouts.remove(old);
+        }
+    }
+
+    /// Nothing goes on until somebody asks.
+    pub(crate) fn take_over_rollouts(&mut self, reason: &str, at: Millis) {
+        let reason = format!("the controller took over: {reason}");
+        let ended = RolloutPhase::Ended { outcome: RolloutOutcome::Aborted { reason }, at };
+        let ids: Vec<RolloutId> = self.rollouts.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.rollout_phase(id, ended.clone()));
+    }
+}

@@ -1,0 +1,376 @@
+//! How turns go on: by answers of nodes, by what is seen of balancers and compilers, and by deadlines.
+//!
+//! | phase | goes on when | to | at its deadline |
+//! |---|---|---|---|
+//! | waiting | its wave's turn has come | preparing | |
+//! | preparing | the node has checked | settling | failed |
+//! | settling | the node's Puppet agent rests | draining, acting if undrained | back: releasing |
+//! | draining | nobody is served any more | acting | back: enabling; or acting by force |
+//! | acting | the node has done it | verifying | back: releasing, stays drained |
+//! | verifying | it is healthy and proven | enabling | back: releasing, stays drained |
+//! | enabling | it is in service everywhere | releasing | back: releasing |
+//! | releasing | the node's Puppet agent may run | baking, or what the retreat says | the same; asked on |
+//! | baking | it stayed in service | done | failed |
+
+use bunraku_common::{Generation, NodeName};
+
+use super::{OnDrainDeadline, Retreat, Rollout, RolloutOutcome, RolloutPhase, Turn, TurnPhase};
+use crate::{DrainOwner, Fact, Millis, Presence, State, deploy::span};
+
+impl State {
+    /// What rollouts demand by themselves. Each fact makes its own condition false.
+    pub(crate) fn due_rollouts(&self, presence: &Presence, now: Millis) -> Vec<Fact> {
+        let mut facts = Vec::new();
+        for rollout in self.rollouts.values().filter(|rollout| !rollout.is_ended()) {
+            let wave = rollout.wave().map(|(_, wave)| wave);
+            for (node, turn) in &rollout.turns {
+                let in_turn = wave.is_some_and(|wave| wave.nodes.contains(node));
+                let due = self.due_turn(rollout, node, turn, in_turn, presence, now, facts.len());
+                // The next drain must count this one.
+                if let Some(fact @ Fact::BalanceWanted { .. }) = due {
+                    facts.push(fact);
+                    return facts;
+                }
+                facts.extend(due);
+            }
+            if wave.is_none() {
+                facts.extend(end_of(rollout));
+            }
+        }
+        facts
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one table reads all of it")]
+    fn due_turn(
+        &self,
+        rollout: &Rollout,
+        node: &NodeName,
+        turn: &Turn,
+        in_turn: bool,
+        presence: &Presence,
+        now: Millis,
+        before: usize,
+    ) -> Option<Fact> {
+        let late = self.turn_deadline(rollout, turn, presence).is_some_and(|deadline| deadline <= now);
+        let go =
+            |to: TurnPhase, retreat: Option<Retreat>| Some(self.turn(rollout, node, to, retreat, before));
+        let on = |to: TurnPhase| go(to, turn.retreat.clone());
+        let back = |to: TurnPhase, reason: String| go(to, Some(Retreat { reason, skip: false }));
+        let aborted = match &rollout.phase {
+            RolloutPhase::Aborting { reason } => {
+                Some(Retreat { reason: format!("aborted by {reason}"), skip: true })
+            }
+            RolloutPhase::Running | RolloutPhase::Paused { .. } | RolloutPhase::Ended { .. } => None,
+        };
+        let no_answer =
+            || format!("{} had no end within {}", turn.phase.name(), span(rollout.policy.phase_deadline));
+        match turn.phase {
+            TurnPhase::Waiting => match aborted {
+                Some(_) => go(TurnPhase::Skipped, aborted),
+                None if !in_turn || rollout.phase != RolloutPhase::Running => None,
+                None => match self.fleet.nodes.get(node).filter(|record| record.is_active_compiler()) {
+                    Some(_) => on(TurnPhase::Preparing),
+                    None => {
+                        let reason = "it is held, revoked or removed".to_owned();
+                        go(TurnPhase::Skipped, Some(Retreat { reason, skip: true }))
+                    }
+                },
+            },
+            TurnPhase::Preparing if aborted.is_some() => go(TurnPhase::Skipped, aborted),
+            TurnPhase::Preparing if late => back(TurnPhase::Failed, no_answer()),
+            TurnPhase::Settling if aborted.is_some() => go(TurnPhase::Releasing, aborted),
+            TurnPhase::Settling if late => back(TurnPhase::Releasing, no_answer()),
+            TurnPhase::Draining if aborted.is_some() => go(TurnPhase::Enabling, aborted),
+            TurnPhase::Draining => self.due_drain(rollout, node, turn, late, presence, now, before),
+            TurnPhase::Acting | TurnPhase::Verifying if late => {
+                back(TurnPhase::Releasing, format!("{}; it stays drained", no_answer()))
+            }
+            TurnPhase::Enabling if self.is_drained_by(rollout, node) => {
+                Some(self.wanted(node, crate::Wanted::Ready, 0, None, presence))
+            }
+            TurnPhase::Enabling if self.is_back(node, presence, now) => on(TurnPhase::Releasing),
+            // Somebody else has drained it and will enable it.
+            TurnPhase::Enabling if self.balance.get(node).is_some_and(crate::Balance::is_drained) => {
+                on(TurnPhase::Releasing)
+            }
+            TurnPhase::Enabling if late => {
+                let reason = match &turn.retreat {
+                    Some(retreat) => format!("{}; and it did not come back into service", retreat.reason),
+                    None => {
+                        format!("it did not come into service within {}", span(rollout.policy.phase_deadline))
+                    }
+                };
+                back(TurnPhase::Releasing, reason)
+            }
+            TurnPhase::Releasing if late || !self.puppet_held.contains_key(node) => match &turn.retreat {
+                Some(retreat) if retreat.skip => on(TurnPhase::Skipped),
+                Some(_) => on(TurnPhase::Failed),
+                None if late => back(TurnPhase::Failed, "its Puppet agent may still be disabled".to_owned()),
+                None if rollout.undrained.contains(node) => on(TurnPhase::Done),
+                None => on(TurnPhase::Baking),
+            },
+            TurnPhase::Baking if aborted.is_some() => on(TurnPhase::Done),
+            TurnPhase::Baking => self.due_bake(rollout, node, turn, late, presence, now, before),
+            TurnPhase::Preparing
+            | TurnPhase::Settling
+            | TurnPhase::Acting
+            | TurnPhase::Verifying
+            | TurnPhase::Enabling
+            | TurnPhase::Releasing
+            | TurnPhase::Done
+            | TurnPhase::Failed
+            | TurnPhase::Skipped => None,
+        }
+    }
+
+    /// Wants the drain until it is decided, then watches the compiler run empty. Nothing is done to a compiler that is
+    /// not seen drained, also not by force.
+    #[expect(clippy::too_many_arguments, reason = "as the table")]
+    fn due_drain(
+        &self,
+        rollout: &Rollout,
+        node: &NodeName,
+        turn: &Turn,
+        late: bool,
+        presence: &Presence,
+        now: Millis,
+        before: usize,
+    ) -> Option<Fact> {
+        let back = |to: TurnPhase, reason: String| {
+            Some(self.turn(rollout, node, to, Some(Retreat { reason, skip: false }), before))
+        };
+        if !self.is_drained_by(rollout, node) {
+            let known = self.balance.get(node).filter(|balance| balance.decided_at >= turn.since);
+            if let Some(undone) = known.and_then(|balance| balance.undone.as_ref()) {
+                return back(TurnPhase::Enabling, format!("its drain was undone: {undone}"));
+            }
+            let owner = DrainOwner::Rollout(rollout.id);
+            let reason = rollout.action.name();
+            match self.drain(node, owner, reason, rollout.policy.min_available, presence, now) {
+                Ok(facts) if !late => return facts.into_iter().next(),
+                Ok(_) => return back(TurnPhase::Enabling, "it could not be drained in time".to_owned()),
+                Err(why) if late => return back(TurnPhase::Enabling, why.reason),
+                Err(_) => return None,
+            }
+        }
+        let out = self.is_out(node, presence, now);
+        let force = late && rollout.policy.on_drain_deadline == OnDrainDeadline::Force;
+        if out && (force || self.busy(node, presence, now).is_none()) {
+            return Some(self.turn(rollout, node, TurnPhase::Acting, None, before));
+        }
+        let long = span(rollout.policy.drain_deadline);
+        let why = self.busy(node, presence, now).unwrap_or_else(|| "not every balancer is seen".to_owned());
+        if late { back(TurnPhase::Enabling, format!("it was not empty within {long}: {why}")) } else { None }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "as the table")]
+    fn due_bake(
+        &self,
+        rollout: &Rollout,
+        node: &NodeName,
+        turn: &Turn,
+        late: bool,
+        presence: &Presence,
+        now: Millis,
+        before: usize,
+    ) -> Option<Fact> {
+        let failed = |reason: String| {
+            let retreat = Some(Retreat { reason, skip: false });
+            Some(self.turn(rollout, node, TurnPhase::Failed, retreat, before))
+        };
+        match self.sight(presence, now) {
+            Ok(_) if self.is_back(node, presence, now) => (now
+                >= turn.since.saturating_add(rollout.policy.bake))
+            .then(|| self.turn(rollout, node, TurnPhase::Done, None, before)),
+            Ok(_) => failed(match self.balance.get(node).and_then(|balance| balance.owner()) {
+                Some(owner) => format!("it was drained by {owner} while it baked"),
+                None => "it went out of service while it baked".to_owned(),
+            }),
+            Err(why) if late => failed(format!("nobody knows whether it stayed in service: {}", why.reason)),
+            Err(_) => None,
+        }
+    }
+
+    /// A node has done what the turn's phase asked for. An answer to an earlier phase is no news.
+    pub(crate) fn turn_done(&self, node: &NodeName, generation: Generation) -> Option<Fact> {
+        if self.puppet_held.get(node) == Some(&generation) && self.may_release(node) {
+            return Some(Fact::PuppetReleased { node: node.clone() });
+        }
+        let (rollout, turn) = self.turn_in(node, generation)?;
+        let aborted = match &rollout.phase {
+            RolloutPhase::Aborting { reason } => {
+                Some(Retreat { reason: format!("aborted by {reason}"), skip: true })
+            }
+            RolloutPhase::Running | RolloutPhase::Paused { .. } | RolloutPhase::Ended { .. } => None,
+        };
+        let to = match turn.phase {
+            TurnPhase::Preparing => TurnPhase::Settling,
+            TurnPhase::Settling if rollout.undrained.contains(node) => TurnPhase::Acting,
+            TurnPhase::Settling => TurnPhase::Draining,
+            TurnPhase::Acting => TurnPhase::Verifying,
+            TurnPhase::Verifying if !self.is_proven(node) => return None,
+            TurnPhase::Verifying if rollout.undrained.contains(node) => TurnPhase::Releasing,
+            TurnPhase::Verifying => TurnPhase::Enabling,
+            TurnPhase::Waiting
+            | TurnPhase::Draining
+            | TurnPhase::Enabling
+            | TurnPhase::Releasing
+            | TurnPhase::Baking
+            | TurnPhase::Done
+            | TurnPhase::Failed
+            | TurnPhase::Skipped => return None,
+        };
+        Some(self.turn(rollout, node, to, turn.retreat.clone().or(aborted), 0))
+    }
+
+    /// A node said that it cannot, for good.
+    pub(crate) fn turn_failed(
+        &self,
+        node: &NodeName,
+        generation: Generation,
+        reason: String,
+    ) -> Option<Fact> {
+        let (rollout, turn) = self.turn_in(node, generation)?;
+        let to = match turn.phase {
+            TurnPhase::Preparing => TurnPhase::Failed,
+            TurnPhase::Settling | TurnPhase::Acting => TurnPhase::Releasing,
+            // Not healthy yet: it is asked again until the deadline. What cannot be released is asked on.
+            TurnPhase::Verifying | TurnPhase::Releasing => return None,
+            TurnPhase::Waiting
+            | TurnPhase::Draining
+            | TurnPhase::Enabling
+            | TurnPhase::Baking
+            | TurnPhase::Done
+            | TurnPhase::Failed
+            | TurnPhase::Skipped => return None,
+        };
+        let stays = turn.phase == TurnPhase::Acting && self.is_drained_by(rollout, node);
+        let reason = if stays { format!("{reason}; it stays drained") } else { reason };
+        Some(self.turn(rollout, node, to, Some(Retreat { reason, skip: false }), 0))
+    }
+
+    fn turn_in(&self, node: &NodeName, generation: Generation) -> Option<(&Rollout, &Turn)> {
+        let open = self.rollouts.values().filter(|rollout| !rollout.is_ended());
+        open.filter_map(|rollout| Some((rollout, rollout.turns.get(node)?)))
+            .find(|(_, turn)| turn.generation == generation)
+    }
+
+    /// `before`: facts of the same batch, which take numbers too.
+    pub(crate) fn turn(
+        &self,
+        rollout: &Rollout,
+        node: &NodeName,
+        to: TurnPhase,
+        retreat: Option<Retreat>,
+        before: usize,
+    ) -> Fact {
+        let generation = Generation(self.last_turn.0 + 1 + before as u64);
+        Fact::TurnMoved { rollout: rollout.id, node: node.clone(), to, generation, retreat }
+    }
+
+    pub(crate) fn is_drained_by(&self, rollout: &Rollout, node: &NodeName) -> bool {
+        let owner = self.balance.get(node).and_then(|balance| balance.owner());
+        owner == Some(&DrainOwner::Rollout(rollout.id))
+    }
+
+    /// Whether every balancer is seen to have drained it.
+    pub(crate) fn is_out(&self, node: &NodeName, presence: &Presence, now: Millis) -> bool {
+        let agreed = self.balance.get(node).is_some_and(|balance| balance.agreed_at.is_some());
+        agreed && self.sight(presence, now).is_ok_and(|sight| sight.is_out_everywhere(node))
+    }
+
+    /// Whether it is back where it was: in service, or out where somebody else had put it out.
+    pub(crate) fn is_back(&self, node: &NodeName, presence: &Presence, now: Millis) -> bool {
+        self.sight(presence, now).is_ok_and(|sight| !sight.is_carried(node) || sight.is_back(node))
+    }
+
+    /// Who is still served by a drained compiler, if anybody. What was counted before all balancers had drained it says
+    /// nothing.
+    pub(crate) fn busy(&self, node: &NodeName, presence: &Presence, now: Millis) -> Option<String> {
+        let balance = self.balance.get(node)?;
+        let Some(agreed_at) = balance.agreed_at else {
+            return Some("not every balancer has drained it".to_owned());
+        };
+        let sessions = self.sight(presence, now).map_or(0, |sight| sight.sessions(node));
+        if sessions > 0 {
+            return Some(format!("{sessions} sessions are open at the balancers"));
+        }
+        let fresh = |at: Millis| at > agreed_at && now.saturating_sub(at) <= crate::view::FRESH;
+        match presence.idle(node).filter(|idle| fresh(idle.at) && presence.is_connected(node)) {
+            None => Some("it has not said yet whether it is idle".to_owned()),
+            Some(idle) if idle.is_empty() => None,
+            Some(idle) => Some(format!(
+                "{} connections, {} of {} JRubies at work",
+                idle.connections_from_balancers,
+                idle.jrubies.saturating_sub(idle.jrubies_free),
+                idle.jrubies
+            )),
+        }
+    }
+
+    /// Whether it serves what is committed of every environment.
+    fn is_proven(&self, node: &NodeName) -> bool {
+        let Some(record) = self.fleet.nodes.get(node) else {
+            return false;
+        };
+        let wanted = self.environments.iter().filter(|(_, environment)| !environment.adopting);
+        wanted
+            .filter_map(|(name, environment)| Some((name, environment.committed.as_ref()?)))
+            .all(|(name, committed)| record.has_proven(name, committed))
+    }
+
+    /// Whether the hold on the node's own Puppet agent is to end.
+    pub(crate) fn may_release(&self, node: &NodeName) -> bool {
+        let mut open = self.rollouts.values().filter(|rollout| !rollout.is_ended());
+        open.all(|rollout| {
+            let phase = rollout.turns.get(node).map(|turn| turn.phase);
+            phase.is_none_or(|phase| match phase {
+                TurnPhase::Waiting | TurnPhase::Preparing | TurnPhase::Releasing | TurnPhase::Baking => true,
+                TurnPhase::Done | TurnPhase::Failed | TurnPhase::Skipped => true,
+                TurnPhase::Settling
+                | TurnPhase::Draining
+                | TurnPhase::Acting
+                | TurnPhase::Verifying
+                | TurnPhase::Enabling => false,
+            })
+        })
+    }
+
+    /// Until when a turn's phase may last. A controller that was away leaves it its time again.
+    pub(crate) fn turn_deadline(
+        &self,
+        rollout: &Rollout,
+        turn: &Turn,
+        presence: &Presence,
+    ) -> Option<Millis> {
+        let policy = &rollout.policy;
+        let time = match turn.phase {
+            TurnPhase::Waiting | TurnPhase::Done | TurnPhase::Failed | TurnPhase::Skipped => return None,
+            TurnPhase::Draining => policy.drain_deadline,
+            TurnPhase::Baking => policy.bake.saturating_add(policy.phase_deadline),
+            TurnPhase::Preparing
+            | TurnPhase::Settling
+            | TurnPhase::Acting
+            | TurnPhase::Verifying
+            | TurnPhase::Enabling
+            | TurnPhase::Releasing => policy.phase_deadline,
+        };
+        Some(turn.since.max(presence.up_since()).saturating_add(time))
+    }
+}
+
+/// A rollout whose turns are all over. One that halted waits for what is to become of the failed turn.
+fn end_of(rollout: &Rollout) -> Option<Fact> {
+    let failed = || {
+        let failed = rollout.turns.iter().filter(|(_, turn)| turn.phase == TurnPhase::Failed);
+        failed.map(|(node, _)| node.clone()).collect()
+    };
+    let outcome = match &rollout.phase {
+        RolloutPhase::Aborting { reason } => RolloutOutcome::Aborted { reason: reason.clone() },
+        RolloutPhase::Running if rollout.has_failed() => RolloutOutcome::Incomplete { failed: failed() },
+        RolloutPhase::Paused { .. } if rollout.has_failed() => return None,
+        RolloutPhase::Running | RolloutPhase::Paused { .. } => RolloutOutcome::Done,
+        RolloutPhase::Ended { .. } => return None,
+    };
+    Some(Fact::RolloutEnded { rollout: rollout.id, outcome })
+}

@@ -1,0 +1,120 @@
+//! What every open turn waits for, until when, and what comes then: for people.
+
+use bunraku_common::NodeName;
+
+use super::{OnDrainDeadline, Rollout, RolloutId, RolloutPhase, Turn, TurnPhase};
+use crate::{Millis, Presence, State, deploy::span};
+
+impl State {
+    /// What a rollout waits for: one line for itself where it halted, and one for each turn under way. Empty once it
+    /// has ended.
+    pub fn rollout_waiting(&self, id: RolloutId, presence: &Presence, now: Millis) -> Vec<String> {
+        let Some(rollout) = self.rollouts.get(&id).filter(|rollout| !rollout.is_ended()) else {
+            return Vec::new();
+        };
+        let mut lines = Vec::new();
+        if let RolloutPhase::Paused { reason, .. } = &rollout.phase {
+            lines.push(format!(
+                "paused ({reason}): for `bunraku rollout resume {id}`, `retry`, `skip` or `abort`, without a limit; \
+                 turns under way are finished, none begins"
+            ));
+        }
+        for (node, turn) in &rollout.turns {
+            if let Some(what) = self.turn_waiting(rollout, node, turn, presence, now) {
+                lines.push(format!("{node}: {what}"));
+            }
+        }
+        lines
+    }
+
+    fn turn_waiting(
+        &self,
+        rollout: &Rollout,
+        node: &NodeName,
+        turn: &Turn,
+        presence: &Presence,
+        now: Millis,
+    ) -> Option<String> {
+        let drained = self.is_drained_by(rollout, node);
+        let (what, then) = match turn.phase {
+            TurnPhase::Waiting | TurnPhase::Done | TurnPhase::Skipped => return None,
+            TurnPhase::Failed => {
+                return drained.then(|| format!("stays drained: {}", reason(turn)));
+            }
+            TurnPhase::Preparing => ("for its checks".to_owned(), "the turn fails, nothing was changed"),
+            TurnPhase::Settling => {
+                let run = presence.idle(node).and_then(|idle| idle.run_since);
+                let what = match run {
+                    Some(_) => "for the Puppet run that is going on there",
+                    None => "for its own Puppet agent to be disabled",
+                };
+                (what.to_owned(), "the turn fails, nothing was changed")
+            }
+            TurnPhase::Draining => {
+                let then = match rollout.policy.on_drain_deadline {
+                    OnDrainDeadline::Abort => "it is enabled again, unchanged, and the rollout halts",
+                    OnDrainDeadline::Force => "it is changed all the same, if it is drained",
+                };
+                (self.drain_waiting(rollout, node, presence, now), then)
+            }
+            TurnPhase::Acting if self.turn_is_blocked(rollout, node, presence, now) => (
+                "for the balancers to show it drained again".to_owned(),
+                "it stays drained and the rollout halts",
+            ),
+            TurnPhase::Acting => {
+                (format!("for its {}", rollout.action.name()), "it stays drained and the rollout halts")
+            }
+            TurnPhase::Verifying => {
+                ("to be healthy and proven".to_owned(), "it stays drained and the rollout halts")
+            }
+            TurnPhase::Enabling => ("to come into service".to_owned(), "the rollout halts"),
+            TurnPhase::Releasing => {
+                ("for its own Puppet agent to be enabled".to_owned(), "the turn ends, and it is asked on")
+            }
+            TurnPhase::Baking => {
+                let end = turn.since.saturating_add(rollout.policy.bake).saturating_sub(now);
+                return Some(format!(
+                    "bakes, {} more; if it goes out of service the rollout halts",
+                    span(end)
+                ));
+            }
+        };
+        let left = self.turn_deadline(rollout, turn, presence).unwrap_or(now).saturating_sub(now);
+        let back = turn
+            .retreat
+            .as_ref()
+            .map_or(String::new(), |retreat| format!(" (on its way back: {})", retreat.reason));
+        Some(format!("{what}, at most {}; then {then}{back}", span(left)))
+    }
+
+    fn drain_waiting(&self, rollout: &Rollout, node: &NodeName, presence: &Presence, now: Millis) -> String {
+        if self.is_drained_by(rollout, node) {
+            let busy = self.busy(node, presence, now);
+            return format!(
+                "to be empty: {}",
+                busy.unwrap_or_else(|| "not every balancer is seen".to_owned())
+            );
+        }
+        let owner = crate::DrainOwner::Rollout(rollout.id);
+        match self.drain(node, owner, rollout.action.name(), rollout.policy.min_available, presence, now) {
+            Ok(_) => "to be drained".to_owned(),
+            Err(why) => format!("to be drained: {}", why.reason),
+        }
+    }
+
+    fn turn_is_blocked(&self, rollout: &Rollout, node: &NodeName, presence: &Presence, now: Millis) -> bool {
+        !rollout.undrained.contains(node) && !self.is_out(node, presence, now)
+    }
+
+    pub fn rollouts(&self) -> &std::collections::BTreeMap<RolloutId, Rollout> {
+        &self.rollouts
+    }
+
+    pub fn rollout(&self, id: RolloutId) -> Option<&Rollout> {
+        self.rollouts.get(&id)
+    }
+}
+
+fn reason(turn: &Turn) -> &str {
+    turn.retreat.as_ref().map_or("", |retreat| retreat.reason.as_str())
+}

@@ -1,0 +1,79 @@
+//! A model of a compiler's node agent: what it remembers of the orders of its turn, and Puppet Server beside it.
+
+use std::collections::BTreeSet;
+
+use bunraku_common::{Fence, Generation, NodeName};
+use bunraku_engine::{IdleView, Step};
+
+#[derive(Clone, Debug)]
+pub(crate) struct Compiler {
+    pub(crate) name: NodeName,
+    pub(crate) idle: IdleView,
+    /// Puppet Server serves.
+    pub(crate) up: bool,
+    /// It does not come up after the next restart.
+    pub(crate) breaks: bool,
+    pub(crate) refuses_to_prepare: bool,
+    /// By us.
+    pub(crate) puppet_disabled: bool,
+    /// A run of its own Puppet agent goes on.
+    pub(crate) puppet_runs: bool,
+    /// Restarts that were really made.
+    pub(crate) restarts: usize,
+    acted: BTreeSet<(u64, Generation)>,
+    fence: Option<Fence>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Did {
+    Done,
+    Failed(String),
+    /// Not yet: ask again.
+    Waits,
+    /// It has seen a newer order.
+    Stale,
+}
+
+impl Compiler {
+    pub(crate) fn new(name: NodeName) -> Self {
+        Self {
+            name,
+            idle: IdleView { jrubies: 2, jrubies_free: 2, ..IdleView::default() },
+            up: true,
+            breaks: false,
+            refuses_to_prepare: false,
+            puppet_disabled: false,
+            puppet_runs: false,
+            restarts: 0,
+            acted: BTreeSet::new(),
+            fence: None,
+        }
+    }
+
+    pub(crate) fn obey(&mut self, step: &Step, fence: Fence) -> Did {
+        if self.fence.is_some_and(|seen| !seen.admits(&fence)) {
+            return Did::Stale;
+        }
+        self.fence = Some(fence);
+        match step {
+            Step::Prepare { .. } if self.refuses_to_prepare => Did::Failed("conf.d cannot be parsed".into()),
+            Step::Prepare { .. } => Did::Done,
+            Step::Settle { hold: true, .. } if self.puppet_runs => Did::Waits,
+            Step::Settle { hold, .. } => {
+                self.puppet_disabled = *hold;
+                Did::Done
+            }
+            Step::Act { generation, .. } => {
+                // The same order again, perhaps from the next process of the controller, is answered and not done.
+                if self.acted.insert((0, *generation)) {
+                    self.restarts += 1;
+                    self.up = !self.breaks;
+                }
+                Did::Done
+            }
+            Step::Verify { .. } if self.up => Did::Done,
+            Step::Verify { .. } => Did::Waits,
+            other => panic!("no order to a compiler: {other:?}"),
+        }
+    }
+}

@@ -1,0 +1,466 @@
+//! Rollouts, one sentence a test.
+
+use bunraku_common::Role;
+use bunraku_engine::{
+    Ask, Event, OnDrainDeadline, Request, RolloutId, RolloutOutcome, RolloutPhase, Step, TurnPhase,
+};
+
+use crate::site::{Site, drain, node, restart};
+
+fn outcome(site: &Site, id: RolloutId) -> RolloutOutcome {
+    match &site.rollout(id).phase {
+        RolloutPhase::Ended { outcome, .. } => outcome.clone(),
+        other => panic!("{other:?}: {:?}", site.waiting(id)),
+    }
+}
+
+fn everything_is_as_before(site: &mut Site) {
+    site.round();
+    site.round();
+    for name in ["c1", "c2", "c3"] {
+        assert!(site.in_service(name), "{name}");
+        assert!(!site.compiler(name).puppet_disabled, "{name}");
+    }
+    assert!(site.steps().is_empty(), "{:?}", site.steps());
+    assert_eq!(site.state.deadline(&site.presence), None);
+    assert!(site.alarms().is_empty(), "{:?}", site.alarms());
+}
+
+#[test]
+fn a_rolling_restart_restarts_each_compiler_once_and_leaves_everything_as_it_was() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.finish(id);
+    assert_eq!(outcome(&site, id), RolloutOutcome::Done);
+    assert!(site.compilers.iter().all(|compiler| compiler.restarts == 1));
+    everything_is_as_before(&mut site);
+}
+
+#[test]
+fn the_next_wave_begins_when_the_one_before_has_baked() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Baking);
+    site.round();
+    assert_eq!(site.phase(id, "c2"), TurnPhase::Waiting);
+    assert!(site.waiting(id)[0].starts_with("c1: bakes, 1 s more"), "{:?}", site.waiting(id));
+    site.now += 1_000;
+    site.look();
+    assert_eq!((site.phase(id, "c1"), site.phase(id, "c2")), (TurnPhase::Done, TurnPhase::Preparing));
+}
+
+#[test]
+fn nothing_is_done_to_a_compiler_before_nobody_is_served_by_it() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.balancer("lb2").servers.get_mut(&node("c1")).unwrap().sessions = 3;
+    site.compiler("c1").idle.jrubies_free = 1;
+    site.until(id, "c1", TurnPhase::Draining);
+    for _round in 0..5 {
+        site.round();
+    }
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Draining);
+    assert!(site.waiting(id)[0].contains("3 sessions are open at the balancers"), "{:?}", site.waiting(id));
+    site.balancer("lb2").servers.get_mut(&node("c1")).unwrap().sessions = 0;
+    site.round();
+    assert!(site.waiting(id)[0].contains("1 of 2 JRubies at work"), "{:?}", site.waiting(id));
+    assert!(site.waiting(id)[0].contains("then it is enabled again, unchanged, and the rollout halts"));
+    assert_eq!(site.compiler("c1").restarts, 0);
+    site.compiler("c1").idle.jrubies_free = 2;
+    site.until(id, "c1", TurnPhase::Acting);
+}
+
+#[test]
+fn what_a_compiler_said_of_itself_before_all_balancers_had_drained_it_counts_for_nothing() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Draining);
+    // In the same millisecond the last balancer agrees.
+    site.tell_balancers();
+    assert!(site.balance("c1").agreed_at.is_some());
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Draining);
+    assert!(site.waiting(id)[0].contains("has not said yet whether it is idle"), "{:?}", site.waiting(id));
+}
+
+#[test]
+fn a_drain_that_does_not_end_gives_the_turn_up_and_halts_the_rollout() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.compiler("c1").idle.connections_from_balancers = 1;
+    site.until(id, "c1", TurnPhase::Draining);
+    site.round();
+    site.now += 60_000;
+    site.look();
+    site.until(id, "c1", TurnPhase::Failed);
+    let RolloutPhase::Paused { reason, .. } = &site.rollout(id).phase else { panic!() };
+    assert!(reason.starts_with("c1 failed: it was not empty within 60 s: 1 connections"), "{reason}");
+    assert_eq!(site.compiler("c1").restarts, 0);
+    site.round();
+    assert_eq!(site.phase(id, "c2"), TurnPhase::Waiting);
+    site.compiler("c1").idle.connections_from_balancers = 0;
+    everything_is_as_before(&mut site);
+    site.ask(Request::RetryTurn { rollout: id, node: node("c1") }).unwrap();
+    site.finish(id);
+    assert_eq!(outcome(&site, id), RolloutOutcome::Done);
+}
+
+#[test]
+fn a_drain_that_does_not_end_is_forced_where_that_was_asked_for() {
+    let mut site = Site::new();
+    let mut ask = restart();
+    ask.policy.on_drain_deadline = OnDrainDeadline::Force;
+    let id = site.start(ask);
+    site.compiler("c1").idle.connections_from_balancers = 1;
+    site.until(id, "c1", TurnPhase::Draining);
+    site.round();
+    site.now += 60_000;
+    site.look();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Acting);
+}
+
+#[test]
+fn i3_force_does_nothing_to_a_compiler_that_a_balancer_was_not_seen_to_have_drained() {
+    let mut site = Site::new();
+    let mut ask = restart();
+    ask.policy.on_drain_deadline = OnDrainDeadline::Force;
+    let id = site.start(ask);
+    site.until(id, "c1", TurnPhase::Draining);
+    site.presence.gone(&node("lb2"), site.now);
+    site.now += 60_000;
+    site.look();
+    site.until(id, "c1", TurnPhase::Enabling);
+    assert_eq!(site.compiler("c1").restarts, 0);
+}
+
+#[test]
+fn f7_a_balancer_that_is_cut_off_while_a_compiler_is_drained_stops_the_order_until_it_is_seen_again() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Acting);
+    site.presence.gone(&node("lb2"), site.now);
+    site.look();
+    assert!(site.steps().is_empty());
+    assert!(
+        site.waiting(id)[0].contains("for the balancers to show it drained again"),
+        "{:?}",
+        site.waiting(id)
+    );
+    site.restart();
+    site.connect_all();
+    assert!(site.steps().is_empty(), "nobody was seen since");
+    site.look();
+    assert!(matches!(&site.steps()[..], [Step::Act { .. }]));
+    site.finish(id);
+    assert_eq!(outcome(&site, id), RolloutOutcome::Done);
+}
+
+#[test]
+fn f14_a_balancer_that_forgot_the_drain_is_told_again_before_the_compiler_is_restarted() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Acting);
+    let server = site.balancer("lb1").servers.get_mut(&node("c1")).unwrap();
+    (server.drained, server.wish) = (false, None);
+    site.look();
+    assert!(matches!(&site.steps()[..], [Step::Balance { drained: true, .. }]));
+    site.tell_balancers();
+    assert!(matches!(&site.steps()[..], [Step::Act { .. }]));
+}
+
+#[test]
+fn f15_a_compiler_that_is_never_healthy_stays_drained_with_an_owner_and_halts_the_rollout() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.compiler("c1").breaks = true;
+    site.until(id, "c1", TurnPhase::Verifying);
+    site.now += 60_000;
+    site.look();
+    site.until(id, "c1", TurnPhase::Failed);
+    assert!(site.balance("c1").is_drained());
+    assert!(!site.compiler("c1").puppet_disabled);
+    assert!(site.waiting(id).iter().any(|line| line.starts_with("c1: stays drained: verifying had no end")));
+    // The abort cannot heal it: the drain keeps an owner, and an alarm names the command.
+    site.ask(Request::AbortRollout { rollout: id, reason: "later".into() }).unwrap();
+    site.look();
+    site.now += 60_000;
+    site.look();
+    site.finish(id);
+    assert!(matches!(outcome(&site, id), RolloutOutcome::Aborted { .. }));
+    assert!(site.alarms()[0].contains("hint: bunraku lb enable c1"), "{:?}", site.alarms());
+    site.compiler("c1").up = true;
+    for balancer in &mut site.balancers {
+        balancer.servers.get_mut(&node("c1")).unwrap().up = true;
+    }
+    site.enable("c1").unwrap();
+    everything_is_as_before(&mut site);
+}
+
+#[test]
+fn an_abort_enables_a_failed_compiler_that_is_healthy_by_now() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.compiler("c1").breaks = true;
+    site.until(id, "c1", TurnPhase::Verifying);
+    site.now += 60_000;
+    site.look();
+    site.until(id, "c1", TurnPhase::Failed);
+    site.compiler("c1").up = true;
+    site.ask(Request::AbortRollout { rollout: id, reason: "enough".into() }).unwrap();
+    site.finish(id);
+    everything_is_as_before(&mut site);
+}
+
+#[test]
+fn f15_a_compiler_that_dies_while_it_bakes_halts_the_rollout() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Baking);
+    for balancer in &mut site.balancers {
+        balancer.servers.get_mut(&node("c1")).unwrap().up = false;
+    }
+    site.look();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Failed);
+    let RolloutPhase::Paused { reason, .. } = &site.rollout(id).phase else { panic!() };
+    assert_eq!(reason, "c1 failed: it went out of service while it baked");
+}
+
+#[test]
+fn an_abort_in_every_phase_brings_the_compiler_back() {
+    let phases = [
+        TurnPhase::Waiting,
+        TurnPhase::Preparing,
+        TurnPhase::Settling,
+        TurnPhase::Draining,
+        TurnPhase::Acting,
+        TurnPhase::Verifying,
+        TurnPhase::Enabling,
+        TurnPhase::Releasing,
+        TurnPhase::Baking,
+    ];
+    for phase in phases {
+        let mut site = Site::new();
+        let id = site.ask_rollout(restart()).unwrap();
+        site.until(id, "c1", phase);
+        site.ask(Request::AbortRollout { rollout: id, reason: "no".into() }).unwrap();
+        site.finish(id);
+        assert!(matches!(outcome(&site, id), RolloutOutcome::Aborted { .. }), "{phase:?}");
+        assert_eq!(site.phase(id, "c2"), TurnPhase::Skipped);
+        assert!(site.compiler("c1").restarts <= 1);
+        everything_is_as_before(&mut site);
+    }
+}
+
+#[test]
+fn i5_a_controller_killed_in_every_phase_goes_on_and_restarts_nothing_twice() {
+    for kill_after in 0..40 {
+        let mut site = Site::new();
+        let id = site.start(restart());
+        for _round in 0..kill_after {
+            site.round();
+        }
+        site.restart();
+        site.connect_all();
+        site.look();
+        site.finish(id);
+        assert_eq!(outcome(&site, id), RolloutOutcome::Done, "killed after {kill_after}");
+        assert!(site.compilers.iter().all(|compiler| compiler.restarts == 1));
+        everything_is_as_before(&mut site);
+    }
+}
+
+#[test]
+fn a_pause_lets_turns_end_and_none_begin_and_may_last_for_a_day() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Draining);
+    site.ask(Request::PauseRollout { rollout: id, reason: "lunch".into() }).unwrap();
+    for _round in 0..20 {
+        site.round();
+        site.now += 1_000;
+    }
+    assert_eq!((site.phase(id, "c1"), site.phase(id, "c2")), (TurnPhase::Done, TurnPhase::Waiting));
+    everything_is_as_before(&mut site);
+    site.now += 86_400_000;
+    site.look();
+    assert!(site.waiting(id)[0].starts_with("paused (ann: lunch): for `bunraku rollout resume"));
+    site.ask(Request::ResumeRollout { rollout: id }).unwrap();
+    site.finish(id);
+    assert_eq!(outcome(&site, id), RolloutOutcome::Done);
+}
+
+#[test]
+fn a_node_that_cannot_prepare_is_not_touched() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.compiler("c1").refuses_to_prepare = true;
+    site.until(id, "c1", TurnPhase::Failed);
+    assert!(!site.state.balance().contains_key(&node("c1")));
+    site.ask(Request::SkipTurn { rollout: id, node: node("c1") }).unwrap();
+    site.ask(Request::ResumeRollout { rollout: id }).unwrap();
+    site.finish(id);
+    assert_eq!(outcome(&site, id), RolloutOutcome::Done);
+    assert_eq!(site.compiler("c1").restarts, 0);
+}
+
+#[test]
+fn a_rollout_that_is_resumed_over_a_failed_turn_ends_incomplete() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.compiler("c1").refuses_to_prepare = true;
+    site.until(id, "c1", TurnPhase::Failed);
+    site.ask(Request::ResumeRollout { rollout: id }).unwrap();
+    site.finish(id);
+    assert_eq!(outcome(&site, id), RolloutOutcome::Incomplete { failed: [node("c1")].into() });
+}
+
+#[test]
+fn a_puppet_run_of_the_compiler_itself_is_waited_for_before_the_drain() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.compiler("c1").puppet_runs = true;
+    site.compiler("c1").idle.run_since = Some(1);
+    for _round in 0..10 {
+        site.round();
+    }
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Settling);
+    assert!(site.waiting(id)[0].starts_with("c1: for the Puppet run that is going on there, at most 60 s"));
+    assert!(!site.state.balance().contains_key(&node("c1")), "it is not drained meanwhile");
+    site.compiler("c1").puppet_runs = false;
+    site.finish(id);
+}
+
+#[test]
+fn a_puppet_agent_that_we_hold_is_released_even_when_its_node_was_away_at_the_end() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Releasing);
+    site.presence.gone(&node("c1"), site.now);
+    site.now += 60_000;
+    site.look();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Failed);
+    site.ask(Request::AbortRollout { rollout: id, reason: "gone".into() }).unwrap();
+    site.finish(id);
+    assert!(site.compiler("c1").puppet_disabled);
+    site.restart();
+    site.connect_all();
+    site.look();
+    everything_is_as_before(&mut site);
+}
+
+#[test]
+fn an_operators_drain_of_a_compiler_whose_turn_comes_is_not_taken_over() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.ask_as("bob", drain("c1", 0)).unwrap();
+    site.tell_balancers();
+    site.until(id, "c1", TurnPhase::Draining);
+    assert!(
+        site.waiting(id)[0].contains("c1 is drained by operator bob: new disk"),
+        "{:?}",
+        site.waiting(id)
+    );
+    site.now += 60_000;
+    site.look();
+    site.until(id, "c1", TurnPhase::Failed);
+    assert!(site.balance("c1").is_drained(), "it stays as the operator wants it");
+    assert_eq!(site.compiler("c1").restarts, 0);
+}
+
+#[test]
+fn a_compiler_that_a_rollout_has_drained_is_not_enabled_by_hand_and_the_command_is_named() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Acting);
+    let refusal = site.enable("c1").unwrap_err();
+    assert_eq!(refusal.hint, format!("bunraku rollout abort {id}"));
+}
+
+#[test]
+fn a_balancer_that_refuses_the_drain_halts_the_rollout_and_the_compiler_stays_ready() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Draining);
+    // Since they were seen two compilers died.
+    for name in ["c2", "c3"] {
+        site.balancer("lb2").servers.get_mut(&node(name)).unwrap().up = false;
+    }
+    site.tell_balancers();
+    site.until(id, "c1", TurnPhase::Failed);
+    let RolloutPhase::Paused { reason, .. } = &site.rollout(id).phase else { panic!() };
+    assert!(reason.contains("its drain was undone: lb2 refused"), "{reason}");
+    assert!(site.in_service("c1"));
+}
+
+#[test]
+fn i3_a_wave_of_two_is_decided_one_after_the_other() {
+    let mut site = Site::new();
+    let mut ask = restart();
+    (ask.policy.canary, ask.policy.batch) = (0, bunraku_engine::Batch::Count(2));
+    let id = site.start(ask);
+    site.until(id, "c2", TurnPhase::Settling);
+    // Two would go; meanwhile one of the others died.
+    site.balancer("lb1").servers.get_mut(&node("c3")).unwrap().up = false;
+    site.look();
+    for _round in 0..10 {
+        site.round();
+        assert!(site.balancers[0].in_service() >= 1, "{:?}", site.waiting(id));
+    }
+}
+
+#[test]
+fn compilers_in_no_backend_are_changed_without_a_drain() {
+    let mut site = Site::new();
+    for balancer in &mut site.balancers {
+        balancer.servers.remove(&node("c3"));
+    }
+    site.look();
+    assert!(site.ask_rollout(Ask { nodes: vec!["c3".into()], ..restart() }).is_err());
+    let id = site.start(Ask { nodes: vec!["c3".into()], undrained: true, ..restart() });
+    site.until(id, "c3", TurnPhase::Acting);
+    assert!(site.state.balance().is_empty());
+    // Since then a balancer carries it: it must not be restarted under load.
+    let like = site.balancers[0].servers[&node("c1")].clone();
+    site.balancer("lb1").servers.insert(node("c3"), like);
+    site.look();
+    assert!(site.steps().is_empty());
+}
+
+#[test]
+fn a_compiler_is_enabled_only_when_it_is_proven_on_what_is_committed() {
+    let mut site = Site::new();
+    site.commit_on_all_but("c1");
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Verifying);
+    for _round in 0..5 {
+        site.round();
+    }
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Verifying);
+    site.prove("c1");
+    site.round();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Enabling);
+}
+
+#[test]
+fn an_answer_to_an_earlier_phase_is_no_news() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Acting);
+    let generation = site.rollout(id).turns[&node("c1")].generation;
+    for earlier in 0..generation.0 {
+        let generation = bunraku_common::Generation(earlier);
+        site.hear(Event::TurnStepDone { node: node("c1"), generation });
+        site.hear(Event::TurnStepFailed { node: node("c1"), generation, reason: "late".into() });
+    }
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Acting);
+}
+
+#[test]
+fn a_node_that_is_held_before_its_turn_is_skipped() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.ask(Request::HoldNode { node: node("c2"), reason: "disk".into() }).unwrap();
+    site.enrol(&node("c9"), Role::Compiler);
+    site.finish(id);
+    assert_eq!(site.phase(id, "c2"), TurnPhase::Skipped);
+    assert_eq!(site.compiler("c2").restarts, 0);
+}
