@@ -140,7 +140,16 @@ mod tests {
         let part = DOCUMENTED.split("## The node agent").nth(1).unwrap();
         let documented = part.split("\n## ").next().unwrap();
         let mut known = Vec::new();
-        for section in ["", "[code]", "[balancer]", "[balancer.haproxy]", "[puppet]", "[enroll]"] {
+        for section in [
+            "",
+            "[code]",
+            "[balancer]",
+            "[balancer.haproxy]",
+            "[balancer.nginx]",
+            "[balancer.hook]",
+            "[puppet]",
+            "[enroll]",
+        ] {
             let keys = keys(section);
             assert!(!keys.is_empty(), "{section}");
             for key in &keys {

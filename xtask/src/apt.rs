@@ -19,6 +19,8 @@ pub(crate) const STACK: &[&str] = &[
     "puppet-agent",
     "ruby-hocon",
     "haproxy",
+    "nginx",
+    "libnginx-mod-stream",
     "r10k",
     "g10k",
     "git",

@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     path::PathBuf,
 };
 
 use bunraku_common::{NodeName, config::positive};
 use serde::{Deserialize, Serialize};
 
-use crate::{driver::NewServer, name::ServerName};
+use crate::{driver::NewServer, name::ServerName, nginx::is_words};
 
 /// What this host grants as a load balancer.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -25,6 +26,10 @@ pub struct BalancerConfig {
     pub compilers: BTreeMap<NodeName, Vec<ServerName>>,
     #[serde(default)]
     pub haproxy: HaproxyConfig,
+    #[serde(default)]
+    pub nginx: NginxConfig,
+    #[serde(default)]
+    pub hook: HookConfig,
 }
 
 fn one() -> u32 {
@@ -35,6 +40,8 @@ fn one() -> u32 {
 #[serde(rename_all = "lowercase")]
 pub enum DriverKind {
     Haproxy,
+    Nginx,
+    Hook,
 }
 
 /// HAProxy on this host.
@@ -66,6 +73,64 @@ impl Default for HaproxyConfig {
     }
 }
 
+/// nginx with its `stream` module on this host.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NginxConfig {
+    /// The file that this agent writes; `include` it in nginx's `stream` block.
+    pub include: PathBuf,
+    /// A loopback address on which nginx says which of these files it has loaded.
+    pub probe: SocketAddr,
+    pub program: PathBuf,
+    /// Arguments before `-t` and `-s reload`, such as `["-c", "/srv/nginx.conf"]`.
+    pub arguments: Vec<String>,
+    /// How nginx chooses: `least_conn`, `random two least_conn`, or empty for round robin.
+    pub balance: String,
+    /// Parameters of every `server` line.
+    pub parameters: String,
+    /// Puppet's CA bundle, by which health checks know the compilers.
+    pub ca: PathBuf,
+    #[serde(deserialize_with = "positive")]
+    pub check_every_s: u64,
+    /// Failed checks in a row until a server is down.
+    #[serde(deserialize_with = "positive")]
+    pub fall: u32,
+    /// Good checks in a row until it is up again.
+    #[serde(deserialize_with = "positive")]
+    pub rise: u32,
+    /// Address and port of every mapped server.
+    pub servers: BTreeMap<ServerName, SocketAddr>,
+}
+
+impl Default for NginxConfig {
+    fn default() -> Self {
+        Self {
+            include: "/etc/nginx/bunraku-stream.conf".into(),
+            probe: SocketAddr::from(([127, 0, 0, 1], 8141)),
+            program: "nginx".into(),
+            arguments: Vec::new(),
+            balance: "least_conn".into(),
+            parameters: "max_fails=2 fail_timeout=10s".into(),
+            ca: "/etc/puppetlabs/puppet/ssl/certs/ca.pem".into(),
+            check_every_s: 2,
+            fall: 3,
+            rise: 2,
+            servers: BTreeMap::new(),
+        }
+    }
+}
+
+/// A balancer that a command of the operator's knows.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HookConfig {
+    /// Program and arguments; no shell is involved.
+    pub command: Vec<String>,
+    /// Seconds that one call may take. Without the key 10.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub deadline_s: Option<u64>,
+}
+
 /// What cannot be meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Misconfigured {
@@ -85,6 +150,8 @@ pub enum Misconfigured {
         "{what} names {server}, and [balancer.compilers] maps it to nobody\nhint: map it to its compiler"
     )]
     Unmapped { what: &'static str, server: ServerName },
+    #[error("[balancer.nginx.servers] lacks {0}\nhint: \"{0}\" = \"ADDRESS:8140\"")]
+    NoAddress(ServerName),
     #[error("{what} of {server} is `{shown}`: {rule}")]
     BadValue { what: &'static str, server: ServerName, shown: String, rule: &'static str },
     #[error("{0}")]
@@ -113,6 +180,17 @@ impl BalancerConfig {
         if let Some(unknown) = self.floors.keys().find(|name| !backends.contains(name.as_str())) {
             return Err(Misconfigured::UnknownBackend(unknown.clone()));
         }
+        match self.driver {
+            DriverKind::Haproxy => self.check_haproxy(&owners),
+            DriverKind::Nginx => self.check_nginx(&owners),
+            DriverKind::Hook if self.hook.command.is_empty() => Err(Misconfigured::Missing(
+                "[balancer.hook] names no command\nhint: command = [\"/usr/local/sbin/balancer\"]",
+            )),
+            DriverKind::Hook => Ok(()),
+        }
+    }
+
+    fn check_haproxy(&self, owners: &BTreeMap<&ServerName, &NodeName>) -> Result<(), Misconfigured> {
         for (server, line) in &self.haproxy.add {
             if !owners.contains_key(server) {
                 return Err(Misconfigured::Unmapped {
@@ -132,6 +210,28 @@ impl BalancerConfig {
         Ok(())
     }
 
+    fn check_nginx(&self, owners: &BTreeMap<&ServerName, &NodeName>) -> Result<(), Misconfigured> {
+        let servers = &self.nginx.servers;
+        if let Some(server) = servers.keys().find(|server| !owners.contains_key(server)) {
+            return Err(Misconfigured::Unmapped { what: "[balancer.nginx.servers]", server: server.clone() });
+        }
+        if let Some(server) = owners.keys().find(|server| !servers.contains_key(server)) {
+            return Err(Misconfigured::NoAddress((*server).clone()));
+        }
+        if !self.nginx.probe.ip().is_loopback() {
+            return Err(Misconfigured::Missing(
+                "[balancer.nginx] probe is no loopback address\nhint: probe = \"127.0.0.1:8141\"",
+            ));
+        }
+        if is_words(&self.nginx.balance) && is_words(&self.nginx.parameters) {
+            Ok(())
+        } else {
+            Err(Misconfigured::Missing(
+                "[balancer.nginx] balance or parameters hold what could end a directive: words are expected",
+            ))
+        }
+    }
+
     /// Every server that is mapped to a compiler.
     pub(crate) fn mapped(&self) -> Vec<ServerName> {
         self.compilers.values().flatten().cloned().collect()
@@ -139,7 +239,8 @@ impl BalancerConfig {
 
     /// Servers that the balancer is given while it runs.
     pub(crate) fn declared(&self) -> Vec<NewServer> {
-        let declared = self.haproxy.add.iter().map(|(name, line)| {
+        let haproxy = (self.driver == DriverKind::Haproxy).then_some(&self.haproxy.add);
+        let declared = haproxy.into_iter().flatten().map(|(name, line)| {
             let mut words = line.split_whitespace().map(str::to_owned);
             let address = words.next().unwrap_or_default();
             NewServer { name: name.clone(), address, parameters: words.collect() }

@@ -17,8 +17,10 @@ pub(crate) async fn examine(config: &BalancerConfig) -> Vec<Finding> {
         Err(trouble) => {
             let mend = match config.driver {
                 DriverKind::Haproxy => {
-                    "in haproxy.cfg: stats socket /run/haproxy/admin.sock mode 660 level admin expose-fd listeners"
+                    "in haproxy.cfg, global: stats socket /run/haproxy/admin.sock mode 660 level admin expose-fd listeners".into()
                 }
+                DriverKind::Nginx => format!("in nginx.conf, stream: include {};", config.nginx.include.display()),
+                DriverKind::Hook => "docs/load-balancers.md: what the command is asked, and how it answers".into(),
             };
             return vec![finding("balancer-answers", Severity::Error, Chain(&trouble).to_string(), mend)];
         }
@@ -69,6 +71,7 @@ fn mapping(config: &BalancerConfig, observed: &Observed) -> Vec<Finding> {
 
 /// Who is up is known from health checks only.
 fn checks(config: &BalancerConfig, observed: &Observed, driver: &dyn Driver) -> Vec<Finding> {
+    // nginx's checks are the running agent's own, and a command says what it knows.
     if driver.kind() != "haproxy" {
         return Vec::new();
     }

@@ -5,7 +5,6 @@
 //! only the master's socket shows.
 
 mod socket;
-mod state_file;
 mod tables;
 
 use std::{
@@ -24,6 +23,7 @@ use self::{
 use crate::{
     config::HaproxyConfig,
     driver::{Driver, NewServer, Observed, Server, Trouble, Wanted},
+    file,
     name::ServerName,
 };
 
@@ -138,7 +138,7 @@ impl Haproxy {
         if self.saved().as_ref() == Some(&relevant) {
             return Ok(());
         }
-        state_file::write(path.clone(), format!("{text}\n\n")).await?;
+        file::replace(path.clone(), format!("{text}\n\n")).await?;
         crash::point("haproxy-saved");
         *self.saved() = Some(relevant);
         Ok(())

@@ -1,4 +1,4 @@
-//! HAProxy's server-state file: read by HAProxy at its start and at every reload, so it is whole at every moment.
+//! Files that other programs read: whole at every moment.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,16 +9,17 @@ use std::{
 
 use crate::driver::Trouble;
 
-pub(super) async fn write(path: PathBuf, text: String) -> Result<(), Trouble> {
-    let doing = format!("write HAProxy's server-state file {}", path.display());
-    let written = tokio::task::spawn_blocking(move || replace(&path, text.as_bytes()));
+/// Replaces a file by rename, synced; off the runtime's threads.
+pub(crate) async fn replace(path: PathBuf, text: String) -> Result<(), Trouble> {
+    let doing = format!("write {}", path.display());
+    let written = tokio::task::spawn_blocking(move || by_rename(&path, text.as_bytes()));
     written
         .await
         .unwrap_or_else(|_| Err(io::Error::other("the work ended early")))
         .map_err(Trouble::io(doing))
 }
 
-fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+fn by_rename(path: &Path, text: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("bunraku-new");
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
