@@ -75,10 +75,11 @@ pub enum ServerError {
     },
     #[error(
         "Puppet Server at {address} forbids it ({doing}) to {certname} \
-         (hint: run `bunraku-agent doctor --fix`, or add a rule to auth.conf that allows \"{certname}\" \
-         method delete on path {CACHE}, then reload Puppet Server)"
+         (hint: {} a rule to auth.conf that allows \"{certname}\" method delete on path {path}, \
+         then reload Puppet Server)",
+        if *path == CACHE { "run `bunraku-agent doctor --fix`, or add" } else { "add" }
     )]
-    Forbidden { doing: String, address: SocketAddr, certname: String },
+    Forbidden { doing: String, address: SocketAddr, certname: String, path: &'static str },
     #[error("Puppet Server at {address} answered {status} ({doing}): {body}")]
     Refused { doing: String, address: SocketAddr, status: StatusCode, body: String },
     #[error(
@@ -195,11 +196,10 @@ impl PuppetServer {
         let doing = "listing environments";
         let answer = self.ask(doing, Method::GET, ENVIRONMENTS).await?;
         if answer.status != StatusCode::OK {
-            return Err(self.refusal(doing, &answer));
+            return Err(self.refusal(doing, ENVIRONMENTS, &answer));
         }
-        let listing: Listing = serde_json::from_slice(&answer.body).map_err(|source| {
-            ServerError::Garbled { doing: doing.into(), address: self.door.address, source: source.into() }
-        })?;
+        let listing: Listing =
+            serde_json::from_slice(&answer.body).map_err(|error| self.garbled(doing, error.into()))?;
         Ok(listing.environments.into_iter().map(|(name, it)| (name, it.settings.into())).collect())
     }
 
@@ -225,10 +225,14 @@ impl PuppetServer {
     async fn flush_named(&self, environment: &str) -> Result<(), ServerError> {
         let doing = format!("flushing environment {environment}");
         let answer = self.ask(&doing, Method::DELETE, &format!("{CACHE}?environment={environment}")).await?;
-        if answer.status == StatusCode::NO_CONTENT { Ok(()) } else { Err(self.refusal(&doing, &answer)) }
+        if answer.status == StatusCode::NO_CONTENT {
+            Ok(())
+        } else {
+            Err(self.refusal(&doing, CACHE, &answer))
+        }
     }
 
-    async fn ask(&self, doing: &str, method: Method, path: &str) -> Result<Answer, ServerError> {
+    pub(crate) async fn ask(&self, doing: &str, method: Method, path: &str) -> Result<Answer, ServerError> {
         let Door { address, certname, .. } = &self.door;
         let (doing, address) = (doing.to_owned(), *address);
         match self.door.ask(method, path).await {
@@ -246,11 +250,19 @@ impl PuppetServer {
         }
     }
 
-    fn refusal(&self, doing: &str, answer: &Answer) -> ServerError {
+    pub(crate) fn garbled(
+        &self,
+        doing: &str,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    ) -> ServerError {
+        ServerError::Garbled { doing: doing.into(), address: self.door.address, source }
+    }
+
+    pub(crate) fn refusal(&self, doing: &str, path: &'static str, answer: &Answer) -> ServerError {
         let (doing, address) = (doing.to_owned(), self.door.address);
         if answer.status == StatusCode::FORBIDDEN {
             let certname = self.door.certname.clone();
-            return ServerError::Forbidden { doing, address, certname };
+            return ServerError::Forbidden { doing, address, certname, path };
         }
         ServerError::Refused { doing, address, status: answer.status, body: answer.excerpt() }
     }

@@ -115,8 +115,13 @@ impl Puppet {
         Ok(run.run().await.map_err(SettingsError::Version)?.stdout.trim().to_owned())
     }
 
+    /// The program and the arguments that every subcommand needs after it.
+    pub fn program(&self) -> (&Path, &[OsString]) {
+        (&self.program, &self.args)
+    }
+
     /// A call of this program, with every argument given by the caller.
-    pub(crate) fn invocation<'a>(
+    pub fn invocation<'a>(
         &'a self,
         args: Vec<OsString>,
         home: &'a Path,

@@ -101,6 +101,8 @@ async fn story() {
     assert_eq!(places.address().unwrap(), ADDRESS);
     let server = PuppetServer::new(settings, places.address().unwrap());
     assert_eq!(server.status().await, Status::Running);
+    let pool = server.pool().await.unwrap();
+    assert!(pool.is_idle() && pool.instances > 0, "{pool:?}");
     let refused = server.flush(&production).await.unwrap_err();
     assert!(matches!(refused, ServerError::Forbidden { .. }) && !refused.is_owed(), "{refused}");
     assert!(matches!(server.rehearse(settings).await, Err(ServerError::NotVersioned { .. })));

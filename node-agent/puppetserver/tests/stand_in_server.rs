@@ -209,3 +209,41 @@ async fn every_word_of_the_status_service_has_a_meaning() {
         assert!(format!("{status:?}").starts_with(expected), "{answer:?}: {status:?}");
     }
 }
+
+/// As Puppet Server 7.9.5 answers, shortened.
+fn pool(free: u32, borrowed: &str) -> Answer {
+    let metrics = format!(
+        r#"{{"num-jrubies":2,"num-free-jrubies":{free},"requested-instances":[],"borrowed-instances":[{borrowed}],
+        "borrow-count":17,"borrow-timeout-count":1,"average-borrow-time":250.5,"average-wait-time":3,"more":{{}}}}"#
+    );
+    let status = format!(r#"{{"jruby-pool-lock-status":{{}},"metrics":{metrics}}}"#);
+    http("200 OK", &format!(r#"{{"state":"running","status":{{"experimental":{status}}}}}"#))
+}
+
+#[tokio::test]
+async fn the_pool_is_idle_when_nobody_holds_or_awaits_an_interpreter() {
+    let node = Node::new();
+    let idle = StandIn::start(&node.ca, pool(2, "")).await;
+    let seen = node.asks(&idle).pool().await.unwrap();
+    assert!(seen.is_idle() && (seen.borrow_count, seen.borrow_timeout_count) == (17, 1), "{seen:?}");
+    let held = r#"{"duration-millis":4200,"reason":{"request":{"uri":"/puppet/v3/catalog/a"}},"time":1}"#;
+    let busy = StandIn::start(&node.ca, pool(1, held)).await;
+    let seen = node.asks(&busy).pool().await.unwrap();
+    assert!(!seen.is_idle() && seen.borrowed_instances[0].duration_millis == 4200, "{seen:?}");
+    let other = StandIn::start(&node.ca, http("200 OK", "{}")).await;
+    assert!(matches!(node.asks(&other).pool().await, Err(ServerError::Garbled { .. })));
+}
+
+#[tokio::test]
+async fn a_forbidden_flush_of_the_pool_names_its_own_rule() {
+    let node = Node::new();
+    let forbidding = StandIn::start(&node.ca, http("403 Forbidden", "Forbidden request")).await;
+    let error = node.asks(&forbidding).flush_pool().await.unwrap_err().to_string();
+    assert!(
+        error.contains("(hint: add a rule") && error.contains("/puppet-admin-api/v1/jruby-pool,"),
+        "{error}"
+    );
+    let obeying = StandIn::start(&node.ca, Answer::Bytes("HTTP/1.1 204 No Content\r\n\r\n".into())).await;
+    node.asks(&obeying).flush_pool().await.unwrap();
+    assert!(obeying.requests()[0].starts_with("DELETE /puppet-admin-api/v1/jruby-pool HTTP"));
+}
