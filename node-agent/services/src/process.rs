@@ -122,9 +122,22 @@ impl FromStr for Process {
     }
 }
 
+/// A shell that waits for its input, with these words behind its script.
+#[cfg(test)]
+pub(crate) fn waiting_shell(words: &[&str]) -> std::process::Child {
+    use std::process::{Command, Stdio};
+    let mut shell = Command::new("/bin/sh");
+    let child = shell.args(["-c", "read line"]).args(words).stdin(Stdio::piped()).spawn().unwrap();
+    // The kernel lets go of the parent a moment before the words of the child can be read.
+    while Process::with_pid(child.id()).unwrap().command_line().is_empty() {
+        std::thread::yield_now();
+    }
+    child
+}
+
 #[cfg(test)]
 mod tests {
-    use std::{process::Command, time::Duration};
+    use std::time::Duration;
 
     use tokio::time::timeout;
 
@@ -140,10 +153,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_end_of_a_process_is_seen_and_its_zombie_counts_as_ended() {
-        let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+        let mut child = waiting_shell(&["name", "two words"]);
         let process = Process::with_pid(child.id()).unwrap();
         assert!(process.is_alive());
-        assert_eq!(process.command_line(), ["sleep", "600"]);
+        assert_eq!(process.command_line(), ["/bin/sh", "-c", "read line", "name", "two words"]);
         let handle = process.handle().unwrap().unwrap();
         handle.signal(Signal::TERM).unwrap();
         timeout(Duration::from_secs(20), handle.ended()).await.unwrap().unwrap();

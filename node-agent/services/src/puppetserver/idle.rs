@@ -1,0 +1,159 @@
+//! Whether anybody still talks to Puppet Server: the established connections on its port, by who holds them.
+//!
+//! The other half, the JRuby pool, is [`bunraku_puppetserver::PuppetServer::pool`].
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+/// Where the server listens; an unspecified address stands for all of this host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listening(pub SocketAddr);
+
+/// How many connections each remote address holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Connections(pub BTreeMap<IpAddr, usize>);
+
+#[derive(Debug, thiserror::Error)]
+#[error("could not read the list of connections in {}", path.display())]
+pub struct ConnectionsError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl Listening {
+    /// The connections that are established at this moment; one that the server has not accepted yet counts.
+    pub async fn connections(self) -> Result<Connections, ConnectionsError> {
+        tokio::task::spawn_blocking(move || self.read()).await.unwrap_or_else(|error| {
+            Err(ConnectionsError { path: "/proc/net".into(), source: io::Error::other(error) })
+        })
+    }
+
+    fn read(self) -> Result<Connections, ConnectionsError> {
+        let mut connections = Connections::default();
+        for path in ["/proc/net/tcp", "/proc/net/tcp6"].map(Path::new) {
+            let text = match fs::read_to_string(path) {
+                // A kernel without IPv6.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                read => read.map_err(|source| ConnectionsError { path: path.into(), source })?,
+            };
+            for (local, remote) in text.lines().skip(1).filter_map(established) {
+                if self.is_at(local) {
+                    *connections.0.entry(remote.ip()).or_default() += 1;
+                }
+            }
+        }
+        Ok(connections)
+    }
+
+    fn is_at(self, local: SocketAddr) -> bool {
+        let own = self.0.ip();
+        local.port() == self.0.port() && (own.is_unspecified() || own.to_canonical() == local.ip())
+    }
+}
+
+impl Connections {
+    pub fn total(&self) -> usize {
+        self.0.values().sum()
+    }
+
+    /// Those held by one of these addresses, such as the balancers'.
+    pub fn held_by(&self, addresses: &[IpAddr]) -> usize {
+        addresses.iter().filter_map(|address| self.0.get(&address.to_canonical())).sum()
+    }
+}
+
+/// Both ends of a line's connection, if it is established.
+fn established(line: &str) -> Option<(SocketAddr, SocketAddr)> {
+    const ESTABLISHED: &str = "01";
+    let mut fields = line.split_whitespace().skip(1);
+    let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+    if state != ESTABLISHED {
+        return None;
+    }
+    Some((address(local)?, address(remote)?))
+}
+
+/// `0100007F:1FCC`: words of 32 bits in this machine's order, and the port.
+fn address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| Some(u32::from_str_radix(ip.get(at * 8..at * 8 + 8)?, 16).ok()?.to_ne_bytes());
+    let ip = match ip.len() {
+        8 => IpAddr::from(Ipv4Addr::from(word(0)?)),
+        32 => {
+            let words = [word(0)?, word(1)?, word(2)?, word(3)?];
+            Ipv6Addr::from(<[u8; 16]>::try_from(words.concat()).ok()?).to_canonical()
+        }
+        _ => return None,
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    async fn from(source: &str, to: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(ip(source), 0)).unwrap();
+        socket.connect(to).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn connections_are_counted_by_who_holds_them_until_they_end() {
+        let server = TcpListener::bind("127.0.9.1:0").await.unwrap();
+        let address = server.local_addr().unwrap();
+        let other = TcpListener::bind(SocketAddr::new(ip("127.0.9.2"), address.port())).await.unwrap();
+        let listening = Listening(address);
+        assert_eq!(listening.connections().await.unwrap().total(), 0, "listening is no connection");
+
+        let one = from("127.0.9.11", address).await;
+        let two = from("127.0.9.11", address).await;
+        let not_accepted = from("127.0.9.12", address).await;
+        let elsewhere = from("127.0.9.11", other.local_addr().unwrap()).await;
+        let (first, _) = server.accept().await.unwrap();
+        let seen = listening.connections().await.unwrap();
+        assert_eq!(seen.0, BTreeMap::from([(ip("127.0.9.11"), 2), (ip("127.0.9.12"), 1)]));
+        assert_eq!((seen.held_by(&[ip("127.0.9.11"), ip("127.0.9.99")]), seen.total()), (2, 3));
+        let anywhere = Listening(SocketAddr::new(ip("0.0.0.0"), address.port()));
+        assert_eq!(anywhere.connections().await.unwrap().total(), 4);
+
+        drop((one, two, not_accepted, first, elsewhere));
+        drop(server);
+        // The kernel ends them by itself.
+        while listening.connections().await.unwrap().total() > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_java_server_listens_with_ipv6_and_its_ipv4_callers_are_seen() {
+        let Ok(server) = TcpListener::bind("[::]:0").await else { return };
+        let to = SocketAddr::new(ip("127.0.9.3"), server.local_addr().unwrap().port());
+        let caller = from("127.0.9.13", to).await;
+        let seen = Listening(to).connections().await.unwrap();
+        assert_eq!(seen.0, BTreeMap::from([(ip("127.0.9.13"), 1)]));
+        drop(caller);
+    }
+
+    #[test]
+    fn only_established_lines_count_and_strange_ones_are_left_out() {
+        let line =
+            |state: &str| format!(" 0: 0100007F:1FCC 0200007F:A000 {state} 00000000:00000000 00:0 0 0");
+        let (local, remote) = established(&line("01")).unwrap();
+        assert_eq!((local.port(), remote.port()), (8140, 0xA000));
+        assert_eq!(established(&line("08")), None);
+        assert_eq!(established(" 0: 01007F:1FCC 0200007F:A000 01"), None);
+        assert_eq!(established(" 0: é10007F:1FCC 0200007F:A000 01"), None);
+    }
+}
