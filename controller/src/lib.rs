@@ -1,10 +1,11 @@
 //! The controller: the daemon (`bunraku serve`) and every operator command.
 //!
 //! `serve` wires everything; `driver` is the one loop over the pure engine; `api` answers calls; `nodes` are the live
-//! connections; `identity` holds the mesh CA and the ways to join; `report` shows the state to people.
+//! connections; `balancers` what the load balancers show; `identity` holds the mesh CA and the ways to join; `report` shows the state to people.
 
 mod api;
 mod audit;
+mod balancers;
 pub mod cli;
 mod clock;
 pub mod config;

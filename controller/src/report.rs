@@ -40,8 +40,9 @@ pub(crate) struct Reporter {
 
 impl Reporter {
     /// Controller time as Unix milliseconds, for people.
-    fn shown(&self, at: Millis) -> u64 {
-        wall_ms().saturating_sub(self.shared.clock.now().saturating_sub(at))
+    pub(crate) fn shown(&self, at: Millis) -> u64 {
+        let now = self.shared.clock.now();
+        wall_ms().saturating_sub(now.saturating_sub(at)).saturating_add(at.saturating_sub(now))
     }
 
     pub(crate) fn deploy(&self, deploy: &Deploy) -> v1::DeployInfo {
@@ -227,6 +228,7 @@ impl Reporter {
             puppetserver: observed.puppetserver.clone(),
             address: about.map(|about| about.address).unwrap_or_default(),
             environments: observed.environments,
+            unchanged: false,
         })
     }
 

@@ -26,6 +26,7 @@ use tonic::service::Routes;
 use crate::{
     api::Api,
     audit::record,
+    balancers::Balancers,
     clock::{Clock, wall_ms, wall_s},
     config::Config,
     driver::{Driver, Hands, Superseded, prune, random_id, wire_term},
@@ -143,10 +144,12 @@ impl Controller {
         let provenance = Arc::new(provenance);
         let builder = Arc::new(Builder::new(config.build.clone(), objects.clone())?);
         let connections = Arc::new(Connections::default());
+        let balancers = Arc::new(Balancers::default());
         let identities = Arc::new(Identities::new(ca, &config)?);
         let (driver, thread) = Driver::start(state, Box::new(store), clock, |shared| Hands {
             runtime: tokio::runtime::Handle::current(),
             connections: connections.clone(),
+            balancers: balancers.clone(),
             builder: builder.clone(),
             store: objects.clone(),
             provenance: provenance.clone(),
@@ -162,8 +165,18 @@ impl Controller {
         };
         let one_at_a_time = || Arc::new(tokio::sync::Semaphore::new(1));
         let (verifying, looking) = (one_at_a_time(), one_at_a_time());
-        let api =
-            Api { driver, reporter, connections, builder, identities, config, lost, verifying, looking };
+        let api = Api {
+            driver,
+            reporter,
+            connections,
+            balancers,
+            builder,
+            identities,
+            config,
+            lost,
+            verifying,
+            looking,
+        };
         api.open(thread).await
     }
 
@@ -278,6 +291,8 @@ impl Api {
             async move { identities.keep_fresh(driver, puppet).await }
         }));
         tasks.push(tokio::spawn(self.clone().ask_nodes_now_and_then()));
+        let (driver, connections) = (self.driver.clone(), self.connections.clone());
+        tasks.push(tokio::spawn(self.balancers.clone().watch(driver, connections)));
         tasks.push(tokio::spawn(self.clone().housekeep()));
         tasks.push(tokio::spawn(watchdog::keep_fed(self.driver.clone())));
         Ok(Controller { driver: self.driver, thread, connections: self.connections, tasks, address, socket })
@@ -361,6 +376,7 @@ impl Api {
             self.connections.registered(&id, &node, node_link, cut.clone(), about);
             self.driver.event(crate::api::observed(&node, &observed));
             self.driver.connected(node.clone());
+            self.balancers.look_at(&node);
             tokio::select! {
                 _ended = end => {}
                 () = expired(peer.not_after) => tracing::info!(%node, "the connection ends with its certificate"),

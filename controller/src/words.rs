@@ -1,7 +1,7 @@
 //! What others say, made fit to be kept and shown: bounded, and without anything that moves a cursor. A compromised
 //! compiler speaks through every text that it sends, into the journal and onto an operator's terminal.
 
-use bunraku_proto::v1::{Finding, HealReply, HelloReply, ObserveReply};
+use bunraku_proto::v1::{BalancerStatusReply, Finding, HealReply, HelloReply, ObserveReply};
 
 /// Of one text.
 const WORDS: usize = 8 << 10;
@@ -58,6 +58,36 @@ pub(crate) fn healed(mut reply: HealReply) -> HealReply {
     reply
 }
 
+/// A balancer that names more than it can have is in trouble, and what it says of the rest with it.
+pub(crate) fn balancer(mut reply: BalancerStatusReply) -> BalancerStatusReply {
+    reply.driver = word(&reply.driver);
+    reply.trouble = plain(&reply.trouble);
+    if reply.servers.len() > LISTED || reply.backends.len() > LISTED {
+        reply.trouble = format!("it names more than {LISTED} servers");
+    }
+    reply.servers.truncate(LISTED);
+    reply.backends.truncate(LISTED);
+    for server in &mut reply.servers {
+        let short = [
+            &mut server.compiler,
+            &mut server.backend,
+            &mut server.server,
+            &mut server.admin,
+            &mut server.health,
+            &mut server.wanted,
+            &mut server.owner,
+            &mut server.reason,
+        ];
+        short.into_iter().for_each(|text| *text = word(text));
+    }
+    for backend in &mut reply.backends {
+        backend.backend = word(&backend.backend);
+    }
+    reply.unmapped = list(reply.unmapped);
+    reply.alarms = list(reply.alarms);
+    reply
+}
+
 pub(crate) fn findings(mut findings: Vec<Finding>) -> Vec<Finding> {
     findings.truncate(LISTED);
     for finding in &mut findings {
@@ -91,6 +121,8 @@ fn moves(c: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use bunraku_proto::v1::BalancedServer;
+
     use super::*;
 
     #[test]
@@ -98,6 +130,15 @@ mod tests {
         assert_eq!(plain("a\u{1b}[2Jb\r\u{202e}c"), "a\u{fffd}[2Jb\u{fffd}\u{fffd}c");
         assert_eq!(plain("two\nlines\tand Größe\n"), "two\nlines\tand Größe");
         assert!(is_plain("new disk") && !is_plain("\u{7}"));
+    }
+
+    #[test]
+    fn i10_a_balancer_that_names_too_much_is_bounded_and_in_trouble() {
+        let server = BalancedServer { owner: "x".repeat(WORDS), ..BalancedServer::default() };
+        let servers = vec![server; LISTED + 1];
+        let said = balancer(BalancerStatusReply { servers, ..BalancerStatusReply::default() });
+        assert!(!said.trouble.is_empty() && said.servers.len() == LISTED);
+        assert_eq!(said.servers[0].owner.len(), WORD);
     }
 
     #[test]

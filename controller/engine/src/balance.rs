@@ -264,7 +264,7 @@ impl State {
     }
 
     /// A controller that was away leaves the balancers their time again.
-    pub(crate) fn agree_by(&self, balance: &Balance, presence: &Presence) -> Millis {
+    pub fn agree_by(&self, balance: &Balance, presence: &Presence) -> Millis {
         balance.decided_at.max(presence.up_since()).saturating_add(self.settings.balance_deadline)
     }
 

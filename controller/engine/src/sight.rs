@@ -27,7 +27,7 @@ pub(crate) struct Crowd<'a> {
 
 impl State {
     /// Nodes whose word counts for what is in service. One that is held counts too: it may still carry traffic.
-    pub(crate) fn balancers(&self) -> impl Iterator<Item = &NodeName> {
+    pub fn balancers(&self) -> impl Iterator<Item = &NodeName> {
         let nodes = self.fleet.nodes.iter();
         nodes
             .filter(|(_, node)| node.enrolled && node.roles.contains(&Role::LoadBalancer))
@@ -35,7 +35,7 @@ impl State {
     }
 
     /// Why a balancer's view cannot be relied on now, if it cannot.
-    pub(crate) fn unseen(&self, balancer: &NodeName, presence: &Presence, now: Millis) -> Option<String> {
+    pub fn unseen(&self, balancer: &NodeName, presence: &Presence, now: Millis) -> Option<String> {
         if !presence.is_connected(balancer) {
             return Some("it is not connected".to_owned());
         }
@@ -67,7 +67,7 @@ impl State {
     }
 
     /// Whether a server was seen to have been told the newest decision about its compiler.
-    pub(crate) fn has_heard(&self, server: &ServerSeen) -> bool {
+    pub fn has_heard(&self, server: &ServerSeen) -> bool {
         match (self.balance.get(&server.compiler), &server.wish) {
             (None, wish) => wish.as_ref().is_none_or(|wish| !wish.drained),
             (Some(_), None) => false,

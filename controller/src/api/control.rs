@@ -123,6 +123,26 @@ impl Control for Api {
         self.doctor_fleet(request.into_inner()).await.map(Response::new)
     }
 
+    async fn balancer_status(&self, _: Request<v1::BalanceStatusRequest>) -> Answer<v1::BalanceStatusReply> {
+        Ok(Response::new(self.balance_now()))
+    }
+
+    async fn drain_compiler(
+        &self,
+        request: Request<v1::DrainCompilerRequest>,
+    ) -> Answer<v1::CompilerBalance> {
+        let who = caller::subject(&request)?;
+        self.drain_asked(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn enable_compiler(
+        &self,
+        request: Request<v1::EnableCompilerRequest>,
+    ) -> Answer<v1::CompilerBalance> {
+        let who = caller::subject(&request)?;
+        self.enable_asked(request.into_inner(), &who).await.map(Response::new)
+    }
+
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answer<v1::TokenInfo> {
         let who = caller::subject(&request)?;
         self.token_created(request.into_inner(), &who).await.map(Response::new)

@@ -43,6 +43,7 @@ impl Api {
             alarms.push(hint::join(&lost, look));
         }
         alarms.extend(self.identities.alarms());
+        alarms.extend(state.balance_alarms(&shared.presence(), now));
         let nodes = self.reporter.nodes(&state);
         alarms.extend(nodes.iter().flat_map(|node| node.alarms.iter().cloned()));
         let standing = superseded.map_or_else(|| report::IN_COMMAND.to_owned(), |by| standing(&by, &state));
@@ -62,11 +63,12 @@ impl Api {
             active: active.map(|deploy| self.reporter.deploy(deploy)).collect(),
             alarms,
             fleet: self.identities.fleet().to_string(),
+            out_of_service: self.reporter.out_of_service(&state),
         }
     }
 
     /// A request that would wait for orders that never leave is refused at once.
-    fn in_command(&self) -> Result<(), Status> {
+    pub(super) fn in_command(&self) -> Result<(), Status> {
         match self.driver.shared.superseded() {
             None => Ok(()),
             Some(by) => {

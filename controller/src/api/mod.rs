@@ -1,6 +1,7 @@
 //! What the controller serves: `Control`, `Content` and `Enrollment`. Every call passes the table of rights first;
 //! handlers ask the driver, and answer with what the state says then.
 
+mod balance;
 pub(crate) mod caller;
 mod content;
 mod control;
@@ -35,6 +36,7 @@ use tonic::{Status, body::Body, server::NamedService, service::Routes, transport
 use tower::Service;
 
 use crate::{
+    balancers::Balancers,
     config::Config,
     driver::{Driver, RequestError, Shared},
     identities::Identities,
@@ -48,6 +50,7 @@ pub(crate) struct Api {
     pub driver: Driver,
     pub reporter: Reporter,
     pub connections: Arc<Connections>,
+    pub balancers: Arc<Balancers>,
     pub builder: Arc<Builder>,
     pub identities: Arc<Identities>,
     pub config: Arc<Config>,

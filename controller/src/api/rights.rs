@@ -7,7 +7,7 @@ pub(crate) enum Needs {
     Viewer,
     /// Deploying: checked against the deployer's environment pattern by the handler, which knows the environments.
     Deployer,
-    /// Holding, healing.
+    /// Holding, healing, draining.
     Operator,
     /// Enrolling, revoking, taking over.
     Admin,
@@ -49,6 +49,7 @@ pub(crate) const RIGHTS: &[(&str, &str, Needs)] = &[
     ("Control", "ListNodes", Needs::Viewer),
     ("Control", "ShowNode", Needs::Viewer),
     ("Control", "Doctor", Needs::Viewer),
+    ("Control", "BalancerStatus", Needs::Viewer),
     ("Control", "Watch", Needs::Viewer),
     ("Control", "Deploy", Needs::Deployer),
     ("Control", "Rollback", Needs::Deployer),
@@ -56,6 +57,8 @@ pub(crate) const RIGHTS: &[(&str, &str, Needs)] = &[
     ("Control", "HoldNode", Needs::Operator),
     ("Control", "ReleaseNode", Needs::Operator),
     ("Control", "HealNode", Needs::Operator),
+    ("Control", "DrainCompiler", Needs::Operator),
+    ("Control", "EnableCompiler", Needs::Operator),
     ("Control", "ListAudit", Needs::Operator),
     ("Control", "VerifyAudit", Needs::Operator),
     ("Control", "ListTokens", Needs::Operator),

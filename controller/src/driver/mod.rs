@@ -21,7 +21,7 @@ use std::{
 
 use bunraku_builder::Pin;
 use bunraku_common::{Chain, EnvironmentName, NodeName, Term, crash};
-use bunraku_engine::{Event, Fact, Presence, Refusal, Request, State};
+use bunraku_engine::{BalancerView, Event, Fact, Presence, Refusal, Request, State};
 use bunraku_store::{Keep, Store, StoreError};
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -110,6 +110,7 @@ enum Input {
     Event(Event),
     Connected(NodeName),
     Gone(NodeName),
+    BalancerSeen(NodeName, BalancerView),
     Superseded(Superseded),
     Done(Done),
     /// Is anybody there?
@@ -197,6 +198,11 @@ impl Driver {
 
     pub(crate) fn gone(&self, node: NodeName) {
         self.put(Input::Gone(node));
+    }
+
+    /// What a balancer showed: never journalled, decided upon at once.
+    pub(crate) fn balancer_seen(&self, balancer: NodeName, view: BalancerView) {
+        self.put(Input::BalancerSeen(balancer, view));
     }
 
     pub(crate) fn superseded(&self, superseded: Superseded) {
@@ -325,6 +331,7 @@ impl Loop {
                     self.presence_mut().gone(&node, now);
                 }
             }
+            Input::BalancerSeen(balancer, view) => self.presence_mut().balancer_seen(balancer, view),
             Input::Superseded(superseded) => {
                 // A hello that was under way during a takeover was said in the term before it.
                 if self.state.term() == Some(superseded.own) {

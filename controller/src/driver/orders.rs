@@ -15,7 +15,8 @@ use bunraku_common::{
 };
 use bunraku_engine::{Built, DeployId, Event, Fault, State, Step, StepId};
 use bunraku_proto::v1::{
-    self, CommitReply, CommitRequest, DiscardRequest, Order, StageRequest, stage_failed, stage_reply::Outcome,
+    self, BalanceRequest, CommitReply, CommitRequest, DiscardRequest, Order, StageRequest, stage_failed,
+    stage_reply::Outcome,
 };
 use tokio::{runtime::Handle, task::AbortHandle};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -23,6 +24,7 @@ use tonic::{Code, Request, Status};
 
 use super::{Shared, flight::FlightId};
 use crate::{
+    balancers::Balancers,
     clock::wall_ms,
     nodes::Connections,
     provenance::{Origin, Provenance},
@@ -32,12 +34,15 @@ use crate::{
 /// A commit waits for the settle, the flush and the proof; Puppet Server answers these within seconds or not at all.
 const COMMIT_DEADLINE: Duration = Duration::from_secs(60);
 const DISCARD_DEADLINE: Duration = Duration::from_secs(30);
+/// A balancer's program answers within seconds or is in trouble; orders wait for each other's turn.
+const BALANCE_DEADLINE: Duration = Duration::from_secs(20);
 
 /// What the steps are done with.
 #[derive(Debug)]
 pub(crate) struct Hands {
     pub runtime: Handle,
     pub connections: Arc<Connections>,
+    pub balancers: Arc<Balancers>,
     pub builder: Arc<Builder>,
     pub store: Arc<ObjectStore>,
     pub provenance: Arc<Provenance>,
@@ -108,9 +113,28 @@ impl Hands {
             Step::Bring { node, environment, snapshot, generation, adopt } => {
                 (self.bring(term, node, environment, snapshot, generation, adopt).await, None)
             }
-            Step::Balance { balancer, compiler, .. } => {
-                tracing::debug!(%balancer, %compiler, "no order to a balancer leaves yet");
-                (None, None)
+            Step::Balance {
+                balancer,
+                compiler,
+                drained,
+                owner,
+                reason,
+                generation,
+                min_available,
+                slow_start_s,
+            } => {
+                let order = Some(order_about(term, generation, &format!("server {compiler}")));
+                let name = compiler.to_string();
+                let request = BalanceRequest {
+                    order,
+                    compiler: name,
+                    drained,
+                    owner,
+                    reason,
+                    min_available,
+                    slow_start_s,
+                };
+                (self.balance(balancer, compiler, generation, request).await, None)
             }
             Step::Prepare { node, .. }
             | Step::Settle { node, .. }
@@ -221,7 +245,9 @@ impl Hands {
         let reply = match reply {
             Ok(reply) => reply,
             Err(NoReply::Unknown) => return None,
-            Err(NoReply::Refused(owed)) => CommitReply { owed, ..CommitReply::default() },
+            Err(NoReply::Refused(owed) | NoReply::Failed(owed)) => {
+                CommitReply { owed, ..CommitReply::default() }
+            }
         };
         if reply.missing {
             tracing::warn!(%node, %environment, snapshot = %snapshot.short(), "what was staged is not there any more");
@@ -263,6 +289,26 @@ impl Hands {
         Some(Event::BringFailed { environment, node, generation, reason })
     }
 
+    /// Only a clear no to a drain is an event: whether it is done is seen when the balancer is asked.
+    async fn balance(
+        &self,
+        balancer: NodeName,
+        compiler: NodeName,
+        generation: Generation,
+        request: BalanceRequest,
+    ) -> Option<Event> {
+        let drained = request.drained;
+        let reply =
+            self.call(&balancer, request, BALANCE_DEADLINE, async |mut c, r| c.balance(r).await).await;
+        self.balancers.look_at(&balancer);
+        match reply {
+            Err(NoReply::Refused(reason)) if drained => {
+                Some(Event::BalanceRefused { balancer, compiler, generation, reason })
+            }
+            Ok(_) | Err(NoReply::Unknown | NoReply::Failed(_) | NoReply::Refused(_)) => None,
+        }
+    }
+
     /// One call with its deadline on the wire and here.
     async fn call<Q, A, F>(
         &self,
@@ -287,8 +333,14 @@ impl Hands {
                     tracing::warn!(%node, code = ?status.code(), reason = status.message(), "the node did not obey");
                 }
                 // A refused fence is unknown, too: a newer decision is on its way, or another controller's.
-                let clear = matches!(status.code(), Code::FailedPrecondition | Code::Internal);
-                Err(if clear { NoReply::Refused(plain(status.message())) } else { NoReply::Unknown })
+                let why = || plain(status.message());
+                Err(if status.code() == Code::FailedPrecondition {
+                    NoReply::Refused(why())
+                } else if status.code() == Code::Internal {
+                    NoReply::Failed(why())
+                } else {
+                    NoReply::Unknown
+                })
             }
         }
     }
@@ -298,8 +350,10 @@ impl Hands {
 enum NoReply {
     /// It may have been obeyed, or will be.
     Unknown,
-    /// The node says why it did not obey.
+    /// The node says why it does not obey.
     Refused(String),
+    /// The node says why it could not.
+    Failed(String),
 }
 
 type Client = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;
@@ -344,6 +398,17 @@ pub(crate) fn order(term: Term, generation: Generation, environment: &Environmen
         generation: generation.0,
         environment: environment.to_string(),
         subject: String::new(),
+    }
+}
+
+/// An order about something that is no environment.
+fn order_about(term: Term, generation: Generation, subject: &str) -> Order {
+    Order {
+        id: format!("{}-{}-{}", subject.replace(' ', "-"), term.number, generation.0),
+        term: Some(wire_term(term)),
+        generation: generation.0,
+        environment: String::new(),
+        subject: subject.to_owned(),
     }
 }
 
