@@ -47,7 +47,6 @@ impl Usurper {
         let doors = Doors {
             node: Some(tls::node_door(&mesh, admitted()).unwrap()),
             h2: Some(tls::h2_door(&mesh, admitted(), Duration::ZERO).unwrap()),
-            balancer: None,
             enroll: None,
             enroll_puppet: None,
         };
