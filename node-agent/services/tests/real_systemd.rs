@@ -19,7 +19,22 @@ use bunraku_services::{
     Acted, OrderId, Orders, Outcome, Service, ServiceError, Services, State, UnitName, Verb,
     order::TransientUnits, service::Grant,
 };
-use machine::{Machine, UNITS};
+use machine::Machine;
+
+/// What there is to be told.
+const UNITS: &[(&str, &str)] = &[
+    (
+        "small.service",
+        "[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/sh -c 'test ! -e /run/small-broken'\n",
+    ),
+    (
+        "slow.service",
+        "[Service]\nExecStartPre=/bin/sh -c 'while [ ! -e /run/go ]; do sleep 0.05; done'\n\
+         ExecStart=/bin/sleep infinity\n",
+    ),
+    ("failing.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n"),
+    ("asking.service", "[Service]\nExecStart=/bunraku-test ask\n"),
+];
 
 const STORY: &str = "real_systemd_runs_units_and_orders_and_a_reboot_loses_results";
 const SOON: Duration = Duration::from_secs(60);
@@ -44,7 +59,7 @@ fn main() {
         println!("{STORY}: test");
     } else if args.iter().skip(1).all(wanted) {
         let began = Instant::now();
-        Machine::boots(&["first-boot", "second-boot"]);
+        Machine { units: UNITS, files: &[] }.boots(&["first-boot", "second-boot"]);
         println!("test {STORY} ... ok ({:.1} s)", began.elapsed().as_secs_f64());
     }
 }

@@ -131,9 +131,12 @@ mod tests {
         drop((one, two, not_accepted, first, elsewhere));
         drop(server);
         // The kernel ends them by itself.
-        while listening.connections().await.unwrap().total() > 0 {
-            tokio::task::yield_now().await;
-        }
+        let ended = async {
+            while listening.connections().await.unwrap().total() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), ended).await.unwrap();
     }
 
     #[tokio::test]

@@ -9,24 +9,9 @@ use std::{
     process::Command,
 };
 
-/// What there is to be told.
-pub(crate) const UNITS: &[(&str, &str)] = &[
-    (
-        "small.service",
-        "[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/sh -c 'test ! -e /run/small-broken'\n",
-    ),
-    (
-        "slow.service",
-        "[Service]\nExecStartPre=/bin/sh -c 'while [ ! -e /run/go ]; do sleep 0.05; done'\n\
-         ExecStart=/bin/sleep infinity\n",
-    ),
-    ("failing.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n"),
-    ("asking.service", "[Service]\nExecStart=/bunraku-test ask\n"),
-];
-
 /// The program inside; when it ends, so does the machine, with its exit status.
 const TEST: &str = "[Unit]\nRequires=dbus.socket\nAfter=dbus.socket\nSuccessAction=exit\nFailureAction=exit\n\
-    [Service]\nType=oneshot\nTimeoutStartSec=240\nStandardOutput=append:/results/log\nStandardError=append:/results/log\n\
+    [Service]\nType=oneshot\nTimeoutStartSec=900\nStandardOutput=append:/results/log\nStandardError=append:/results/log\n\
     ExecStart=/bunraku-test ";
 
 /// $1 directory, $2 program, the rest: what it is called with, boot for boot.
@@ -41,7 +26,7 @@ mount -t overlay -o lowerdir=/,upperdir="$directory/up",workdir="$directory/work
 root=$directory/root
 rm -f "$root/etc/machine-id" "$root/etc/fstab"; : > "$root/etc/fstab"; : > "$root/bunraku-test"
 tr -d - < /proc/sys/kernel/random/uuid > "$root/etc/machine-id"
-mv "$directory.units" "$directory/units"; cp "$directory/units"/* "$root/etc/systemd/system/"
+cp -r "$directory.files/." "$root/"
 options=; groups=
 if [ ! -d /run/systemd/system ]; then
     options=--keep-unit
@@ -65,19 +50,29 @@ for group in $groups; do find "$group" -depth -type d -exec rmdir {} \; ; done
 exit $status
 "#;
 
-pub(crate) struct Machine;
+/// What it has besides this host's files.
+pub(crate) struct Machine {
+    pub(crate) units: &'static [(&'static str, &'static str)],
+    pub(crate) files: &'static [(&'static str, &'static str)],
+}
 
 impl Machine {
     /// Boots it once for each word, with this program called by that word; panics when that fails.
-    pub(crate) fn boots(words: &[&str]) {
+    pub(crate) fn boots(&self, words: &[&str]) {
         let directory = Directory::new();
-        let units = directory.0.with_extension("units");
-        fs::create_dir(&units).unwrap();
-        for (name, text) in UNITS {
-            fs::write(units.join(name), text).unwrap();
+        let write = |name: &str, text: &str| {
+            let path = directory.files().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        for (name, text) in self.files {
+            write(name, text);
+        }
+        for (name, text) in self.units {
+            write(&format!("etc/systemd/system/{name}"), text);
         }
         for word in words {
-            fs::write(units.join(format!("bunraku-{word}.service")), format!("{TEST}{word}\n")).unwrap();
+            write(&format!("etc/systemd/system/bunraku-{word}.service"), &format!("{TEST}{word}\n"));
         }
         let status = Command::new("unshare")
             .args(["--mount", "--propagation", "private", "/bin/sh", "-c", BOOT, "boot"])
@@ -100,11 +95,16 @@ impl Directory {
         fs::create_dir_all(&path).unwrap();
         Self(path)
     }
+
+    /// What is copied into the machine.
+    fn files(&self) -> PathBuf {
+        self.0.with_extension("files")
+    }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
         fs::remove_dir(&self.0).ok();
-        fs::remove_dir_all(self.0.with_extension("units")).ok();
+        fs::remove_dir_all(self.files()).ok();
     }
 }
