@@ -4,7 +4,7 @@
 //! keys (`stolen`), hostile signing requests (`requests`), calls above one's right (`rights`), a hostile controller
 //! (`packs`, `orders`), downgrades (`versions`), names that would be commands (`names`), peers that are slow
 //! (`starving`), silent (`silence`) or talk nonsense (`nonsense`), secrets (`secrets`), and texts that nobody wrote
-//! (`decoders`), and words that are meant to do harm (`lies`). `raw` is the attacker's client, `usurper` its controller,
+//! (`decoders`), and words that are meant to do harm (`lies`), and orders to load balancers (`balancers`). `raw` is the attacker's client, `usurper` its controller,
 //! `liar` its compiler.
 
 #![expect(
@@ -12,6 +12,7 @@
     reason = "what helps tests, outside of the functions that clippy knows as tests"
 )]
 
+mod balancers;
 mod decoders;
 mod join;
 mod liar;

@@ -73,6 +73,10 @@ impl Usurper {
         Self { address, links, content, task }
     }
 
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// The node dials here from now on.
     pub(crate) async fn capture(&mut self, node: &Node) -> NodeClient<NodeLink> {
         node.link().lead_to(self.address);
