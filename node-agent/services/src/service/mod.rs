@@ -152,7 +152,7 @@ fn compare(verb: Verb, mark: &Mark, now: &Status) -> Acted {
 
 /// How the node's configuration grants one service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "driver", rename_all = "kebab-case")]
+#[serde(tag = "driver", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Grant {
     /// A unit of systemd.
     Systemd { unit: UnitName },
@@ -236,6 +236,26 @@ mod tests {
         assert!(matches!(compare(Verb::Reload, &mark, &failed), Acted::Amiss(why) if why.contains("reload")));
         let never = Mark::default();
         assert_eq!(compare(Verb::Start, &never, &seen(State::Stopped, "", 0)), Acted::No);
+    }
+
+    #[test]
+    fn a_grant_names_its_driver_and_nothing_that_is_not_known() {
+        let read = |text: &str| serde_json::from_str::<Grant>(text).map_err(|error| error.to_string());
+        assert!(matches!(
+            read(r#"{"driver":"systemd","unit":"puppetserver"}"#),
+            Ok(Grant::Systemd { unit }) if unit.as_str() == "puppetserver.service"
+        ));
+        let plain = r#"{"driver":"process","pid_file":"/run/a.pid","command":["/bin/a"]}"#;
+        assert!(matches!(read(plain), Ok(Grant::Process(config)) if config.stop_seconds == 60));
+        for bad in [
+            r#"{"unit":"puppetserver"}"#,
+            r#"{"driver":"systemd","unit":"a b"}"#,
+            r#"{"driver":"systemd","unit":"a","user":"root"}"#,
+            r#"{"driver":"process","pid_file":"/run/a.pid","command":["/bin/a"],"shell":true}"#,
+            r#"{"driver":"process","pid_file":"/run/a.pid","command":[]}"#,
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]
