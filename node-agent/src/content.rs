@@ -6,7 +6,10 @@ use std::{
 };
 
 use bunraku_common::{Digest, limits};
-use bunraku_proto::v1::{PackChunk, PackRequest, content_client::ContentClient};
+use bunraku_proto::{
+    CallFailed,
+    v1::{PackChunk, PackRequest, content_client::ContentClient},
+};
 use bunraku_versions::PackSource;
 use tokio::{runtime::Handle, time::timeout};
 use tonic::{Status, Streaming, transport::Channel};
@@ -76,5 +79,5 @@ fn silent() -> io::Error {
 }
 
 fn broken(status: Status) -> io::Error {
-    io::Error::other(format!("{:?}: {}", status.code(), status.message()))
+    io::Error::other(CallFailed::from(status))
 }

@@ -6,6 +6,7 @@ pub mod accept;
 mod addresses;
 pub mod alpn;
 pub mod backoff;
+mod call;
 pub mod channel;
 pub mod cut;
 mod deadline;
@@ -18,6 +19,7 @@ mod stream;
 pub mod tls;
 
 pub use alpn::Door;
+pub use call::CallFailed;
 pub use peer::{FleetName, Peer, PeerIdentity};
 
 #[allow(missing_debug_implementations, unreachable_pub, clippy::wildcard_enum_match_arm)]

@@ -8,6 +8,7 @@ use tonic::{Request, Status, transport::Channel};
 
 use super::{Identity, IdentityError, Key, KeyError, Secret};
 use crate::{
+    call::CallFailed,
     channel,
     dial::DialError,
     peer::{FleetName, Peer, PeerError},
@@ -76,7 +77,7 @@ pub enum EnrollError {
     #[error(transparent)]
     Dial(#[from] DialError),
     #[error("the controller did not issue an identity")]
-    Refused(#[source] Box<Status>),
+    Refused(#[source] CallFailed),
     #[error("the controller issued an identity that cannot be used")]
     Unusable(#[from] IdentityError),
     #[error("the controller issued an identity with a wrong name")]
@@ -88,7 +89,7 @@ pub enum EnrollError {
 }
 
 fn refused(status: Status) -> EnrollError {
-    EnrollError::Refused(Box::new(status))
+    EnrollError::Refused(status.into())
 }
 
 async fn enrollment(address: &str, tls: ClientTls) -> Result<EnrollmentClient<Channel>, EnrollError> {
