@@ -1,6 +1,6 @@
 //! Tokens and operators.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use bunraku_common::{NodeName, OperatorName, Role};
 use bunraku_engine::{Grant, Operator, Request, Right, State, Token};
@@ -29,8 +29,8 @@ impl Api {
             1..=LONGEST_TOKEN_S => request.ttl_s,
             _ => return Err(Status::invalid_argument("a token lives 24 hours at most\nhint: --ttl 15m")),
         };
+        let expires_s = self.token_expires(life)?;
         let made = new_token()?;
-        let expires_s = wall_s() + life;
         let request = Request::CreateToken {
             id: made.id.clone(),
             hash: made.digest.to_string(),
@@ -50,8 +50,8 @@ impl Api {
         let name: OperatorName = parse(&request.name)?;
         let right =
             Right::parse(&request.right).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let expires_s = self.token_expires(self.config.identity.token_minutes * 60)?;
         let made = new_token()?;
-        let expires_s = wall_s() + self.config.identity.token_minutes * 60;
         let request = Request::AddOperator {
             name,
             right: right.clone(),
@@ -63,6 +63,18 @@ impl Api {
         let mut shown = self.token_shown(&made);
         shown.roles = vec![right.to_string()];
         Ok(shown)
+    }
+
+    /// By a clock that jumped ahead a token would stay good for as long as the jump, once the clock is right again.
+    fn token_expires(&self, life_s: u64) -> Result<u64, Status> {
+        let jumped = |by: Duration| {
+            Status::failed_precondition(format!(
+                "the controller's clock jumped by {} s: no tokens are made, they would end at a wrong time\n\
+                 hint: set the clock right, then systemctl restart bunraku",
+                by.as_secs()
+            ))
+        };
+        self.driver.shared.clock.jumped().map_or_else(|| Ok(wall_s() + life_s), |by| Err(jumped(by)))
     }
 
     /// The one answer that holds the secret.

@@ -42,6 +42,7 @@ pub(crate) fn cases() -> Vec<Case> {
         });
     let others = [
         Case::new("f11_an_agent_a_month_ahead_does_not_renew_all_the_time", a_month_ahead()),
+        Case::new("f11_a_deploy_that_fails_because_of_a_nodes_clock_says_so", a_deploy_blames_the_clock()),
         Case::new(
             "f11_a_controller_that_starts_a_year_ahead_has_all_nodes_back_when_its_clock_is_right",
             controller_starts(YEAR),
@@ -97,7 +98,9 @@ async fn token(main: &MainServer) -> Zeroizing<String> {
 
 /// A request is answered when everything that looks at deadlines had its turn.
 async fn a_turn_of_the_controller(world: &World) {
-    drop(token(world.main()).await);
+    let request = v1::RevokeOperatorRequest { name: "nobody".into() };
+    let refused = world.main().client().revoke_operator(request).await.unwrap_err();
+    assert!(refused.message().contains("nobody"), "the engine was asked: {refused}");
 }
 
 async fn enrol(main: &MainServer, token: &Zeroizing<String>) -> Result<(), String> {
@@ -122,6 +125,7 @@ async fn the_controllers_clock_jumps(off: i64) {
         refused.contains("clock jumped by") && refused.contains("no certificates are issued"),
         "{refused}"
     );
+    makes_no_tokens(world.main()).await;
     assert_eq!(world.main().show_deploy(deploy).await.phase, "committing", "a jump ends no deadline");
     world.set_clock("controller", 0);
     assert_eq!(alarms(&world).await, "", "the clock is right again");
@@ -129,6 +133,23 @@ async fn the_controllers_clock_jumps(off: i64) {
     world.set_clock("controller", off);
     a_turn_of_the_controller(&world).await;
     goes_live(world, deploy, lock).await;
+}
+
+/// Regression: a token that was made by a clock a year ahead stayed good for that year.
+async fn makes_no_tokens(main: &MainServer) {
+    let known = main.client().list_tokens(v1::ListTokensRequest {}).await.unwrap().into_inner().tokens.len();
+    let node = v1::CreateTokenRequest { node: "c9".into(), roles: vec!["compiler".into()], ttl_s: 0 };
+    let operator = v1::AddOperatorRequest { name: "ann".into(), right: "viewer".into() };
+    let refused =
+        [main.client().create_token(node).await.err(), main.client().add_operator(operator).await.err()];
+    for refused in refused {
+        let refused = refused.expect("no token is made by a clock in doubt");
+        let why = refused.message();
+        assert!(why.contains("clock jumped by") && why.contains("no tokens are made"), "{why}");
+        assert!(why.contains("hint: set the clock right"), "{why}");
+    }
+    let now = main.client().list_tokens(v1::ListTokensRequest {}).await.unwrap().into_inner().tokens.len();
+    assert_eq!(known, now);
 }
 
 async fn an_agents_clock_jumps(off: i64) {
@@ -181,6 +202,23 @@ async fn until_it_blames_clocks(world: &World, node: &str) {
         said.lines().any(|line| line.contains("by this host's clock") && line.contains("hint: "))
     })
     .await;
+}
+
+/// Regression: the deploy's reason was no more than that a TLS handshake had failed.
+async fn a_deploy_blames_the_clock() {
+    let mut world = world().await;
+    // It is connected, and has not fetched anything yet: the next connection is judged by the wrong clock.
+    world.set_clock("c1", YEAR);
+    let id = world.ask_for("B").await.unwrap();
+    let deploy = world.main().until_ended(id).await;
+    assert_eq!(deploy.phase, "abandoned", "{deploy:#?}");
+    assert!(deploy.reason.contains("c1") && deploy.reason.contains("by this host's clock"), "{deploy:#?}");
+    assert!(deploy.hint.contains("date -u"), "{deploy:#?}");
+    world.nothing_has_changed();
+    world.set_clock("c1", 0);
+    let again = world.main().ask_deploy(ENVIRONMENT).await.unwrap();
+    let new = world.until_live(again).await;
+    world.holds(new).await;
 }
 
 /// By its own clock its certificate has ended, and so has each new one.
