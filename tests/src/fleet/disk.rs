@@ -9,6 +9,9 @@ use std::{
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 
+/// More than any test needs, and soon used up: the kernel's own limit is millions.
+const INODES: u32 = 16 << 10;
+
 /// A tmpfs, unmounted when dropped.
 #[derive(Debug)]
 pub struct SmallDisk {
@@ -19,7 +22,7 @@ impl SmallDisk {
     /// Mounts a file system of so many MiB on `at`, which is made.
     pub fn mount(at: &Path, mib: u64) -> Self {
         fs::create_dir_all(at).unwrap();
-        let options = CString::new(format!("size={mib}m,mode=0711")).unwrap();
+        let options = CString::new(format!("size={mib}m,nr_inodes={INODES},mode=0711")).unwrap();
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("tmpfs", at, "tmpfs", flags, Some(options.as_c_str())).unwrap();
         Self { at: at.into() }
