@@ -152,6 +152,7 @@ mod tests {
         flight.abort_others(&BTreeSet::new());
         let (_, task) = start(&mut flight);
         flight.landed(&step(), aborted, true);
+        flight.retry_now(&NodeName::parse("c1").unwrap());
         assert!(!flight.may_start(&step()), "the order would be sent twice");
         flight.abort_all();
         assert!(task.await.unwrap_err().is_cancelled(), "the newer task can still be ended");

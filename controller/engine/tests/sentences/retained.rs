@@ -1,6 +1,6 @@
 //! Retained snapshots on every compiler, and versions that a compiler lost.
 
-use bunraku_engine::{Event, Fact, Outcome, Policy, Presence, Step};
+use bunraku_engine::{Event, Fact, Outcome, Policy, Presence, Request, Step};
 
 use crate::desk::{Desk, node, production, snapshot};
 
@@ -93,6 +93,21 @@ fn a_deploy_goes_before_retained_snapshots_and_is_never_failed_by_them() {
     assert!(desk.steps().iter().all(|step| matches!(step, Step::Commit { .. })), "{:?}", desk.steps());
     desk.proven("c2", "d", 4);
     assert!(matches!(desk.outcome(deploy), Outcome::Live { .. }));
+}
+
+#[test]
+fn a_deploy_of_another_environment_goes_first_on_the_same_compiler() {
+    let mut desk = three_deploys_then(&[], 5);
+    desk.proven("c2", "c", 3);
+    assert_eq!(retained(&desk), Some("b"));
+    let environment = bunraku_common::EnvironmentName::parse("testing").unwrap();
+    let (branch, policy) = ("testing".to_owned(), Some(Policy::Fail));
+    let facts = desk.ask(Request::Deploy { environment, branch, commit: None, plan: false, policy }).unwrap();
+    let deploy = Fact::accepted(&facts).unwrap();
+    desk.built(deploy, "t");
+    assert!(desk.steps().iter().all(|step| matches!(step, Step::Stage { .. })), "{:?}", desk.steps());
+    desk.staged(deploy, "c2");
+    assert_eq!(desk.steps().len(), 2, "c1 stages still, and c2 has nothing else to do: {:?}", desk.steps());
 }
 
 #[test]
