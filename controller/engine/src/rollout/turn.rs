@@ -325,9 +325,11 @@ impl State {
         open.all(|rollout| {
             let phase = rollout.turns.get(node).map(|turn| turn.phase);
             phase.is_none_or(|phase| match phase {
-                TurnPhase::Waiting | TurnPhase::Preparing | TurnPhase::Releasing | TurnPhase::Baking => true,
+                TurnPhase::Waiting | TurnPhase::Releasing | TurnPhase::Baking => true,
                 TurnPhase::Done | TurnPhase::Failed | TurnPhase::Skipped => true,
-                TurnPhase::Settling
+                // These have orders of their own under the same number.
+                TurnPhase::Preparing
+                | TurnPhase::Settling
                 | TurnPhase::Draining
                 | TurnPhase::Acting
                 | TurnPhase::Verifying

@@ -23,7 +23,11 @@ pub(crate) struct Server {
     /// Somebody else has put it out of service.
     pub(crate) foreign: bool,
     pub(crate) sessions: u64,
-    pub(crate) wish: Option<(Fence, Wish)>,
+    pub(crate) wish: Option<Wish>,
+    /// Of the newest order that it saw: never lost.
+    pub(crate) fence: Option<Fence>,
+    /// It lost what it was told, and was not told again.
+    pub(crate) forgot: bool,
 }
 
 /// An order as it is sent.
@@ -46,7 +50,15 @@ pub(crate) enum Said {
 
 impl Balancer {
     pub(crate) fn new(name: NodeName, compilers: &[NodeName]) -> Self {
-        let server = Server { up: true, drained: false, foreign: false, sessions: 0, wish: None };
+        let server = Server {
+            up: true,
+            drained: false,
+            foreign: false,
+            sessions: 0,
+            wish: None,
+            fence: None,
+            forgot: false,
+        };
         let servers = compilers.iter().map(|compiler| (compiler.clone(), server.clone())).collect();
         Self { name, floor: 1, servers }
     }
@@ -57,15 +69,15 @@ impl Balancer {
         let Some(server) = self.servers.get_mut(&told.compiler) else {
             return Said::Refused("not mapped here".into());
         };
-        if server.wish.as_ref().is_some_and(|(seen, _)| !seen.admits(&told.fence)) {
+        if server.fence.is_some_and(|seen| !seen.admits(&told.fence)) {
             return Said::Stale;
         }
         if told.drained && !server.drained && left < floor as usize {
             return Said::Refused(format!("{left} would be left of {floor}"));
         }
-        server.drained = told.drained;
+        (server.drained, server.forgot) = (told.drained, false);
         let (drained, owner, generation) = (told.drained, told.owner.clone(), told.fence.generation);
-        server.wish = Some((told.fence, Wish { drained, owner, generation }));
+        (server.fence, server.wish) = (Some(told.fence), Some(Wish { drained, owner, generation }));
         Said::Done
     }
 
@@ -85,7 +97,7 @@ impl Balancer {
             in_service: server.in_service(),
             sessions: Some(server.sessions),
             foreign: server.foreign,
-            wish: server.wish.as_ref().map(|(_, wish)| wish.clone()),
+            wish: server.wish.clone(),
         });
         let floors = BTreeMap::from([(BACKEND.to_owned(), self.floor)]);
         BalancerView { at, servers: servers.collect(), floors, trouble: String::new() }

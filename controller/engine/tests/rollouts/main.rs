@@ -5,6 +5,10 @@
 mod balance;
 mod balancer;
 mod compiler;
+mod ghost;
+mod histories;
+mod regressions;
 mod rollouts;
 mod site;
 mod waves;
+mod world;

@@ -187,10 +187,7 @@ fn f15_a_compiler_that_is_never_healthy_stays_drained_with_an_owner_and_halts_th
     site.finish(id);
     assert!(matches!(outcome(&site, id), RolloutOutcome::Aborted { .. }));
     assert!(site.alarms()[0].contains("hint: bunraku lb enable c1"), "{:?}", site.alarms());
-    site.compiler("c1").up = true;
-    for balancer in &mut site.balancers {
-        balancer.servers.get_mut(&node("c1")).unwrap().up = true;
-    }
+    site.puppet_server("c1", true);
     site.enable("c1").unwrap();
     everything_is_as_before(&mut site);
 }
@@ -204,7 +201,7 @@ fn an_abort_enables_a_failed_compiler_that_is_healthy_by_now() {
     site.now += 60_000;
     site.look();
     site.until(id, "c1", TurnPhase::Failed);
-    site.compiler("c1").up = true;
+    site.puppet_server("c1", true);
     site.ask(Request::AbortRollout { rollout: id, reason: "enough".into() }).unwrap();
     site.finish(id);
     everything_is_as_before(&mut site);
@@ -215,9 +212,7 @@ fn f15_a_compiler_that_dies_while_it_bakes_halts_the_rollout() {
     let mut site = Site::new();
     let id = site.start(restart());
     site.until(id, "c1", TurnPhase::Baking);
-    for balancer in &mut site.balancers {
-        balancer.servers.get_mut(&node("c1")).unwrap().up = false;
-    }
+    site.puppet_server("c1", false);
     site.look();
     assert_eq!(site.phase(id, "c1"), TurnPhase::Failed);
     let RolloutPhase::Paused { reason, .. } = &site.rollout(id).phase else { panic!() };

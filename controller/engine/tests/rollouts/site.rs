@@ -11,6 +11,7 @@ use bunraku_engine::{
 use crate::{
     balancer::{Balancer, Said, Told},
     compiler::{Compiler, Did},
+    ghost::Ghost,
 };
 
 pub(crate) struct Site {
@@ -19,6 +20,7 @@ pub(crate) struct Site {
     pub(crate) now: Millis,
     pub(crate) balancers: Vec<Balancer>,
     pub(crate) compilers: Vec<Compiler>,
+    pub(crate) ghost: Ghost,
     journal: Vec<(Fact, Millis)>,
 }
 
@@ -32,6 +34,7 @@ impl Site {
             now: 0,
             balancers: balancers.into(),
             compilers: compilers.iter().cloned().map(Compiler::new).collect(),
+            ghost: Ghost::default(),
             journal: Vec::new(),
         };
         site.term(1, None);
@@ -106,6 +109,7 @@ impl Site {
         for fact in facts {
             let json = serde_json::to_string(&fact).unwrap();
             let fact: Fact = serde_json::from_str(&json).unwrap();
+            self.ghost.saw(&fact, &self.presence, &self.balancers);
             self.state.apply(&fact, self.now);
             self.journal.push((fact, self.now));
         }
@@ -157,10 +161,17 @@ impl Site {
     }
 
     pub(crate) fn told(&self, step: &Step) -> Option<(NodeName, Told)> {
-        let Step::Balance { balancer, compiler, drained, owner, generation, min_available, .. } = step else {
+        let Step::Balance { generation, .. } = step else {
             return None;
         };
         let fence = Fence { term: self.state.term().unwrap(), generation: *generation };
+        self.told_by(step, fence)
+    }
+
+    pub(crate) fn told_by(&self, step: &Step, fence: Fence) -> Option<(NodeName, Told)> {
+        let Step::Balance { balancer, compiler, drained, owner, min_available, .. } = step else {
+            return None;
+        };
         let (compiler, owner) = (compiler.clone(), owner.clone());
         let told = Told { compiler, drained: *drained, owner, fence, min_available: *min_available };
         Some((balancer.clone(), told))
@@ -220,19 +231,51 @@ impl Site {
             return;
         };
         let fence = Fence { term: self.state.term().unwrap(), generation };
-        let at = self.compilers.iter().position(|compiler| compiler.name == name).unwrap();
-        let did = self.compilers[at].obey(step, fence);
-        let up = self.compilers[at].up;
+        let did = self.obeys(&name, step, fence);
+        self.heard(step, did);
+    }
+
+    pub(crate) fn obeys(&mut self, name: &NodeName, step: &Step, fence: Fence) -> Did {
+        let acts =
+            |rollout: &&Rollout| rollout.turns.get(name).is_some_and(|turn| turn.phase == TurnPhase::Acting);
+        let turn =
+            self.state.rollouts().values().filter(|r| !r.is_ended()).find(acts).map(|rollout| rollout.id);
+        let compiler = self.compilers.iter_mut().find(|compiler| compiler.name == *name).unwrap();
+        let before = compiler.restarts;
+        let did = compiler.obey(step, fence);
+        let (up, restarted) = (compiler.up, compiler.restarts > before);
+        if restarted {
+            self.ghost.restarted(name, turn, &self.balancers);
+            self.puppet_server(name.as_str(), up);
+        }
+        did
+    }
+
+    pub(crate) fn heard(&mut self, step: &Step, did: Did) {
+        let (node, generation) = turn_order(step).unwrap();
+        match did {
+            Did::Done => self.hear(Event::TurnStepDone { node, generation }),
+            Did::Failed(reason) => self.hear(Event::TurnStepFailed { node, generation, reason }),
+            Did::Stale | Did::Waits => {}
+        }
+    }
+
+    pub(crate) fn puppet_server(&mut self, name: &str, up: bool) {
+        self.compiler(name).up = up;
         for balancer in &mut self.balancers {
-            if let Some(server) = balancer.servers.get_mut(&name) {
+            if let Some(server) = balancer.servers.get_mut(&node(name)) {
                 server.up = up;
             }
         }
-        match did {
-            Did::Done => self.hear(Event::TurnStepDone { node: name, generation }),
-            Did::Failed(reason) => self.hear(Event::TurnStepFailed { node: name, generation, reason }),
-            Did::Stale | Did::Waits => {}
-        }
+    }
+
+    pub(crate) fn facts(&self) -> usize {
+        self.journal.len()
+    }
+
+    pub(crate) fn story(&self) -> String {
+        let lines = self.journal.iter().map(|(fact, at)| format!("{at:>9} {fact}"));
+        lines.collect::<Vec<_>>().join("\n")
     }
 
     /// One order after the other, until the node's turn has come so far.
