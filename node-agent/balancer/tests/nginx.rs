@@ -7,78 +7,36 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use bunraku_balancer::{
     Admin, BalanceError, BalancerConfig, Health, Keeper, ServerStatus, Trouble, Wanted, driver,
 };
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustix::process::Signal;
-use rustls::pki_types::{PrivateKeyDer, ServerName};
-use support::{PORT, Program, network, until, wish};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    task::JoinHandle,
+use support::{
+    PORT, Program,
+    compilers::{Compilers, ask},
+    network, until, wish,
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
+use tokio::task::JoinHandle;
 
 /// nginx with two compilers, `c1` and `c2`, in the upstream `puppet`.
 struct Site {
     directory: tempfile::TempDir,
     network: String,
     nginx: Option<Program>,
-    client: TlsConnector,
-    well: [Arc<AtomicBool>; 2],
+    compilers: Compilers,
 }
 
 impl Site {
     async fn start() -> Self {
         let (network, directory) = (network(), tempfile::tempdir().unwrap());
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let ca = params.self_signed(&key).unwrap();
-        std::fs::write(directory.path().join("ca.pem"), ca.pem()).unwrap();
-        let issuer = Issuer::new(params, key);
-        let provider = || Arc::new(rustls::crypto::ring::default_provider());
-        let mut well = Vec::new();
-        for (at, name) in ["c1", "c2"].into_iter().enumerate() {
-            let key = KeyPair::generate().unwrap();
-            let names = vec![format!("{name}.example"), "puppet.example".into()];
-            let certificate = CertificateParams::new(names).unwrap().signed_by(&key, &issuer).unwrap();
-            let server = rustls::ServerConfig::builder_with_provider(provider())
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(
-                    vec![certificate.der().clone()],
-                    PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
-                );
-            let is_well = Arc::new(AtomicBool::new(true));
-            well.push(is_well.clone());
-            let listener = TcpListener::bind(format!("{network}.{}:{PORT}", 11 + at)).await.unwrap();
-            tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(server.unwrap())), name, is_well));
-        }
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(ca.der().clone()).unwrap();
-        let client = rustls::ClientConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let site = Self {
-            directory,
-            network,
-            nginx: None,
-            client: TlsConnector::from(Arc::new(client)),
-            well: [well[0].clone(), well[1].clone()],
-        };
+        let names =
+            [("c1.example", format!("{network}.11:{PORT}")), ("c2.example", format!("{network}.12:{PORT}"))];
+        let compilers = Compilers::start(&directory.path().join("ca.pem"), &names).await;
+        let site = Self { directory, network, nginx: None, compilers };
         site.configure("");
         site
     }
@@ -134,21 +92,12 @@ impl Site {
         until("nginx to answer", || async { keeper.status().await.trouble.is_none() }).await;
     }
 
-    async fn session(&self) -> TlsStream<TcpStream> {
-        let front: SocketAddr = format!("{}.1:{PORT}", self.network).parse().unwrap();
-        let name = ServerName::try_from("puppet.example").unwrap();
-        self.client.connect(name, TcpStream::connect(front).await.unwrap()).await.unwrap()
+    fn front(&self) -> SocketAddr {
+        format!("{}.1:{PORT}", self.network).parse().unwrap()
     }
 
-    /// The compilers that answer ten new sessions.
     async fn serving(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for _ in 0..10 {
-            names.push(ask(self.session().await).await);
-        }
-        names.sort();
-        names.dedup();
-        names
+        self.compilers.serving(self.front()).await
     }
 }
 
@@ -164,44 +113,19 @@ async fn seen(keeper: &Keeper) -> Vec<ServerStatus> {
     keeper.status().await.servers
 }
 
-async fn serve(listener: TcpListener, tls: TlsAcceptor, name: &'static str, well: Arc<AtomicBool>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let (tls, well) = (tls.clone(), well.clone());
-        tokio::spawn(async move {
-            let Ok(mut stream) = tls.accept(stream).await else { return };
-            let mut request = Vec::new();
-            while !request.ends_with(b"\r\n\r\n") {
-                let Ok(byte) = stream.read_u8().await else { return };
-                request.push(byte);
-            }
-            let status = if well.load(Ordering::Relaxed) { "200 OK" } else { "503 Service Unavailable" };
-            let _it_may_be_gone =
-                stream.write_all(format!("HTTP/1.1 {status}\r\n\r\n{name}").as_bytes()).await;
-            let _it_may_be_gone = stream.shutdown().await;
-        });
-    }
-}
-
-async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> String {
-    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
-    let mut text = String::new();
-    stream.read_to_string(&mut text).await.unwrap();
-    text.rsplit_once("\r\n").unwrap().1.to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drained_server_keeps_its_session_over_the_reload_and_gets_no_new_one() {
     let mut site = Site::start().await;
     let (keeper, _watch) = site.up().await;
-    assert_eq!(site.serving().await, ["c1", "c2"]);
+    assert_eq!(site.serving().await, ["c1.example", "c2.example"]);
     let mut before = Vec::new();
     for _ in 0..6 {
-        before.push(site.session().await);
+        before.push(site.compilers.session(site.front()).await);
     }
     let servers = keeper.balance(wish("c1.example", Wanted::Drained, 1), || true).await.unwrap();
     let c1 = servers[0].seen.clone().unwrap();
     assert_eq!((c1.admin, c1.sessions_known), (Admin::Drain, false), "nginx does not tell sessions");
-    assert_eq!(site.serving().await, ["c2"]);
+    assert_eq!(site.serving().await, ["c2.example"]);
     // Round robin gave c1 a part of them.
     let mut open = Vec::new();
     for session in before {
@@ -209,11 +133,11 @@ async fn a_drained_server_keeps_its_session_over_the_reload_and_gets_no_new_one(
     }
     open.sort();
     open.dedup();
-    assert_eq!(open, ["c1", "c2"]);
+    assert_eq!(open, ["c1.example", "c2.example"]);
     let refused = keeper.balance(wish("c2.example", Wanted::Drained, 1), || true).await.unwrap_err();
     assert!(matches!(refused, BalanceError::BelowFloor(_)), "{refused}");
     keeper.balance(wish("c1.example", Wanted::Ready, 2), || true).await.unwrap();
-    assert_eq!(site.serving().await, ["c1", "c2"]);
+    assert_eq!(site.serving().await, ["c1.example", "c2.example"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -225,9 +149,9 @@ async fn a_drain_outlives_restarts_of_nginx_and_of_the_agent() {
     drop((keeper, watch));
     let (again, _watch) = site.keeper();
     site.start_nginx(&again).await;
-    assert_eq!(site.serving().await, ["c2"]);
+    assert_eq!(site.serving().await, ["c2.example"]);
     again.balance(wish("c1.example", Wanted::Ready, 2), || true).await.unwrap();
-    assert_eq!(site.serving().await, ["c1", "c2"]);
+    assert_eq!(site.serving().await, ["c1.example", "c2.example"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -240,7 +164,7 @@ async fn a_configuration_that_nginx_refuses_is_put_back_and_done_when_it_is_mend
         keeper.balance(wish("c1.example", Wanted::Drained, 1), || true).await.unwrap_err().to_string();
     assert!(refused.contains("nginx -t") && refused.contains("proxxy_timeout"), "{refused}");
     assert_eq!(site.included(), before);
-    assert_eq!(site.serving().await, ["c1", "c2"]);
+    assert_eq!(site.serving().await, ["c1.example", "c2.example"]);
     // The wish is remembered: nobody knows what became of the order.
     site.configure("");
     until("the drain", || async { seen(&keeper).await[0].admin() == "drain" }).await;
@@ -261,17 +185,17 @@ async fn f14_a_reload_that_takes_no_effect_is_no_drain() {
 async fn an_ailing_server_gets_nothing_and_the_last_one_is_never_marked_down() {
     let mut site = Site::start().await;
     let (keeper, _watch) = site.up().await;
-    site.well[0].store(false, Ordering::Relaxed);
+    site.compilers.well[0].store(false, Ordering::Relaxed);
     until("c1 to be out", || async { seen(&keeper).await[0].health() == Health::Down }).await;
-    until("nobody to meet c1", || async { site.serving().await == ["c2"] }).await;
+    until("nobody to meet c1", || async { site.serving().await == ["c2.example"] }).await;
     let refused = keeper.balance(wish("c2.example", Wanted::Drained, 1), || true).await.unwrap_err();
     assert!(matches!(refused, BalanceError::BelowFloor(_)), "{refused}");
-    site.well[1].store(false, Ordering::Relaxed);
+    site.compilers.well[1].store(false, Ordering::Relaxed);
     until("c2 to be down", || async { seen(&keeper).await[1].health() == Health::Down }).await;
     // Whatever health says, somebody is asked.
-    until("all to be asked again", || async { site.serving().await == ["c1", "c2"] }).await;
+    until("all to be asked again", || async { site.serving().await == ["c1.example", "c2.example"] }).await;
     assert_eq!(site.included().matches(" down;").count(), 0);
-    site.well.iter().for_each(|well| well.store(true, Ordering::Relaxed));
+    site.compilers.well.iter().for_each(|well| well.store(true, Ordering::Relaxed));
     until("both to be in service", || async { seen(&keeper).await.iter().all(ServerStatus::in_service) })
         .await;
 }
@@ -286,9 +210,9 @@ async fn a_server_that_somebody_marked_down_by_hand_is_never_enabled() {
     keeper.balance(wish("c1.example", Wanted::Drained, 1), || true).await.unwrap();
     let servers = keeper.balance(wish("c1.example", Wanted::Ready, 2), || true).await.unwrap();
     assert!(servers[0].foreign);
-    assert_eq!(site.serving().await, ["c2"]);
+    assert_eq!(site.serving().await, ["c2.example"]);
     // It is given back by hand, too.
     std::fs::write(site.path("bunraku-stream.conf"), site.included().replace(" down", "")).unwrap();
     until("c1 to be ready", || async { seen(&keeper).await[0].in_service() }).await;
-    tokio::time::timeout(Duration::from_secs(5), site.session()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(5), site.compilers.session(site.front())).await.unwrap();
 }

@@ -1,6 +1,8 @@
 //! What the suites share: addresses, servers behind a balancer, processes that end with their test.
 #![allow(dead_code, reason = "each suite uses a part")]
 
+pub(crate) mod compilers;
+
 use std::{
     future::Future,
     io::{Read, Write},
