@@ -3,7 +3,10 @@
 use std::{fs, time::Duration};
 
 use bunraku_common::Digest;
-use bunraku_versions::{Policy, Retained, StageError, Staged, VersionsError, testing::{Source, files}};
+use bunraku_versions::{
+    Policy, Retained, StageError, Staged, VersionsError,
+    testing::{Source, files},
+};
 
 use crate::fixture::{GO, Node, env, production, read};
 
