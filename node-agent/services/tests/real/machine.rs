@@ -10,8 +10,10 @@ use std::{
 };
 
 /// The program inside; when it ends, so does the machine, with its exit status.
+///
+/// With a mount namespace of its own, as the agent has one: there /proc is fresh, and its boot id is the host's.
 const TEST: &str = "[Unit]\nRequires=dbus.socket\nAfter=dbus.socket\nSuccessAction=exit\nFailureAction=exit\n\
-    [Service]\nType=oneshot\nTimeoutStartSec=900\nStandardOutput=append:/results/log\nStandardError=append:/results/log\n\
+    [Service]\nType=oneshot\nProtectControlGroups=yes\nProtectKernelTunables=yes\nTimeoutStartSec=900\nStandardOutput=append:/results/log\nStandardError=append:/results/log\n\
     ExecStart=/bunraku-test ";
 
 /// $1 directory, $2 program, the rest: what it is called with, boot for boot.
@@ -52,7 +54,7 @@ exit $status
 
 /// What it has besides this host's files.
 pub(crate) struct Machine {
-    pub(crate) units: &'static [(&'static str, &'static str)],
+    pub(crate) units: Vec<(&'static str, String)>,
     pub(crate) files: &'static [(&'static str, &'static str)],
 }
 
@@ -68,7 +70,7 @@ impl Machine {
         for (name, text) in self.files {
             write(name, text);
         }
-        for (name, text) in self.units {
+        for (name, text) in &self.units {
             write(&format!("etc/systemd/system/{name}"), text);
         }
         for word in words {
