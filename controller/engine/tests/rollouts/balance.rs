@@ -98,6 +98,34 @@ fn i3_what_was_seen_before_an_enable_does_not_put_the_compiler_in_service() {
 }
 
 #[test]
+fn i3_a_compiler_that_is_wanted_out_is_not_in_service_where_a_reload_put_it_back() {
+    let mut site = Site::new();
+    site.drain("c1").unwrap();
+    site.tell_balancers();
+    for balancer in &mut site.balancers {
+        balancer.servers.get_mut(&node("c1")).unwrap().drained = false;
+    }
+    site.look();
+    assert!(!site.in_service("c1"));
+    site.drain("c2").unwrap();
+    assert!(site.drain("c3").is_err());
+}
+
+#[test]
+fn i5_a_drain_is_not_agreed_by_what_a_balancer_remembers_of_an_earlier_one() {
+    let mut site = Site::new();
+    site.drain("c1").unwrap();
+    site.tell_balancers();
+    site.enable("c1").unwrap();
+    site.drain("c1").unwrap();
+    site.look();
+    assert_eq!(site.balance("c1").agreed_at, None, "the order to enable it may still arrive");
+    assert_eq!(site.steps().len(), 2);
+    site.tell_balancers();
+    assert!(site.balance("c1").agreed_at.is_some());
+}
+
+#[test]
 fn the_larger_number_of_a_drain_that_stands_rules() {
     let mut site = Site::new();
     site.ask(drain("c1", 2)).unwrap();

@@ -81,6 +81,15 @@ impl Balancer {
         Said::Done
     }
 
+    /// The agent looks at its balancer's program and repeats what is wanted.
+    pub(crate) fn assert_again(&mut self) {
+        for server in self.servers.values_mut() {
+            if let Some(wish) = &server.wish {
+                (server.drained, server.forgot) = (wish.drained, false);
+            }
+        }
+    }
+
     pub(crate) fn others_in_service(&self, compiler: &NodeName) -> usize {
         self.servers.iter().filter(|(name, server)| *name != compiler && server.in_service()).count()
     }

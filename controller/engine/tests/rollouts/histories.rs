@@ -112,10 +112,12 @@ pub(crate) enum Operation {
         node: usize,
         runs: bool,
     },
-    /// A balancer loses what it was told, after a reload without memory.
+    /// A balancer's program puts a server back in service; its agent puts it out again some time later, if it still
+    /// knows what was wanted.
     Forget {
         balancer: usize,
         node: usize,
+        knows: bool,
     },
     /// Somebody takes a server out at the balancer, or puts it back.
     Foreign {
@@ -173,7 +175,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (compiler.clone(), prop::bool::weighted(0.4)).prop_map(|(node, breaks)| Operation::Breaks { node, breaks }),
         2 => (compiler.clone(), prop::bool::weighted(0.3)).prop_map(|(node, busy)| Operation::Busy { node, busy }),
         1 => (compiler.clone(), prop::bool::weighted(0.3)).prop_map(|(node, runs)| Operation::PuppetRuns { node, runs }),
-        1 => (balancer.clone(), compiler.clone()).prop_map(|(balancer, node)| Operation::Forget { balancer, node }),
+        1 => (balancer.clone(), compiler.clone(), any::<bool>())
+            .prop_map(|(balancer, node, knows)| Operation::Forget { balancer, node, knows }),
         1 => (balancer, compiler, prop::bool::weighted(0.3))
             .prop_map(|(balancer, node, out)| Operation::Foreign { balancer, node, out }),
     ];

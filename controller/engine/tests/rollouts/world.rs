@@ -7,7 +7,7 @@ use bunraku_engine::{
 };
 
 use crate::{
-    balancer::Said,
+    balancer::{Balancer, Said},
     compiler::Did,
     ghost::Property,
     histories::Operation,
@@ -169,9 +169,12 @@ impl World {
                 }
             }
             Operation::PuppetRuns { node: of, runs } => site.compiler(COMPILERS[of]).puppet_runs = runs,
-            Operation::Forget { balancer, node: of } => {
+            Operation::Forget { balancer, node: of, knows } => {
                 let server = site.balancers[balancer].servers.get_mut(&node(COMPILERS[of])).unwrap();
-                (server.drained, server.wish, server.forgot) = (false, None, true);
+                (server.drained, server.forgot) = (false, true);
+                if !knows {
+                    server.wish = None;
+                }
             }
             Operation::Foreign { balancer, node: of, out } => {
                 site.balancers[balancer].servers.get_mut(&node(COMPILERS[of])).unwrap().foreign = out;
@@ -241,6 +244,7 @@ impl World {
     }
 
     fn calm(&mut self) {
+        self.site.balancers.iter_mut().for_each(Balancer::assert_again);
         for step in self.site.steps() {
             self.start(step);
         }
