@@ -32,6 +32,8 @@ pub struct Config {
     #[serde(default)]
     pub deploy: DeployConfig,
     #[serde(default)]
+    pub balancers: BalancersConfig,
+    #[serde(default)]
     pub identity: IdentityConfig,
     pub build: BuildConfig,
     /// Puppet's own certificates on this host; without it nodes can join by token only.
@@ -80,6 +82,23 @@ impl Default for DeployConfig {
             unreachable_s: 60,
             retained: 10,
         }
+    }
+}
+
+/// What is asked of the load balancers.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BalancersConfig {
+    /// Seconds in which every balancer must have done a drain; else it is undone everywhere.
+    #[serde(deserialize_with = "positive")]
+    pub agree_s: u64,
+    /// Seconds over which the share of a compiler that comes back grows, where the balancer can; 0: at once.
+    pub slow_start_s: u32,
+}
+
+impl Default for BalancersConfig {
+    fn default() -> Self {
+        Self { agree_s: 60, slow_start_s: 0 }
     }
 }
 
@@ -172,7 +191,16 @@ mod tests {
     fn every_key_is_documented_and_stands_in_the_example_and_no_other() {
         let documented = DOCUMENTED.split("## The node agent").next().unwrap();
         let mut known = Vec::new();
-        let sections = ["", "[build]", "[deploy]", "[identity]", "[audit]", "[puppet]", "[[puppet.allow]]"];
+        let sections = [
+            "",
+            "[build]",
+            "[deploy]",
+            "[balancers]",
+            "[identity]",
+            "[audit]",
+            "[puppet]",
+            "[[puppet.allow]]",
+        ];
         for section in sections {
             let keys = keys(section);
             assert!(!keys.is_empty(), "{section}");

@@ -224,6 +224,8 @@ fn settings(config: &Config) -> Settings {
         retained: deploy.retained,
         // The builder ends by its own, shorter deadline and says more.
         build_deadline: (config.build.deadline_s + 60) * 1000,
+        balance_deadline: config.balancers.agree_s * 1000,
+        slow_start_s: config.balancers.slow_start_s,
         renew_grace_s: config.identity.expired_renewal_days * 86_400,
         ..Settings::default()
     }

@@ -23,6 +23,7 @@ mod stage;
 mod watchdog;
 
 pub use agent::Agent;
+pub use bunraku_balancer::BalancerConfig;
 pub use config::{CodeConfig, Config, EnrollConfig, PuppetConfig};
 pub use node::AgentError;
 

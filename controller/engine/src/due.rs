@@ -127,12 +127,8 @@ impl State {
             }
             Phase::Staging { nodes, deadline, built, generation } => {
                 let waiting = || nodes.iter().filter(|(_, s)| **s == Stage::Waiting).map(|(node, _)| node);
-                let faults: Vec<NodeFault<'_>> = waiting()
-                    .filter_map(|node| {
-                        let reason = self.fault_of(node, *deadline, presence, now)?;
-                        Some(NodeFault { node, reason, hint: String::new() })
-                    })
-                    .collect();
+                let faults: Vec<NodeFault<'_>> =
+                    waiting().filter_map(|node| self.fault_of(node, *deadline, presence, now)).collect();
                 if !faults.is_empty() {
                     return self.node_faults(deploy, &faults);
                 }
@@ -169,18 +165,24 @@ impl State {
     }
 
     /// Why a node that has not staged counts as failed, if it does.
-    fn fault_of(
+    fn fault_of<'a>(
         &self,
-        node: &NodeName,
+        node: &'a NodeName,
         deadline: Millis,
         presence: Option<&Presence>,
         now: Millis,
-    ) -> Option<String> {
+    ) -> Option<NodeFault<'a>> {
         let gone = presence.and_then(|presence| self.unreachable_at(node, presence));
-        if gone.is_some_and(|at| at <= now) {
-            return Some(format!("no connection for {}", span(self.settings.unreachable)));
-        }
-        (deadline <= now).then(|| format!("not staged within {}", span(self.settings.stage_deadline)))
+        let (reason, hint) = if gone.is_some_and(|at| at <= now) {
+            let reason = format!("no connection for {}", span(self.settings.unreachable));
+            (reason, "systemctl status bunraku-agent")
+        } else if deadline <= now {
+            let reason = format!("not staged within {}", span(self.settings.stage_deadline));
+            (reason, "journalctl -u bunraku-agent")
+        } else {
+            return None;
+        };
+        Some(NodeFault { node, reason, hint: hint.to_owned() })
     }
 
     /// What nodes that cannot stage do to the deploy, by its policy.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bunraku_builder::Branches;
 use bunraku_common::{Chain, Digest, EnvironmentName, hint};
-use bunraku_engine::{DeployId, Fact, Policy, Request, State};
+use bunraku_engine::{DeployId, Fact, Policy, Refusal, RefusalCode, Request, State};
 use bunraku_proto::v1;
 use tonic::Status;
 
@@ -224,6 +224,12 @@ impl Api {
     ) -> Result<(), Status> {
         match self.driver.request(request, &who.to_string()).await {
             Ok(facts) => reply.deploys.extend(self.accepted(&facts)),
+            // The call itself is wrong, whatever the state is.
+            Err(error @ RequestError::Refused(Refusal { code: RefusalCode::Invalid, .. }))
+                if reply.deploys.is_empty() =>
+            {
+                return Err(error.into());
+            }
             Err(RequestError::Refused(refusal)) => reply.refused.push(v1::Refused {
                 environment: environment.to_string(),
                 reason: refusal.reason,

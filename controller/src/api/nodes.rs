@@ -33,8 +33,8 @@ impl Api {
         request: Request,
         who: &Subject,
     ) -> Result<v1::NodeInfo, Status> {
-        self.driver.request(request, &who.to_string()).await?;
-        self.node_info(node)
+        let unchanged = self.driver.request(request, &who.to_string()).await?.is_empty();
+        Ok(v1::NodeInfo { unchanged, ..self.node_info(node)? })
     }
 
     /// Asks these nodes what they serve, some side by side.
@@ -64,6 +64,19 @@ impl Api {
         who: &Subject,
     ) -> Result<v1::HealNodeReply, Status> {
         let node: NodeName = parse(&request.node)?;
+        let is_compiler = self
+            .driver
+            .shared
+            .state()
+            .fleet()
+            .nodes
+            .get(&node)
+            .is_none_or(bunraku_engine::NodeRecord::is_compiler);
+        if !is_compiler {
+            return Err(Status::invalid_argument(format!(
+                "{node} is no compiler, so there is no code to heal\nhint: bunraku nodes list"
+            )));
+        }
         let client = self.reachable(&node)?;
         let orders = self.heal_orders(&node, &request.environment)?;
         // On record before the orders leave (I12).

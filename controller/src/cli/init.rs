@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::{DEFAULT_CONFIG, Exit, Failure, Output};
 use crate::{
-    config::{AuditConfig, Config, DeployConfig, IdentityConfig, PuppetConfig},
+    config::{AuditConfig, BalancersConfig, Config, DeployConfig, IdentityConfig, PuppetConfig},
     identity::MeshCa,
 };
 
@@ -96,6 +96,7 @@ impl Init {
             data_dir: self.data_dir.clone(),
             socket: crate::config::DEFAULT_SOCKET.into(),
             deploy: DeployConfig::default(),
+            balancers: BalancersConfig::default(),
             identity: IdentityConfig::default(),
             build: BuildConfig {
                 remote: self.remote.clone(),

@@ -9,6 +9,7 @@ mod environments;
 mod events;
 mod exit;
 mod init;
+mod lb;
 mod login;
 mod nodes;
 mod operators;
@@ -101,6 +102,9 @@ enum Command {
     /// Hash every file that a node serves again and mend what was changed by hand
     #[command(after_help = "Example: bunraku heal c1.example.com")]
     Heal(nodes::Heal),
+    /// Compilers at the load balancers: take one out of service, bring it back
+    #[command(subcommand)]
+    Lb(lb::Lb),
     /// One-time tokens that let a node join
     #[command(subcommand)]
     Token(tokens::Token),
@@ -170,6 +174,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Environments(environments) => environments.run(reach).await,
         Command::Snapshots(snapshots) => snapshots.run(reach).await,
         Command::Nodes(nodes) => nodes.run(reach).await,
+        Command::Lb(lb) => lb.run(reach).await,
         Command::Heal(heal) => heal.run(reach).await,
         Command::Token(token) => token.run(reach).await,
         Command::Operator(operator) => operator.run(reach).await,

@@ -103,18 +103,25 @@ pub(super) fn held(node: &NodeInfo) -> String {
 }
 
 pub(super) fn released(node: &NodeInfo) -> String {
+    if node.unchanged {
+        return format!("{} was not put aside: it takes part\n", node.name);
+    }
     let then = if node.connected { "is brought" } else { "will be brought, once it is connected," };
     format!("{0} takes part again and {then} to what is committed\nnext: bunraku nodes show {0}\n", node.name)
 }
 
 pub(super) fn revoked(node: &NodeInfo) -> String {
+    let already = if node.unchanged { " already" } else { "" };
     format!(
-        "{0} is {1}\nnext: bunraku nodes allow {0}, before it may enrol again\n",
+        "{0} is{already} {1}\nnext: bunraku nodes allow {0}, before it may enrol again\n",
         node.name, node.standing
     )
 }
 
 pub(super) fn allowed(node: &NodeInfo) -> String {
+    if node.unchanged {
+        return format!("{} is not revoked: there is nothing to allow\n", node.name);
+    }
     format!(
         "{0} may enrol again\nnext: bunraku token create {0} --role {1}\n",
         node.name,

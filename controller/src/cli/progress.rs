@@ -16,8 +16,8 @@ use super::{
 };
 
 /// How often a broken connection to the controller is tried again before the command gives up.
-const ATTEMPTS: u32 = 40;
-const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
+pub(super) const ATTEMPTS: u32 = 40;
+pub(super) const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(500);
 
 /// Waits until every deploy has ended and returns them as they ended.
 pub(super) async fn follow(
@@ -91,7 +91,7 @@ async fn watch_one(client: &mut Control, id: u64, view: &mut View) -> Result<Dep
     let mut events = client.watch(request).await?.into_inner();
     loop {
         let info = client.show_deploy(ShowDeployRequest { id }).await?.into_inner();
-        view.show(&info);
+        view.show(|| lines(&info), || one_line(&info));
         if info.ended_ms != 0 {
             return Ok(info);
         }
@@ -103,7 +103,7 @@ async fn watch_one(client: &mut Control, id: u64, view: &mut View) -> Result<Dep
 
 /// Where progress is shown.
 #[derive(Debug)]
-enum View {
+pub(super) enum View {
     /// Lines that are replaced in place.
     Terminal(Screen),
     /// A plain line for each change.
@@ -114,7 +114,7 @@ enum View {
 }
 
 impl View {
-    fn new(output: Output) -> Self {
+    pub(super) fn new(output: Output) -> Self {
         match (output, screen::size(io::stderr())) {
             (Output::Json, _) => Self::Nothing,
             (Output::Text, Some(_)) => Self::Terminal(Screen::default()),
@@ -122,16 +122,16 @@ impl View {
         }
     }
 
-    fn show(&mut self, deploy: &DeployInfo) {
+    pub(super) fn show(&mut self, lines: impl FnOnce() -> Vec<String>, one_line: impl FnOnce() -> String) {
         match self {
             Self::Nothing => {}
             Self::Terminal(shown) => {
                 if let Some(size) = screen::size(io::stderr()) {
-                    shown.show(&lines(deploy), size);
+                    shown.show(&lines(), size);
                 }
             }
             Self::Lines { last } => {
-                let line = one_line(deploy);
+                let line = one_line();
                 if line != *last {
                     eprintln!("{line}");
                     *last = line;
@@ -140,7 +140,7 @@ impl View {
         }
     }
 
-    fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         if let Self::Terminal(shown) = self {
             shown.clear();
         }

@@ -2,13 +2,14 @@
 //! state of a node or a deploy is shown once.
 
 use bunraku_proto::v1::{
+    BalanceStatusReply, BalancedBackend, BalancedServer, BalancerInfo, BalancerStatusReply, CompilerBalance,
     DeployInfo, DeployNode, Difference, DoctorFleetReply, DoctorOfNode, EnvironmentInfo, EnvironmentNode,
     EnvironmentOnNode, Event, Finding, ModuleInfo, NodeInfo, StatusReply, finding::Severity,
 };
 use clap::{CommandFactory, Parser};
 use tonic::Status;
 
-use super::{Cli, Failure, deploy, doctor, events, nodes, progress, status};
+use super::{Cli, Failure, deploy, doctor, events, lb, nodes, progress, status};
 use crate::clock::wall_ms;
 
 const OLD: &str = "9155bcfed818f7a50bca1d43c94c01c188854bb4b61514c3e49960142e7e63af";
@@ -276,6 +277,116 @@ fn an_empty_argument_is_no_choice() {
 fn progress() {
     let lines = progress::lines(&staging()).join("\n");
     shown!("progress", format!("{lines}\n\n{}", progress::one_line(&staging())));
+}
+
+fn server(compiler: &str) -> BalancedServer {
+    BalancedServer {
+        compiler: format!("{compiler}.example.com"),
+        backend: "puppet".into(),
+        server: compiler.into(),
+        admin: "ready".into(),
+        health: "up".into(),
+        sessions: 4,
+        sessions_known: true,
+        in_service: true,
+        ..BalancedServer::default()
+    }
+}
+
+fn drained() -> CompilerBalance {
+    CompilerBalance {
+        compiler: "c2.example.com".into(),
+        state: "draining".into(),
+        wanted: "drained".into(),
+        owner: "operator alice".into(),
+        reason: "new memory".into(),
+        since_ms: three_hours_ago(),
+        waits_for: "2 sessions to end".into(),
+        sessions: 2,
+        sessions_known: true,
+        ..CompilerBalance::default()
+    }
+}
+
+#[test]
+fn lb_status() {
+    let draining = BalancedServer {
+        admin: "drain".into(),
+        sessions: 2,
+        in_service: false,
+        wanted: "drained".into(),
+        owner: "operator alice".into(),
+        reason: "new memory".into(),
+        sessions_known: false,
+        ..server("c2")
+    };
+    let foreign = BalancedServer { admin: "maint".into(), in_service: false, foreign: true, ..server("c3") };
+    let said = BalancerStatusReply {
+        driver: "haproxy".into(),
+        servers: vec![server("c1"), draining, foreign],
+        unmapped: vec!["puppet/old".into()],
+        backends: vec![BalancedBackend { backend: "puppet".into(), floor: 1, in_service: 1 }],
+        alarms: vec!["c2.example.com is to be drained and the floor forbids it".into()],
+        ..BalancerStatusReply::default()
+    };
+    let lb1 = BalancerInfo {
+        balancer: "lb1.example.com".into(),
+        seen_ms: wall_ms(),
+        status: Some(said),
+        ..BalancerInfo::default()
+    };
+    let lb2 = BalancerInfo {
+        balancer: "lb2.example.com".into(),
+        trouble: "it is not connected".into(),
+        seen_ms: three_hours_ago(),
+        status: Some(BalancerStatusReply { servers: vec![server("c1")], ..BalancerStatusReply::default() }),
+    };
+    let out = CompilerBalance {
+        compiler: "c3.example.com".into(),
+        state: "out of service".into(),
+        foreign: vec!["puppet/c3 at lb1.example.com".into()],
+        ..CompilerBalance::default()
+    };
+    let undone = CompilerBalance {
+        compiler: "c1.example.com".into(),
+        state: "in service".into(),
+        wanted: "ready".into(),
+        undone: "lb2.example.com refused: the floor".into(),
+        since_ms: three_hours_ago(),
+        ..CompilerBalance::default()
+    };
+    let reply = BalanceStatusReply { balancers: vec![lb1, lb2], compilers: vec![undone, drained(), out] };
+    shown!("lb status", lb::status_text(&reply));
+    shown!("lb status without balancers", lb::status_text(&BalanceStatusReply::default()));
+    let mut busy = status_of(vec![node("c1.example.com")], Vec::new());
+    busy.out_of_service = vec![drained()];
+    shown!("status with a compiler out of service", status::text(&busy));
+}
+
+#[test]
+fn lb_waits() {
+    let ends_ms = wall_ms() + 600_000;
+    let undecided = CompilerBalance {
+        waits_for: "puppet/c2 at lb1.example.com to be drained".into(),
+        waits_until_ms: wall_ms() + 40_000,
+        then: "the drain is undone everywhere".into(),
+        sessions_known: false,
+        ..drained()
+    };
+    let coming = CompilerBalance {
+        state: "enabling".into(),
+        wanted: "ready".into(),
+        waits_for: "puppet/c2 at lb1.example.com to be enabled".into(),
+        ..drained()
+    };
+    let looks =
+        [(lb::Goal::Drained, &drained()), (lb::Goal::Drained, &undecided), (lb::Goal::InService, &coming)];
+    let shown: Vec<String> =
+        looks.iter().map(|(goal, look)| lb::lines(*goal, look, ends_ms).join("\n")).collect();
+    shown!("lb waits", shown.join("\n"));
+    // A log's line names the end by the clock, so that it changes only when something changes.
+    let line = lb::one_line(lb::Goal::Drained, &drained(), EXPIRES_S * 1000);
+    shown!("lb waits in a log", line);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use bunraku_proto::v1::{NodeInfo, StatusReply, StatusRequest};
 use super::{
     Failure, Reach, client,
     environments::environment_table,
+    lb::compiler_line,
     output::{ago, hinted, or_dash, span, table},
 };
 
@@ -26,6 +27,10 @@ pub(super) fn text(status: &StatusReply) -> String {
     out.push_str(&node_table(&status.nodes));
     out.push('\n');
     out.push_str(&environment_table(&status.environments));
+    if !status.out_of_service.is_empty() {
+        out.push_str("\nat the balancers\n");
+        status.out_of_service.iter().for_each(|compiler| out.push_str(&compiler_line(compiler)));
+    }
     if !status.active.is_empty() {
         out.push_str("\ngoing on\n");
         for deploy in &status.active {

@@ -98,7 +98,7 @@ pub(super) fn clock_time(unix_s: u64) -> String {
 }
 
 /// Seconds from `90s`, `15m`, `2h`, `1d`.
-fn parse_span(text: &str) -> Result<u64, String> {
+pub(super) fn parse_span(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is not a length of time (examples: 90s, 15m, 2h)");
     let (number, unit) = text.split_at(text.len().saturating_sub(1));
     let number: u64 = number.parse().map_err(|_| wrong())?;

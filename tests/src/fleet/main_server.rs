@@ -13,11 +13,12 @@ use std::{
 use bunraku::{Controller, ServeError, config::Config};
 use bunraku_common::Digest;
 use bunraku_proto::{
-    FleetName, channel,
+    Door, FleetName, Peer, channel, identity, tls,
     v1::{self, DeployInfo, control_client::ControlClient},
 };
 use bunraku_store::StoreError;
 use tonic::{Status, transport::Channel};
+use zeroize::Zeroizing;
 
 use super::{ControlRepository, host::Host, host_in, until};
 
@@ -58,6 +59,7 @@ impl MainServer {
             data_dir,
             socket: dir.join("control.sock"),
             deploy: Default::default(),
+            balancers: Default::default(),
             identity: Default::default(),
             puppet: None,
             audit: Default::default(),
@@ -152,6 +154,44 @@ impl MainServer {
     /// A client as root on this host.
     pub fn client(&self) -> ControlClient<Channel> {
         ControlClient::new(channel::unix_channel(self.config.socket.clone()))
+    }
+
+    /// `bunraku operator add NAME --right RIGHT`, the login, and a connection as that operator.
+    pub async fn operator(&self, name: &str, right: &str) -> ControlClient<Channel> {
+        let request = v1::AddOperatorRequest { name: name.into(), right: right.into() };
+        let token = self.client().add_operator(request).await.unwrap().into_inner().token;
+        let peer = Peer::Operator(name.parse().unwrap());
+        let address = self.config.address.as_str();
+        let identity = identity::with_token(address, self.pin, &Zeroizing::new(token), &peer).await.unwrap();
+        let tls = tls::mesh_client(identity.mesh(), Door::H2).unwrap();
+        ControlClient::new(channel::connect(address, tls).await.unwrap())
+    }
+
+    /// `bunraku lb status`, of one compiler.
+    pub async fn at_balancers(&self, compiler: &str) -> v1::CompilerBalance {
+        let reply = self.client().balancer_status(v1::BalanceStatusRequest {}).await.unwrap().into_inner();
+        reply.compilers.into_iter().find(|found| found.compiler == compiler).unwrap_or_default()
+    }
+
+    /// `bunraku lb drain --no-wait`.
+    pub async fn drain(&self, compiler: &str, reason: &str) -> Result<v1::CompilerBalance, Status> {
+        let (compiler, reason) = (compiler.to_owned(), reason.to_owned());
+        let request = v1::DrainCompilerRequest { compiler, reason, min_available: 0 };
+        self.client().drain_compiler(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// `bunraku lb enable --no-wait`.
+    pub async fn enable(&self, compiler: &str) -> Result<v1::CompilerBalance, Status> {
+        let request = v1::EnableCompilerRequest { compiler: compiler.to_owned() };
+        self.client().enable_compiler(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Waits until the balancers show the compiler as `in service`, `drained`, ….
+    pub async fn until_balanced(&self, compiler: &str, state: &str) {
+        until(&format!("{compiler} is {state}"), || async {
+            self.at_balancers(compiler).await.state == state
+        })
+        .await;
     }
 
     pub async fn status(&self) -> v1::StatusReply {

@@ -13,6 +13,7 @@
 )]
 
 mod authority;
+mod balancer;
 mod disk;
 mod host;
 mod link;
@@ -35,6 +36,7 @@ use bunraku_common::Digest;
 use bunraku_proto::v1::DeployInfo;
 use tempfile::TempDir;
 
+pub use balancer::Balancer;
 pub use disk::SmallDisk;
 pub use link::{Flow, Link};
 pub use main_server::{MainServer, digest_of};
@@ -43,17 +45,24 @@ pub use puppet_server::{Mood, PuppetServer};
 pub use repository::ControlRepository;
 
 use authority::Authority;
+use balancer::Port;
 
 /// How long a condition may take on a loaded machine before the test says that it never came.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The address of a cloned host ends with this; nodes count from 11.
 const CLONE_HOST: u8 = 200;
+/// Addresses of balancers, and of what they balance.
+const FIRST_BALANCER: u8 = 210;
+const FIRST_PORT: u8 = 220;
 
 /// A controller, its control repository, and its nodes `c1`, `c2`, …
 #[derive(Debug)]
 pub struct Fleet {
     nodes: Vec<Node>,
+    balancers: Vec<Balancer>,
+    /// Where the balancers reach the compilers.
+    ports: Vec<Port>,
     main: MainServer,
     repository: ControlRepository,
     authority: Authority,
@@ -101,8 +110,9 @@ impl FleetPlan {
         let mut main = MainServer::found(&dir.path().join("main"), network, &repository, self.change);
         main.start().await.unwrap();
         let authority = Authority::new();
-        let mut fleet =
-            Fleet { nodes: Vec::new(), main, repository, authority, change_agents: self.change_agents, dir };
+        let (nodes, balancers, ports) = (Vec::new(), Vec::new(), Vec::new());
+        let change_agents = self.change_agents;
+        let mut fleet = Fleet { nodes, balancers, ports, main, repository, authority, change_agents, dir };
         for number in 1..=self.nodes {
             fleet.add_node(&format!("c{number}")).await;
         }
@@ -134,6 +144,42 @@ impl Fleet {
         node.enrol(&self.main).await;
         node.start().await.unwrap();
         node
+    }
+
+    /// Starts a HAProxy before these compilers, and a node agent of the load balancer's role beside it.
+    pub async fn add_balancer(&mut self, name: &str, compilers: &[&str]) {
+        let number = u8::try_from(self.balancers.len()).unwrap();
+        let from = host_in(self.main.network(), FIRST_BALANCER + number);
+        for compiler in compilers {
+            if self.port(compiler).is_none() {
+                let at = u8::try_from(self.ports.len()).unwrap();
+                self.ports.push(Port::open(compiler, host_in(self.main.network(), FIRST_PORT + at)));
+            }
+        }
+        let servers: Vec<&Port> = compilers.iter().filter_map(|name| self.port(name)).collect();
+        let dir = self.dir.path().join(name);
+        let haproxy = balancer::Haproxy::start(&dir.join("haproxy"), from, &servers).await;
+        let change = |config: &mut bunraku_agent::Config| {
+            config.code = None;
+            config.balancer = Some(haproxy.mapping());
+        };
+        let node = Node::make(&dir, name, &self.main, &self.authority, from, change).await;
+        let node = node.with_role("load-balancer");
+        node.enrol(&self.main).await;
+        node.start().await.unwrap();
+        self.main.until_connected(name).await;
+        self.balancers.push(Balancer { node, haproxy });
+        for compiler in compilers {
+            self.main.until_balanced(compiler, "in service").await;
+        }
+    }
+
+    fn port(&self, compiler: &str) -> Option<&Port> {
+        self.ports.iter().find(|port| port.compiler() == compiler)
+    }
+
+    pub fn balancer(&self, name: &str) -> &Balancer {
+        self.balancers.iter().find(|balancer| balancer.node().name() == name).unwrap()
     }
 
     /// A second host with a node's identity, as a cloned machine is; not started, and no part of the fleet.
@@ -204,6 +250,9 @@ impl Fleet {
             self.check_what_was_served().await;
             let verified = self.main.verify_audit().await;
             assert_eq!(verified.error, "", "I12: the chain is unbroken");
+        }
+        for balancer in &self.balancers {
+            balancer.node().stop().await;
         }
         for node in &self.nodes {
             node.stop().await;

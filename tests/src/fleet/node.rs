@@ -26,6 +26,7 @@ use super::{
 #[derive(Debug)]
 pub struct Node {
     name: NodeName,
+    role: &'static str,
     dir: PathBuf,
     config: std::sync::Mutex<Config>,
     link: Link,
@@ -75,6 +76,7 @@ impl Node {
         change(&mut config);
         Self {
             name: NodeName::parse(name).unwrap(),
+            role: "compiler",
             dir: dir.into(),
             config: std::sync::Mutex::new(config),
             link,
@@ -83,10 +85,15 @@ impl Node {
         }
     }
 
+    /// Another role than that of a compiler, before it enrols.
+    pub(super) fn with_role(self, role: &'static str) -> Self {
+        Self { role, ..self }
+    }
+
     /// `bunraku token create` on the main server, `bunraku-agent enroll` here.
     pub async fn enrol(&self, main: &MainServer) {
-        let request =
-            v1::CreateTokenRequest { node: self.name.to_string(), roles: vec!["compiler".into()], ttl_s: 0 };
+        let roles = vec![self.role.to_owned()];
+        let request = v1::CreateTokenRequest { node: self.name.to_string(), roles, ttl_s: 0 };
         let token = main.client().create_token(request).await.unwrap().into_inner().token;
         let config = self.config();
         let token = Zeroizing::new(token);

@@ -1,0 +1,174 @@
+//! A real HAProxy before stand-ins for the compilers' ports, and the node agent beside it.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use bunraku_agent::BalancerConfig;
+use rustix::process::Signal;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream, UnixStream},
+    task::JoinSet,
+};
+
+use super::{Node, until};
+use crate::process::Service;
+
+const PORT: u16 = 8140;
+const BACKEND: &str = "puppet";
+
+/// A load balancer: its HAProxy and its node agent.
+#[derive(Debug)]
+pub struct Balancer {
+    pub(super) node: Node,
+    pub(super) haproxy: Haproxy,
+}
+
+impl Balancer {
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub fn haproxy(&self) -> &Haproxy {
+        &self.haproxy
+    }
+}
+
+/// Where a compiler is reached: a plain TCP server that holds every connection until the client ends it.
+#[derive(Debug)]
+pub(super) struct Port {
+    compiler: String,
+    address: SocketAddr,
+    _tasks: JoinSet<()>,
+}
+
+impl Port {
+    pub(super) fn open(compiler: &str, ip: Ipv4Addr) -> Self {
+        let address = SocketAddr::from((ip, PORT));
+        let listener = std::net::TcpListener::bind(address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(listener).unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut held = JoinSet::new();
+            loop {
+                let Ok((mut stream, _)) = listener.accept().await else { continue };
+                held.spawn(async move {
+                    let (mut reads, mut writes) = stream.split();
+                    let _until_the_client_ends_it = tokio::io::copy(&mut reads, &mut writes).await;
+                });
+                while held.try_join_next().is_some() {}
+            }
+        });
+        Self { compiler: compiler.to_owned(), address, _tasks: tasks }
+    }
+
+    pub(super) fn compiler(&self) -> &str {
+        &self.compiler
+    }
+}
+
+/// HAProxy with one frontend, and one backend with a server for each compiler.
+#[derive(Debug)]
+pub struct Haproxy {
+    dir: PathBuf,
+    address: SocketAddr,
+    compilers: Vec<String>,
+    service: Option<Service>,
+}
+
+impl Haproxy {
+    pub(super) async fn start(dir: &Path, ip: Ipv4Addr, ports: &[&Port]) -> Self {
+        fs::create_dir_all(dir).unwrap();
+        let address = SocketAddr::from((ip, PORT));
+        let d = dir.display();
+        let mut config = format!(
+            "global\n  stats socket {d}/admin.sock mode 600 level admin expose-fd listeners\n  server-state-file {d}/state\n\
+             defaults\n  mode tcp\n  timeout connect 5s\n  timeout client 5m\n  timeout server 5m\n  \
+             load-server-state-from-file global\n\
+             frontend agents\n  bind {address}\n  default_backend {BACKEND}\n\
+             backend {BACKEND}\n  balance roundrobin\n  default-server check inter 100ms fall 2 rise 1\n"
+        );
+        for port in ports {
+            config.push_str(&format!("  server {} {}\n", port.compiler, port.address));
+        }
+        fs::File::create(dir.join("haproxy.cfg")).unwrap().write_all(config.as_bytes()).unwrap();
+        fs::write(dir.join("state"), "").unwrap();
+        let mut command = Command::new("haproxy");
+        command
+            .arg("-W")
+            .arg("-db")
+            .arg("-S")
+            .arg(dir.join("master.sock"))
+            .arg("-f")
+            .arg(dir.join("haproxy.cfg"));
+        let service = Service::spawn("haproxy", &mut command, &dir.join("log.txt")).unwrap();
+        let compilers = ports.iter().map(|port| port.compiler.clone()).collect();
+        let haproxy = Self { dir: dir.into(), address, compilers, service: Some(service) };
+        until("HAProxy answers", || async { haproxy.ask("show info").await.is_some() }).await;
+        haproxy
+    }
+
+    /// As an operator writes it for the node agent.
+    pub(super) fn mapping(&self) -> BalancerConfig {
+        let d = self.dir.display();
+        let mapped = self.compilers.iter().map(|name| format!("'{name}' = ['{BACKEND}/{name}']\n"));
+        toml::from_str(&format!(
+            "driver = 'haproxy'\n[compilers]\n{}[haproxy]\nsocket = '{d}/admin.sock'\n\
+             master_socket = '{d}/master.sock'\nstate_file = '{d}/state'\n",
+            mapped.collect::<String>()
+        ))
+        .unwrap()
+    }
+
+    /// A Puppet agent's connection: open until it is dropped.
+    pub async fn session(&self) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        // Echoed by the server: now HAProxy has chosen one.
+        stream.write_all(b"x").await.unwrap();
+        stream.read_exact(&mut [0]).await.unwrap();
+        stream
+    }
+
+    /// What HAProxy itself shows of the compiler: `UP`, `DRAIN`, `MAINT`, ….
+    pub async fn shows(&self, compiler: &str) -> String {
+        let statistics = self.ask("show stat").await.unwrap_or_default();
+        let mut lines = statistics.lines();
+        let heads = lines.next().unwrap_or_default();
+        let status = heads.split(',').position(|head| head == "status").unwrap_or_default();
+        let own = format!("{BACKEND},{compiler},");
+        let line = lines.find(|line| line.starts_with(&own));
+        line.and_then(|line| line.split(',').nth(status)).unwrap_or_default().to_owned()
+    }
+
+    /// `set server …`, as somebody does who does not know of Bunraku.
+    pub async fn set(&self, compiler: &str, state: &str) {
+        let answer = self.ask(&format!("set server {BACKEND}/{compiler} state {state}")).await.unwrap();
+        assert_eq!(answer.trim(), "");
+    }
+
+    async fn ask(&self, command: &str) -> Option<String> {
+        let mut stream = UnixStream::connect(self.dir.join("admin.sock")).await.ok()?;
+        stream.write_all(format!("{command}\n").as_bytes()).await.ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.ok()?;
+        Some(answer)
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        // Its worker ends with the master only when that is asked.
+        if let Some(service) = self.service.take()
+            && service.signal(Signal::TERM).is_ok()
+        {
+            let _killed_if_it_hangs = service.stop(Duration::from_secs(5));
+        }
+    }
+}
