@@ -30,11 +30,21 @@ const VIEWER: &[&str] = &[
     "ListNodes",
     "ShowNode",
     "Doctor",
+    "BalancerStatus",
     "Watch",
     "Renew",
 ];
-const OPERATOR: &[&str] =
-    &["HoldNode", "ReleaseNode", "HealNode", "ListAudit", "VerifyAudit", "ListTokens", "ListOperators"];
+const OPERATOR: &[&str] = &[
+    "HoldNode",
+    "ReleaseNode",
+    "HealNode",
+    "DrainCompiler",
+    "EnableCompiler",
+    "ListAudit",
+    "VerifyAudit",
+    "ListTokens",
+    "ListOperators",
+];
 const DEPLOYS: &[&str] = &["Deploy", "Rollback", "Release"];
 const NODE: &[&str] = &["Pack", "Renew"];
 
