@@ -1,8 +1,10 @@
 //! A rollout: change compilers in waves, each one drained, changed, verified and enabled. A value; `apply` moves it,
 //! `turn` says when, and a node's part in it is its [`Turn`].
 
+mod answers;
 mod apply;
 mod decide;
+mod seen;
 mod steps;
 mod turn;
 mod waiting;
@@ -189,6 +191,16 @@ impl Rollout {
     pub fn wave(&self) -> Option<(usize, &Wave)> {
         let open = |node: &NodeName| self.turns.get(node).is_some_and(|turn| !turn.phase.is_over());
         self.waves.iter().enumerate().find(|(_, wave)| wave.nodes.iter().any(open))
+    }
+
+    /// How turns end while it is being aborted.
+    pub(crate) fn retreat(&self) -> Option<Retreat> {
+        match &self.phase {
+            RolloutPhase::Aborting { reason } => {
+                Some(Retreat { reason: format!("aborted by {reason}"), skip: true })
+            }
+            RolloutPhase::Running | RolloutPhase::Paused { .. } | RolloutPhase::Ended { .. } => None,
+        }
     }
 
     pub(crate) fn has_failed(&self) -> bool {

@@ -56,12 +56,7 @@ impl State {
             |to: TurnPhase, retreat: Option<Retreat>| Some(self.turn(rollout, node, to, retreat, before));
         let on = |to: TurnPhase| go(to, turn.retreat.clone());
         let back = |to: TurnPhase, reason: String| go(to, Some(Retreat { reason, skip: false }));
-        let aborted = match &rollout.phase {
-            RolloutPhase::Aborting { reason } => {
-                Some(Retreat { reason: format!("aborted by {reason}"), skip: true })
-            }
-            RolloutPhase::Running | RolloutPhase::Paused { .. } | RolloutPhase::Ended { .. } => None,
-        };
+        let aborted = rollout.retreat();
         let no_answer =
             || format!("{} had no end within {}", turn.phase.name(), span(rollout.policy.phase_deadline));
         match turn.phase {
@@ -191,70 +186,6 @@ impl State {
         }
     }
 
-    /// A node has done what the turn's phase asked for. An answer to an earlier phase is no news.
-    pub(crate) fn turn_done(&self, node: &NodeName, generation: Generation) -> Option<Fact> {
-        if self.puppet_held.get(node) == Some(&generation) && self.may_release(node) {
-            return Some(Fact::PuppetReleased { node: node.clone() });
-        }
-        let (rollout, turn) = self.turn_in(node, generation)?;
-        let aborted = match &rollout.phase {
-            RolloutPhase::Aborting { reason } => {
-                Some(Retreat { reason: format!("aborted by {reason}"), skip: true })
-            }
-            RolloutPhase::Running | RolloutPhase::Paused { .. } | RolloutPhase::Ended { .. } => None,
-        };
-        let to = match turn.phase {
-            TurnPhase::Preparing => TurnPhase::Settling,
-            TurnPhase::Settling if rollout.undrained.contains(node) => TurnPhase::Acting,
-            TurnPhase::Settling => TurnPhase::Draining,
-            TurnPhase::Acting => TurnPhase::Verifying,
-            TurnPhase::Verifying if !self.is_proven(node) => return None,
-            TurnPhase::Verifying if rollout.undrained.contains(node) => TurnPhase::Releasing,
-            TurnPhase::Verifying => TurnPhase::Enabling,
-            TurnPhase::Waiting
-            | TurnPhase::Draining
-            | TurnPhase::Enabling
-            | TurnPhase::Releasing
-            | TurnPhase::Baking
-            | TurnPhase::Done
-            | TurnPhase::Failed
-            | TurnPhase::Skipped => return None,
-        };
-        Some(self.turn(rollout, node, to, turn.retreat.clone().or(aborted), 0))
-    }
-
-    /// A node said that it cannot, for good.
-    pub(crate) fn turn_failed(
-        &self,
-        node: &NodeName,
-        generation: Generation,
-        reason: String,
-    ) -> Option<Fact> {
-        let (rollout, turn) = self.turn_in(node, generation)?;
-        let to = match turn.phase {
-            TurnPhase::Preparing => TurnPhase::Failed,
-            TurnPhase::Settling | TurnPhase::Acting => TurnPhase::Releasing,
-            // Not healthy yet: it is asked again until the deadline. What cannot be released is asked on.
-            TurnPhase::Verifying | TurnPhase::Releasing => return None,
-            TurnPhase::Waiting
-            | TurnPhase::Draining
-            | TurnPhase::Enabling
-            | TurnPhase::Baking
-            | TurnPhase::Done
-            | TurnPhase::Failed
-            | TurnPhase::Skipped => return None,
-        };
-        let stays = turn.phase == TurnPhase::Acting && self.is_drained_by(rollout, node);
-        let reason = if stays { format!("{reason}; it stays drained") } else { reason };
-        Some(self.turn(rollout, node, to, Some(Retreat { reason, skip: false }), 0))
-    }
-
-    fn turn_in(&self, node: &NodeName, generation: Generation) -> Option<(&Rollout, &Turn)> {
-        let open = self.rollouts.values().filter(|rollout| !rollout.is_ended());
-        open.filter_map(|rollout| Some((rollout, rollout.turns.get(node)?)))
-            .find(|(_, turn)| turn.generation == generation)
-    }
-
     /// `before`: facts of the same batch, which take numbers too.
     pub(crate) fn turn(
         &self,
@@ -271,52 +202,6 @@ impl State {
     pub(crate) fn is_drained_by(&self, rollout: &Rollout, node: &NodeName) -> bool {
         let owner = self.balance.get(node).and_then(|balance| balance.owner());
         owner == Some(&DrainOwner::Rollout(rollout.id))
-    }
-
-    /// Whether every balancer is seen to have drained it.
-    pub(crate) fn is_out(&self, node: &NodeName, presence: &Presence, now: Millis) -> bool {
-        let agreed = self.balance.get(node).is_some_and(|balance| balance.agreed_at.is_some());
-        agreed && self.sight(presence, now).is_ok_and(|sight| sight.is_out_everywhere(node))
-    }
-
-    /// Whether it is back where it was: in service, or out where somebody else had put it out.
-    pub(crate) fn is_back(&self, node: &NodeName, presence: &Presence, now: Millis) -> bool {
-        self.sight(presence, now).is_ok_and(|sight| !sight.is_carried(node) || sight.is_back(node))
-    }
-
-    /// Who is still served by a drained compiler, if anybody. What was counted before all balancers had drained it says
-    /// nothing.
-    pub(crate) fn busy(&self, node: &NodeName, presence: &Presence, now: Millis) -> Option<String> {
-        let balance = self.balance.get(node)?;
-        let Some(agreed_at) = balance.agreed_at else {
-            return Some("not every balancer has drained it".to_owned());
-        };
-        let sessions = self.sight(presence, now).map_or(0, |sight| sight.sessions(node));
-        if sessions > 0 {
-            return Some(format!("{sessions} sessions are open at the balancers"));
-        }
-        let fresh = |at: Millis| at > agreed_at && now.saturating_sub(at) <= crate::view::FRESH;
-        match presence.idle(node).filter(|idle| fresh(idle.at) && presence.is_connected(node)) {
-            None => Some("it has not said yet whether it is idle".to_owned()),
-            Some(idle) if idle.is_empty() => None,
-            Some(idle) => Some(format!(
-                "{} connections, {} of {} JRubies at work",
-                idle.connections_from_balancers,
-                idle.jrubies.saturating_sub(idle.jrubies_free),
-                idle.jrubies
-            )),
-        }
-    }
-
-    /// Whether it serves what is committed of every environment.
-    fn is_proven(&self, node: &NodeName) -> bool {
-        let Some(record) = self.fleet.nodes.get(node) else {
-            return false;
-        };
-        let wanted = self.environments.iter().filter(|(_, environment)| !environment.adopting);
-        wanted
-            .filter_map(|(name, environment)| Some((name, environment.committed.as_ref()?)))
-            .all(|(name, committed)| record.has_proven(name, committed))
     }
 
     /// Whether the hold on the node's own Puppet agent is to end.

@@ -1,0 +1,53 @@
+//! What is seen of one compiler's turn: whether it is out, empty, back, and on what is committed.
+
+use bunraku_common::NodeName;
+
+use crate::{Millis, Presence, State, view::FRESH};
+
+impl State {
+    /// Whether every balancer is seen to have drained it.
+    pub(crate) fn is_out(&self, node: &NodeName, presence: &Presence, now: Millis) -> bool {
+        let agreed = self.balance.get(node).is_some_and(|balance| balance.agreed_at.is_some());
+        agreed && self.sight(presence, now).is_ok_and(|sight| sight.is_out_everywhere(node))
+    }
+
+    /// Whether it is back where it was: in service, or out where somebody else had put it out.
+    pub(crate) fn is_back(&self, node: &NodeName, presence: &Presence, now: Millis) -> bool {
+        self.sight(presence, now).is_ok_and(|sight| !sight.is_carried(node) || sight.is_back(node))
+    }
+
+    /// Who is still served by a drained compiler, if anybody. What was counted before all balancers had drained it says
+    /// nothing.
+    pub(crate) fn busy(&self, node: &NodeName, presence: &Presence, now: Millis) -> Option<String> {
+        let balance = self.balance.get(node)?;
+        let Some(agreed_at) = balance.agreed_at else {
+            return Some("not every balancer has drained it".to_owned());
+        };
+        let sessions = self.sight(presence, now).map_or(0, |sight| sight.sessions(node));
+        if sessions > 0 {
+            return Some(format!("{sessions} sessions are open at the balancers"));
+        }
+        let fresh = |at: Millis| at > agreed_at && now.saturating_sub(at) <= FRESH;
+        match presence.idle(node).filter(|idle| fresh(idle.at) && presence.is_connected(node)) {
+            None => Some("it has not said yet whether it is idle".to_owned()),
+            Some(idle) if idle.is_empty() => None,
+            Some(idle) => Some(format!(
+                "{} connections, {} of {} JRubies at work",
+                idle.connections_from_balancers,
+                idle.jrubies.saturating_sub(idle.jrubies_free),
+                idle.jrubies
+            )),
+        }
+    }
+
+    /// Whether it serves what is committed of every environment.
+    pub(crate) fn is_proven(&self, node: &NodeName) -> bool {
+        let Some(record) = self.fleet.nodes.get(node) else {
+            return false;
+        };
+        let wanted = self.environments.iter().filter(|(_, environment)| !environment.adopting);
+        wanted
+            .filter_map(|(name, environment)| Some((name, environment.committed.as_ref()?)))
+            .all(|(name, committed)| record.has_proven(name, committed))
+    }
+}
