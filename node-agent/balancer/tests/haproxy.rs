@@ -5,6 +5,7 @@ mod support;
 
 use std::{
     net::SocketAddr,
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::Command,
     sync::Arc,
@@ -412,6 +413,65 @@ async fn f14_a_paused_haproxy_is_unknown_and_no_wish_is_lost() {
     assert!(matches!(unknown, BalanceError::Trouble(Trouble::Silent { .. })), "{unknown}");
     keeper.balance(wish("c1.example", Wanted::Drained, 1), || true).await.unwrap();
     assert_eq!(site.admin("c1").await, Admin::Drain);
+}
+
+/// Carries out one order in a process of its own, which the parent's environment may kill at a step of it.
+#[tokio::test]
+async fn child_of_the_next_test() {
+    let Ok(config) = std::env::var("BUNRAKU_TEST_CONFIG") else { return };
+    let config: BalancerConfig = toml::from_str(&config).unwrap();
+    let file = PathBuf::from(std::env::var("BUNRAKU_TEST_FILE").unwrap());
+    let wanted = if std::env::var("BUNRAKU_TEST_DRAIN").is_ok() { Wanted::Drained } else { Wanted::Ready };
+    let driver = Arc::new(Haproxy::new(&config.haproxy));
+    let keeper = Keeper::open(config, driver, &file).unwrap();
+    keeper.balance(wish("c1.example", wanted, 1), || true).await.unwrap();
+}
+
+#[tokio::test]
+async fn f3_i7_an_agent_killed_at_any_step_of_a_drain_or_an_enable_leaves_nothing_half_done() {
+    let site = Site::start().await;
+    let config = toml::to_string(&site.config(Told::Everything, "")).unwrap();
+    // A program that starts saves once before any order, so the second time is the order's own.
+    let steps = [
+        "balancer-written",
+        "balance-remembered",
+        "haproxy-told",
+        "haproxy-saved",
+        "haproxy-saved:2",
+        "balance-done",
+    ];
+    for step in steps {
+        for wanted in [Wanted::Drained, Wanted::Ready] {
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            child.args(["--exact", "child_of_the_next_test"]).env("BUNRAKU_CRASH_AT", step);
+            child.env("BUNRAKU_TEST_CONFIG", &config).env("BUNRAKU_TEST_FILE", site.path("balancer.json"));
+            if wanted == Wanted::Drained {
+                child.env("BUNRAKU_TEST_DRAIN", "1");
+            }
+            let ended = child.output().unwrap();
+            assert_eq!(ended.status.signal(), Some(9), "not killed at {step}: {ended:?}");
+
+            let again = site.keeper(Told::Everything);
+            again.look().await;
+            let c1 = again.status().await.servers.remove(0);
+            let so = if c1.asked.as_ref().map_or(Wanted::Ready, |asked| asked.wanted) == Wanted::Ready {
+                "ready"
+            } else {
+                "drain"
+            };
+            assert_eq!((c1.admin(), c1.foreign), (so, false), "{step} {wanted:?}");
+            // Only what was not on disk yet may be forgotten.
+            let remembered = c1.asked.is_some_and(|asked| asked.wanted == wanted);
+            assert!(remembered || ["balancer-written", "haproxy-saved"].contains(&step), "{step} {wanted:?}");
+            // The controller asks again.
+            let servers = again.balance(wish("c1.example", wanted, 1), || true).await.unwrap();
+            let shown = if wanted == Wanted::Ready { "ready" } else { "drain" };
+            assert_eq!((servers[0].admin(), servers[0].foreign), (shown, false), "{step} {wanted:?}");
+            site.reload().await;
+            assert_eq!(site.admin("c1").await.as_str(), shown, "{step} {wanted:?}");
+            site.until_up().await;
+        }
+    }
 }
 
 /// A socket that records every line, and takes everything.

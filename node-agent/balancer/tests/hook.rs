@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bunraku_balancer::{BalanceError, BalancerConfig, Keeper, Trouble, Wanted, driver};
+use bunraku_balancer::{BalanceError, BalancerConfig, Keeper, NewServer, Trouble, Wanted, driver};
 use support::wish;
 
 /// Keeps `ready` or `drain` for c1 and c2, and every request.
@@ -112,4 +112,21 @@ async fn a_command_that_says_yes_and_does_nothing_is_found_out() {
     let keeper = keeper(directory.path(), &lie);
     let error = keeper.balance(wish("c1.example", Wanted::Drained, 1), || true).await.unwrap_err();
     assert!(matches!(error, BalanceError::Trouble(Trouble::Unconfirmed { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn what_a_driver_cannot_do_it_refuses_by_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = format!(
+        "driver = 'hook'\n[compilers]\n'c1.example' = ['puppet/c1']\n[hook]\ncommand = ['{}']\n",
+        script(directory.path(), SCRIPT).display()
+    );
+    let driver = driver(&toml::from_str(&text).unwrap()).unwrap();
+    let name = support::name("puppet/c1");
+    let new = NewServer { name: name.clone(), address: "192.0.2.1:8140".into(), parameters: Vec::new() };
+    let refused = [driver.add(&new).await, driver.remove(&name).await, driver.weigh(&name, 50).await];
+    for refused in refused {
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.starts_with("hook cannot") && refused.contains("puppet/c1"), "{refused}");
+    }
 }

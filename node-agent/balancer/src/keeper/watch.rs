@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bunraku_common::{Chain, NodeName};
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{BalanceError, Keeper, Turn, corrections};
+use super::{BalanceError, Keeper, Turn, corrections, wishes::Part};
 use crate::driver::{Observed, Wanted};
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -65,6 +65,7 @@ impl Keeper {
                 }
             }
         }
+        alarms.extend(self.left_drained());
         if let Err(error) = self.grow(turn).await {
             alarms.push(Chain(&error).to_string());
         }
@@ -121,6 +122,26 @@ impl Keeper {
             }
         }
         Ok(corrected)
+    }
+
+    /// Compilers that were drained by order, and that the configuration has lost since.
+    fn left_drained(&self) -> Vec<String> {
+        let wishes = self.wishes();
+        let drained = wishes
+            .kept()
+            .compilers
+            .iter()
+            .filter(|(_, record)| record.ours.values().any(|part| *part == Part::Out));
+        let lost = drained.filter(|(compiler, _)| !self.carries(compiler));
+        lost.map(|(compiler, record)| {
+            let servers: Vec<String> = record.ours.keys().map(ToString::to_string).collect();
+            format!(
+                "{compiler} was drained for {} and is mapped no more: {} may still be out of service (hint: map it again, then bunraku lb enable {compiler})",
+                record.owner,
+                servers.join(", ")
+            )
+        })
+        .collect()
     }
 
     fn alarm(&self, alarms: Vec<String>) {
