@@ -117,3 +117,54 @@ fn finding(
 ) -> Finding {
     Finding { check, severity, found: found.into(), mend: mend.into(), fix: None }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(answer: &str) -> BalancerConfig {
+        let text = format!(
+            "driver = 'hook'\n[compilers]\n'c1.example' = ['puppet/c1']\n'c2.example' = ['puppet/c2']\n[hook]\ncommand = ['printf', '%s', '{answer}']\n"
+        );
+        toml::from_str(&text).unwrap()
+    }
+
+    #[tokio::test]
+    async fn servers_that_are_missing_and_servers_that_are_nobodys_are_named_with_the_line_to_add() {
+        let server = |backend, name| {
+            format!(
+                "{{\"backend\":\"{backend}\",\"server\":\"{name}\",\"admin\":\"ready\",\"health\":\"up\"}}"
+            )
+        };
+        let servers = [server("puppet", "c1"), server("puppet", "c9"), server("web", "w1")].join(",");
+        let findings = examine(&config(&format!("{{\"servers\":[{servers}]}}"))).await;
+        let seen: Vec<_> = findings.iter().map(|f| (f.check, f.severity, f.mend.as_str())).collect();
+        assert_eq!(
+            seen,
+            [
+                ("balancer-answers", Severity::Ok, ""),
+                (
+                    "balancer-missing",
+                    Severity::Error,
+                    "correct \"c2.example\" in [balancer.compilers], or add the server puppet/c2 to the balancer"
+                ),
+                (
+                    "balancer-unmapped",
+                    Severity::Warning,
+                    "in [balancer.compilers]: \"CERTNAME\" = [\"puppet/c9\"]"
+                ),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_balancer_that_does_not_answer_is_one_finding_with_its_reason() {
+        let findings = examine(&config("no json")).await;
+        assert_eq!((findings.len(), findings[0].check), (1, "balancer-answers"));
+        assert!(
+            findings[0].found.contains("printf answered what is not understood"),
+            "{}",
+            findings[0].found
+        );
+    }
+}
