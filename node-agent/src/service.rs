@@ -180,6 +180,26 @@ impl node_server::Node for Service {
         let keeper = self.node.balancer.as_deref().ok_or_else(no_balancer)?;
         Ok(Response::new(balancer::status(keeper).await))
     }
+
+    async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {
+        Err(Status::unimplemented("this node takes no part in rollouts"))
+    }
+
+    async fn prepare(&self, _: Request<v1::PrepareRequest>) -> Answer<v1::TurnReply> {
+        Err(Status::unimplemented("this node takes no part in rollouts"))
+    }
+
+    async fn settle(&self, _: Request<v1::SettleRequest>) -> Answer<v1::TurnReply> {
+        Err(Status::unimplemented("this node takes no part in rollouts"))
+    }
+
+    async fn act(&self, _: Request<v1::ActRequest>) -> Answer<v1::TurnReply> {
+        Err(Status::unimplemented("this node takes no part in rollouts"))
+    }
+
+    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Answer<v1::TurnReply> {
+        Err(Status::unimplemented("this node takes no part in rollouts"))
+    }
 }
 
 impl Service {

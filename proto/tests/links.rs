@@ -107,6 +107,26 @@ impl v1::node_server::Node for TestNode {
     ) -> Result<Response<v1::BalancerStatusReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }
+
+    async fn idle(&self, _: Request<v1::IdleRequest>) -> Result<Response<v1::IdleReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn prepare(&self, _: Request<v1::PrepareRequest>) -> Result<Response<v1::TurnReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn settle(&self, _: Request<v1::SettleRequest>) -> Result<Response<v1::TurnReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn act(&self, _: Request<v1::ActRequest>) -> Result<Response<v1::TurnReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Result<Response<v1::TurnReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
 }
 
 /// A node that dialled, and the controller's link to it.

@@ -121,4 +121,39 @@ impl Node for Liar {
     ) -> Result<tonic::Response<bunraku_proto::v1::BalancerStatusReply>, tonic::Status> {
         Err(tonic::Status::unimplemented("a liar balances nothing"))
     }
+
+    async fn idle(
+        &self,
+        _: tonic::Request<v1::IdleRequest>,
+    ) -> Result<tonic::Response<v1::IdleReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar takes no turn"))
+    }
+
+    async fn prepare(
+        &self,
+        _: tonic::Request<v1::PrepareRequest>,
+    ) -> Result<tonic::Response<v1::TurnReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar takes no turn"))
+    }
+
+    async fn settle(
+        &self,
+        _: tonic::Request<v1::SettleRequest>,
+    ) -> Result<tonic::Response<v1::TurnReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar takes no turn"))
+    }
+
+    async fn act(
+        &self,
+        _: tonic::Request<v1::ActRequest>,
+    ) -> Result<tonic::Response<v1::TurnReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar takes no turn"))
+    }
+
+    async fn verify(
+        &self,
+        _: tonic::Request<v1::VerifyRequest>,
+    ) -> Result<tonic::Response<v1::TurnReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar takes no turn"))
+    }
 }
