@@ -42,8 +42,8 @@ pub use presence::Presence;
 pub use request::{Refusal, RefusalCode, Request};
 pub use right::{BadRight, Need, Right};
 pub use rollout::{
-    Action, Ask, Batch, OnDrainDeadline, Plan, Retreat, Rollout, RolloutId, RolloutOutcome, RolloutPhase,
-    RolloutPolicy, Turn, TurnPhase, Wave,
+    Action, Ask, Batch, Block, OnDrainDeadline, Plan, Retreat, Rollout, RolloutId, RolloutOutcome,
+    RolloutPhase, RolloutPolicy, Turn, TurnPhase, Waits, Wave,
 };
 pub use settings::Settings;
 pub use state::State;

@@ -18,7 +18,10 @@ use std::{
 use bunraku_common::{Generation, NodeName};
 use serde::{Deserialize, Serialize};
 
-pub use self::waves::{Ask, Plan, Wave};
+pub use self::{
+    waiting::Waits,
+    waves::{Ask, Block, Plan, Wave},
+};
 use crate::Millis;
 
 /// Names a rollout; numbered from 1.

@@ -5,6 +5,17 @@ use bunraku_common::NodeName;
 use super::{OnDrainDeadline, Rollout, RolloutId, RolloutPhase, Turn, TurnPhase};
 use crate::{Millis, Presence, State, deploy::span};
 
+/// What an open turn waits for, until when, and what comes then.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waits {
+    /// Begins with "for" or "to".
+    pub what: String,
+    /// `None`: for as long as it takes.
+    pub until: Option<Millis>,
+    /// Empty where there is no end.
+    pub then: String,
+}
+
 impl State {
     /// What a rollout waits for: one line for itself where it halted, and one for each turn under way. Empty once it
     /// has ended.
@@ -19,27 +30,35 @@ impl State {
                  turns under way are finished, none begins"
             ));
         }
-        for (node, turn) in &rollout.turns {
-            if let Some(what) = self.turn_waiting(rollout, node, turn, presence, now) {
-                lines.push(format!("{node}: {what}"));
+        for node in rollout.turns.keys() {
+            if let Some(Waits { what, until, then }) = self.turn_waits(rollout, node, presence, now) {
+                let end =
+                    until.map(|until| format!(", at most {}; then {then}", span(until.saturating_sub(now))));
+                lines.push(format!("{node}: {what}{}", end.unwrap_or_default()));
             }
         }
         lines
     }
 
-    fn turn_waiting(
+    /// What this node's turn waits for. `None`: it has not begun, or is over and nothing is left of it.
+    pub fn turn_waits(
         &self,
         rollout: &Rollout,
         node: &NodeName,
-        turn: &Turn,
         presence: &Presence,
         now: Millis,
-    ) -> Option<String> {
-        let drained = self.is_drained_by(rollout, node);
+    ) -> Option<Waits> {
+        let turn = rollout.turns.get(node)?;
+        let id = rollout.id;
         let (what, then) = match turn.phase {
             TurnPhase::Waiting | TurnPhase::Done | TurnPhase::Skipped => return None,
             TurnPhase::Failed => {
-                return drained.then(|| format!("stays drained: {}", reason(turn)));
+                let what = format!(
+                    "for `bunraku rollout retry {id} {node}`, `skip` or `abort`: it stays drained: {}",
+                    reason(turn)
+                );
+                let waits = Waits { what, until: None, then: String::new() };
+                return self.is_drained_by(rollout, node).then_some(waits);
             }
             TurnPhase::Preparing => ("for its checks".to_owned(), "the turn fails, nothing was changed"),
             TurnPhase::Settling => {
@@ -72,19 +91,19 @@ impl State {
                 ("for its own Puppet agent to be enabled".to_owned(), "the turn ends, and it is asked on")
             }
             TurnPhase::Baking => {
-                let end = turn.since.saturating_add(rollout.policy.bake).saturating_sub(now);
-                return Some(format!(
-                    "bakes, {} more; if it goes out of service the rollout halts",
-                    span(end)
-                ));
+                return Some(Waits {
+                    what: "for the end of its bake, and must stay in service".to_owned(),
+                    until: Some(turn.since.saturating_add(rollout.policy.bake)),
+                    then: "its turn is done".to_owned(),
+                });
             }
         };
-        let left = self.turn_deadline(rollout, turn, presence).unwrap_or(now).saturating_sub(now);
         let back = turn
             .retreat
             .as_ref()
             .map_or(String::new(), |retreat| format!(" (on its way back: {})", retreat.reason));
-        Some(format!("{what}, at most {}; then {then}{back}", span(left)))
+        let until = self.turn_deadline(rollout, turn, presence);
+        Some(Waits { what, until, then: format!("{then}{back}") })
     }
 
     fn drain_waiting(&self, rollout: &Rollout, node: &NodeName, presence: &Presence, now: Millis) -> String {

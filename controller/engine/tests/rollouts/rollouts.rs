@@ -43,7 +43,11 @@ fn the_next_wave_begins_when_the_one_before_has_baked() {
     site.until(id, "c1", TurnPhase::Baking);
     site.round();
     assert_eq!(site.phase(id, "c2"), TurnPhase::Waiting);
-    assert!(site.waiting(id)[0].starts_with("c1: bakes, 1 s more"), "{:?}", site.waiting(id));
+    assert!(
+        site.waiting(id)[0].starts_with("c1: for the end of its bake, and must stay in service, at most 1 s"),
+        "{:?}",
+        site.waiting(id)
+    );
     site.now += 1_000;
     site.look();
     assert_eq!((site.phase(id, "c1"), site.phase(id, "c2")), (TurnPhase::Done, TurnPhase::Preparing));
@@ -178,7 +182,7 @@ fn f15_a_compiler_that_is_never_healthy_stays_drained_with_an_owner_and_halts_th
     site.until(id, "c1", TurnPhase::Failed);
     assert!(site.balance("c1").is_drained());
     assert!(!site.compiler("c1").puppet_disabled);
-    assert!(site.waiting(id).iter().any(|line| line.starts_with("c1: stays drained: verifying had no end")));
+    assert!(site.waiting(id).iter().any(|line| line.contains("it stays drained: verifying had no end")));
     // The abort cannot heal it: the drain keeps an owner, and an alarm names the command.
     site.ask(Request::AbortRollout { rollout: id, reason: "later".into() }).unwrap();
     site.look();
