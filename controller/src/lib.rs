@@ -1,7 +1,8 @@
 //! The controller: the daemon (`bunraku serve`) and every operator command.
 //!
 //! `serve` wires everything; `driver` is the one loop over the pure engine; `api` answers calls; `nodes` are the live
-//! connections; `balancers` what the load balancers show; `identity` holds the mesh CA and the ways to join; `report` shows the state to people.
+//! connections; `balancers` what the load balancers show; `turns` what compilers say during a rollout; `identity` holds the
+//! mesh CA and the ways to join; `report` shows the state to people.
 
 mod api;
 mod audit;
@@ -16,6 +17,7 @@ mod nodes;
 mod provenance;
 mod report;
 mod serve;
+mod turns;
 mod watchdog;
 mod words;
 

@@ -229,6 +229,7 @@ impl Reporter {
             address: about.map(|about| about.address).unwrap_or_default(),
             environments: observed.environments,
             unchanged: false,
+            turn: self.turn_of(state, name).unwrap_or_default(),
         })
     }
 

@@ -35,6 +35,7 @@ use crate::{
     nodes::{About, Connections},
     provenance::Provenance,
     report::Reporter,
+    turns::Turns,
     watchdog, words,
 };
 
@@ -145,11 +146,13 @@ impl Controller {
         let builder = Arc::new(Builder::new(config.build.clone(), objects.clone())?);
         let connections = Arc::new(Connections::default());
         let balancers = Arc::new(Balancers::default());
+        let turns = Arc::new(Turns::default());
         let identities = Arc::new(Identities::new(ca, &config)?);
         let (driver, thread) = Driver::start(state, Box::new(store), clock, |shared| Hands {
             runtime: tokio::runtime::Handle::current(),
             connections: connections.clone(),
             balancers: balancers.clone(),
+            turns: turns.clone(),
             builder: builder.clone(),
             store: objects.clone(),
             provenance: provenance.clone(),
@@ -170,6 +173,7 @@ impl Controller {
             reporter,
             connections,
             balancers,
+            turns,
             builder,
             identities,
             config,
@@ -294,7 +298,8 @@ impl Api {
         }));
         tasks.push(tokio::spawn(self.clone().ask_nodes_now_and_then()));
         let (driver, connections) = (self.driver.clone(), self.connections.clone());
-        tasks.push(tokio::spawn(self.balancers.clone().watch(driver, connections)));
+        tasks.push(tokio::spawn(self.balancers.clone().watch(driver.clone(), connections.clone())));
+        tasks.push(tokio::spawn(self.turns.clone().watch(driver, connections)));
         tasks.push(tokio::spawn(self.clone().housekeep()));
         tasks.push(tokio::spawn(watchdog::keep_fed(self.driver.clone())));
         Ok(Controller { driver: self.driver, thread, connections: self.connections, tasks, address, socket })

@@ -3,7 +3,7 @@
 use std::pin::Pin;
 
 use bunraku_common::NodeName;
-use bunraku_engine::DeployId;
+use bunraku_engine::{DeployId, RolloutId};
 use bunraku_proto::v1::{self, control_server::Control};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
@@ -141,6 +141,67 @@ impl Control for Api {
     ) -> Answer<v1::CompilerBalance> {
         let who = caller::subject(&request)?;
         self.enable_asked(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn plan_rollout(&self, request: Request<v1::RolloutRequest>) -> Answer<v1::RolloutPlan> {
+        self.rollout_planned(request.into_inner()).map(Response::new)
+    }
+
+    async fn start_rollout(&self, request: Request<v1::RolloutRequest>) -> Answer<v1::RolloutInfo> {
+        let who = caller::subject(&request)?;
+        self.rollout_started(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn list_rollouts(
+        &self,
+        request: Request<v1::ListRolloutsRequest>,
+    ) -> Answer<v1::ListRolloutsReply> {
+        Ok(Response::new(self.rollouts_listed(&request.into_inner())))
+    }
+
+    async fn show_rollout(&self, request: Request<v1::ShowRolloutRequest>) -> Answer<v1::RolloutInfo> {
+        self.rollout_shown(RolloutId(request.into_inner().id)).map(Response::new)
+    }
+
+    async fn pause_rollout(&self, request: Request<v1::PauseRolloutRequest>) -> Answer<v1::RolloutInfo> {
+        let who = caller::subject(&request)?;
+        let v1::PauseRolloutRequest { id, reason } = request.into_inner();
+        reasoned(&reason)?;
+        let rollout = RolloutId(id);
+        let request = bunraku_engine::Request::PauseRollout { rollout, reason };
+        self.rollout_changed(rollout, request, &who).await.map(Response::new)
+    }
+
+    async fn resume_rollout(&self, request: Request<v1::ResumeRolloutRequest>) -> Answer<v1::RolloutInfo> {
+        let who = caller::subject(&request)?;
+        let rollout = RolloutId(request.into_inner().id);
+        let request = bunraku_engine::Request::ResumeRollout { rollout };
+        self.rollout_changed(rollout, request, &who).await.map(Response::new)
+    }
+
+    async fn abort_rollout(&self, request: Request<v1::AbortRolloutRequest>) -> Answer<v1::RolloutInfo> {
+        let who = caller::subject(&request)?;
+        let v1::AbortRolloutRequest { id, reason } = request.into_inner();
+        reasoned(&reason)?;
+        let rollout = RolloutId(id);
+        let request = bunraku_engine::Request::AbortRollout { rollout, reason };
+        self.rollout_changed(rollout, request, &who).await.map(Response::new)
+    }
+
+    async fn retry_turn(&self, request: Request<v1::TurnRequest>) -> Answer<v1::RolloutInfo> {
+        let who = caller::subject(&request)?;
+        let v1::TurnRequest { id, node } = request.into_inner();
+        let (rollout, node) = (RolloutId(id), parse(&node)?);
+        let request = bunraku_engine::Request::RetryTurn { rollout, node };
+        self.rollout_changed(rollout, request, &who).await.map(Response::new)
+    }
+
+    async fn skip_turn(&self, request: Request<v1::TurnRequest>) -> Answer<v1::RolloutInfo> {
+        let who = caller::subject(&request)?;
+        let v1::TurnRequest { id, node } = request.into_inner();
+        let (rollout, node) = (RolloutId(id), parse(&node)?);
+        let request = bunraku_engine::Request::SkipTurn { rollout, node };
+        self.rollout_changed(rollout, request, &who).await.map(Response::new)
     }
 
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answer<v1::TokenInfo> {

@@ -44,6 +44,7 @@ impl Api {
         }
         alarms.extend(self.identities.alarms());
         alarms.extend(state.balance_alarms(&shared.presence(), now));
+        alarms.extend(self.reporter.rollout_alarms(&state));
         let nodes = self.reporter.nodes(&state);
         alarms.extend(nodes.iter().flat_map(|node| node.alarms.iter().cloned()));
         let standing = superseded.map_or_else(|| report::IN_COMMAND.to_owned(), |by| standing(&by, &state));
@@ -64,6 +65,7 @@ impl Api {
             alarms,
             fleet: self.identities.fleet().to_string(),
             out_of_service: self.reporter.out_of_service(&state),
+            rollouts: self.reporter.open_rollouts(&state, &self.turns),
         }
     }
 

@@ -12,6 +12,7 @@ mod outgoing;
 mod people;
 mod record;
 pub(crate) mod rights;
+mod rollouts;
 
 pub(crate) use nodes::observed;
 
@@ -42,6 +43,7 @@ use crate::{
     identities::Identities,
     nodes::Connections,
     report::Reporter,
+    turns::Turns,
 };
 
 /// What handlers work with.
@@ -51,6 +53,7 @@ pub(crate) struct Api {
     pub reporter: Reporter,
     pub connections: Arc<Connections>,
     pub balancers: Arc<Balancers>,
+    pub turns: Arc<Turns>,
     pub builder: Arc<Builder>,
     pub identities: Arc<Identities>,
     pub config: Arc<Config>,

@@ -7,7 +7,7 @@ pub(crate) enum Needs {
     Viewer,
     /// Deploying: checked against the deployer's environment pattern by the handler, which knows the environments.
     Deployer,
-    /// Holding, healing, draining.
+    /// Holding, healing, draining, rolling out.
     Operator,
     /// Enrolling, revoking, taking over.
     Admin,
@@ -50,6 +50,9 @@ pub(crate) const RIGHTS: &[(&str, &str, Needs)] = &[
     ("Control", "ShowNode", Needs::Viewer),
     ("Control", "Doctor", Needs::Viewer),
     ("Control", "BalancerStatus", Needs::Viewer),
+    ("Control", "PlanRollout", Needs::Viewer),
+    ("Control", "ListRollouts", Needs::Viewer),
+    ("Control", "ShowRollout", Needs::Viewer),
     ("Control", "Watch", Needs::Viewer),
     ("Control", "Deploy", Needs::Deployer),
     ("Control", "Rollback", Needs::Deployer),
@@ -59,6 +62,12 @@ pub(crate) const RIGHTS: &[(&str, &str, Needs)] = &[
     ("Control", "HealNode", Needs::Operator),
     ("Control", "DrainCompiler", Needs::Operator),
     ("Control", "EnableCompiler", Needs::Operator),
+    ("Control", "StartRollout", Needs::Operator),
+    ("Control", "PauseRollout", Needs::Operator),
+    ("Control", "ResumeRollout", Needs::Operator),
+    ("Control", "AbortRollout", Needs::Operator),
+    ("Control", "RetryTurn", Needs::Operator),
+    ("Control", "SkipTurn", Needs::Operator),
     ("Control", "ListAudit", Needs::Operator),
     ("Control", "VerifyAudit", Needs::Operator),
     ("Control", "ListTokens", Needs::Operator),

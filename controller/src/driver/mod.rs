@@ -7,6 +7,7 @@
 mod flight;
 mod orders;
 mod refusals;
+mod turns;
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +22,7 @@ use std::{
 
 use bunraku_builder::Pin;
 use bunraku_common::{Chain, EnvironmentName, NodeName, Term, crash};
-use bunraku_engine::{BalancerView, Event, Fact, Presence, Refusal, Request, State};
+use bunraku_engine::{BalancerView, Event, Fact, IdleView, Presence, Refusal, Request, State};
 use bunraku_store::{Keep, Store, StoreError};
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -111,6 +112,7 @@ enum Input {
     Connected(NodeName),
     Gone(NodeName),
     BalancerSeen(NodeName, BalancerView),
+    IdleSeen(NodeName, IdleView),
     Superseded(Superseded),
     Done(Done),
     /// Is anybody there?
@@ -203,6 +205,11 @@ impl Driver {
     /// What a balancer showed: never journalled, decided upon at once.
     pub(crate) fn balancer_seen(&self, balancer: NodeName, view: BalancerView) {
         self.put(Input::BalancerSeen(balancer, view));
+    }
+
+    /// How busy a compiler said that it is: the same.
+    pub(crate) fn idle_seen(&self, compiler: NodeName, view: IdleView) {
+        self.put(Input::IdleSeen(compiler, view));
     }
 
     pub(crate) fn superseded(&self, superseded: Superseded) {
@@ -332,6 +339,7 @@ impl Loop {
                 }
             }
             Input::BalancerSeen(balancer, view) => self.presence_mut().balancer_seen(balancer, view),
+            Input::IdleSeen(compiler, view) => self.presence_mut().idle_seen(compiler, view),
             Input::Superseded(superseded) => {
                 // A hello that was under way during a takeover was said in the term before it.
                 if self.state.term() == Some(superseded.own) {

@@ -28,6 +28,7 @@ use crate::{
     clock::wall_ms,
     nodes::Connections,
     provenance::{Origin, Provenance},
+    turns::Turns,
     words::plain,
 };
 
@@ -43,6 +44,7 @@ pub(crate) struct Hands {
     pub runtime: Handle,
     pub connections: Arc<Connections>,
     pub balancers: Arc<Balancers>,
+    pub turns: Arc<Turns>,
     pub builder: Arc<Builder>,
     pub store: Arc<ObjectStore>,
     pub provenance: Arc<Provenance>,
@@ -136,12 +138,8 @@ impl Hands {
                 };
                 (self.balance(balancer, compiler, generation, request).await, None)
             }
-            Step::Prepare { node, .. }
-            | Step::Settle { node, .. }
-            | Step::Act { node, .. }
-            | Step::Verify { node, .. } => {
-                tracing::debug!(%node, "no order of a rollout leaves yet");
-                (None, None)
+            turn @ (Step::Prepare { .. } | Step::Settle { .. } | Step::Act { .. } | Step::Verify { .. }) => {
+                (self.turn(turn, term).await, None)
             }
             Step::Retain { node, environment, snapshot, generation, retained } => {
                 let order = order(term, generation, &environment);
@@ -244,7 +242,7 @@ impl Hands {
         let reply = self.call(&node, request, COMMIT_DEADLINE, async |mut c, r| c.commit(r).await).await;
         let reply = match reply {
             Ok(reply) => reply,
-            Err(NoReply::Unknown) => return None,
+            Err(NoReply::Unknown | NoReply::NotKnownThere) => return None,
             Err(NoReply::Refused(owed) | NoReply::Failed(owed)) => {
                 CommitReply { owed, ..CommitReply::default() }
             }
@@ -305,12 +303,15 @@ impl Hands {
             Err(NoReply::Refused(reason)) if drained => {
                 Some(Event::BalanceRefused { balancer, compiler, generation, reason })
             }
-            Ok(_) | Err(NoReply::Unknown | NoReply::Failed(_) | NoReply::Refused(_)) => None,
+            Ok(_)
+            | Err(NoReply::Unknown | NoReply::NotKnownThere | NoReply::Failed(_) | NoReply::Refused(_)) => {
+                None
+            }
         }
     }
 
     /// One call with its deadline on the wire and here.
-    async fn call<Q, A, F>(
+    pub(super) async fn call<Q, A, F>(
         &self,
         node: &NodeName,
         request: Q,
@@ -338,6 +339,8 @@ impl Hands {
                     NoReply::Refused(why())
                 } else if status.code() == Code::Internal {
                     NoReply::Failed(why())
+                } else if status.code() == Code::Unimplemented {
+                    NoReply::NotKnownThere
                 } else {
                     NoReply::Unknown
                 })
@@ -347,16 +350,18 @@ impl Hands {
 }
 
 /// Why a call has no reply.
-enum NoReply {
+pub(super) enum NoReply {
     /// It may have been obeyed, or will be.
     Unknown,
+    /// The node's program is older than this order.
+    NotKnownThere,
     /// The node says why it does not obey.
     Refused(String),
     /// The node says why it could not.
     Failed(String),
 }
 
-type Client = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;
+pub(super) type Client = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;
 
 fn stage_event(deploy: DeployId, node: NodeName, staged: Result<String, v1::StageFailed>) -> Event {
     match staged {
@@ -402,7 +407,7 @@ pub(crate) fn order(term: Term, generation: Generation, environment: &Environmen
 }
 
 /// An order about something that is no environment.
-fn order_about(term: Term, generation: Generation, subject: &str) -> Order {
+pub(super) fn order_about(term: Term, generation: Generation, subject: &str) -> Order {
     Order {
         id: format!("{}-{}-{}", subject.replace(' ', "-"), term.number, generation.0),
         term: Some(wire_term(term)),

@@ -1,0 +1,182 @@
+//! Rollouts: what one would do, starting one, and what operators want of one that goes on.
+
+use bunraku_common::NodeName;
+use bunraku_engine::{Action, Ask, Batch, Fact, Millis, OnDrainDeadline, Request, RolloutId, RolloutPolicy};
+use bunraku_proto::v1::{self, action::Kind};
+use tonic::Status;
+
+use super::{Api, caller::Subject};
+
+/// Rollouts listed when the request does not say how many.
+const LISTED: usize = 20;
+/// Names and patterns of one request.
+const PATTERNS: usize = 1000;
+const PATTERN: usize = 255;
+/// Nobody waits longer for anything in a rollout.
+const LONGEST_S: u64 = 30 * 86_400;
+
+impl Api {
+    pub(super) fn rollout_planned(&self, request: v1::RolloutRequest) -> Result<v1::RolloutPlan, Status> {
+        let ask = ask_of(request)?;
+        let shared = &self.driver.shared;
+        let (state, presence, now) = (shared.state(), shared.presence(), shared.clock.now());
+        Ok(self.reporter.plan(&ask, &state.plan_rollout(&ask, &presence, now)))
+    }
+
+    pub(super) async fn rollout_started(
+        &self,
+        request: v1::RolloutRequest,
+        who: &Subject,
+    ) -> Result<v1::RolloutInfo, Status> {
+        self.in_command()?;
+        let ask = ask_of(request)?;
+        let facts = self.driver.request(Request::StartRollout { ask }, &who.to_string()).await?;
+        self.balancers.hurry();
+        let id = Fact::started(&facts).ok_or_else(|| Status::internal("the rollout did not start"))?;
+        self.rollout_shown(id)
+    }
+
+    pub(super) fn rollouts_listed(&self, request: &v1::ListRolloutsRequest) -> v1::ListRolloutsReply {
+        let limit = if request.limit == 0 { LISTED } else { request.limit as usize };
+        let state = self.driver.shared.state();
+        let newest = state.rollouts().values().rev().take(limit);
+        v1::ListRolloutsReply {
+            rollouts: newest.map(|rollout| self.reporter.rollout(&state, rollout, &self.turns)).collect(),
+        }
+    }
+
+    pub(super) fn rollout_shown(&self, id: RolloutId) -> Result<v1::RolloutInfo, Status> {
+        let state = self.driver.shared.state();
+        let rollout = state.rollout(id).ok_or_else(|| {
+            Status::not_found(format!("there is no rollout {id} (any more)\nhint: bunraku rollout list"))
+        })?;
+        Ok(self.reporter.rollout(&state, rollout, &self.turns))
+    }
+
+    pub(super) async fn rollout_changed(
+        &self,
+        id: RolloutId,
+        request: Request,
+        who: &Subject,
+    ) -> Result<v1::RolloutInfo, Status> {
+        self.in_command()?;
+        self.driver.request(request, &who.to_string()).await?;
+        self.balancers.hurry();
+        self.rollout_shown(id)
+    }
+}
+
+/// What was asked for, if it can be.
+fn ask_of(request: v1::RolloutRequest) -> Result<Ask, Status> {
+    let known = RolloutPolicy::default();
+    let policy = RolloutPolicy {
+        canary: request.canary.map_or(known.canary, |canary| canary as usize),
+        batch: batch_of(&request.batch)?,
+        min_available: request.min_available,
+        drain_deadline: millis(request.drain_deadline_s, known.drain_deadline, "the drain's deadline")?,
+        on_drain_deadline: match request.on_drain_deadline.as_str() {
+            "" | "abort" => OnDrainDeadline::Abort,
+            "force" => OnDrainDeadline::Force,
+            other => {
+                return Err(Status::invalid_argument(format!(
+                    "`{other}` is nothing to do at the drain's deadline: abort and force are known"
+                )));
+            }
+        },
+        bake: millis(request.bake_s, known.bake, "the bake")?,
+        ..known
+    };
+    let action = action_of(&request.action.unwrap_or_default())?;
+    let (nodes, groups) = (patterns(request.nodes)?, patterns(request.groups)?);
+    Ok(Ask { action, policy, nodes, groups, undrained: request.undrained })
+}
+
+fn action_of(action: &v1::Action) -> Result<Action, Status> {
+    match action.kind() {
+        Kind::Restart => Ok(Action::Restart),
+        Kind::Reload => Ok(Action::Reload),
+        Kind::Unspecified
+        | Kind::FlushPool
+        | Kind::Update
+        | Kind::PuppetRun
+        | Kind::AgentUpdate
+        | Kind::Exec => Err(Status::invalid_argument("a rollout needs an action that this controller knows")),
+    }
+}
+
+fn batch_of(text: &str) -> Result<Batch, Status> {
+    let wrong = || {
+        Status::invalid_argument(format!(
+            "`{text}` is not the size of a batch\nhint: a number of compilers, as 2, or a part of them, as 25%"
+        ))
+    };
+    let number = |text: &str| text.parse::<usize>().ok().filter(|number| *number > 0);
+    match text.strip_suffix('%') {
+        None if text.is_empty() => Ok(Batch::Count(1)),
+        None => number(text).map(Batch::Count).ok_or_else(wrong),
+        Some(percent) => {
+            number(percent).filter(|percent| *percent <= 100).map(Batch::Percent).ok_or_else(wrong)
+        }
+    }
+}
+
+fn millis(seconds: Option<u64>, default: Millis, what: &str) -> Result<Millis, Status> {
+    match seconds {
+        None => Ok(default),
+        Some(seconds) if seconds <= LONGEST_S => Ok(seconds * 1000),
+        Some(_) => Err(Status::invalid_argument(format!("{what} is longer than 30 days"))),
+    }
+}
+
+/// Names of nodes in which `*` stands for any text.
+fn patterns(patterns: Vec<String>) -> Result<Vec<String>, Status> {
+    if patterns.len() > PATTERNS {
+        return Err(Status::invalid_argument(format!("more than {PATTERNS} names and patterns")));
+    }
+    let is_pattern = |pattern: &str| {
+        let named = pattern.replace('*', "x");
+        pattern.len() <= PATTERN && NodeName::parse(&named).is_ok()
+    };
+    match patterns.iter().find(|pattern| !is_pattern(pattern)) {
+        None => Ok(patterns),
+        Some(wrong) => Err(Status::invalid_argument(format!(
+            "`{}` is not a node's name or a pattern of them\nhint: --nodes c1.example.com, or 'c*.example.com'",
+            wrong.escape_debug().take(80).collect::<String>()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_a_number_or_a_part() {
+        assert_eq!(batch_of("").unwrap(), Batch::Count(1));
+        assert_eq!(batch_of("2").unwrap(), Batch::Count(2));
+        assert_eq!(batch_of("25%").unwrap(), Batch::Percent(25));
+        for wrong in ["0", "0%", "101%", "-1", "2.5", "all", "%", "2 %"] {
+            assert!(batch_of(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_name_is_no_pattern() {
+        let all = |texts: &[&str]| patterns(texts.iter().map(|text| (*text).to_owned()).collect());
+        assert!(all(&["c1.example.com", "c*.example.com", "*", "dc1-*"]).is_ok());
+        for wrong in ["", "C 1", "c1/../c2", "c[12]", "c1\n"] {
+            assert!(all(&[wrong]).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_choices_is_the_documented_policy() {
+        let action = Some(v1::Action { kind: Kind::Restart.into(), ..v1::Action::default() });
+        let ask = ask_of(v1::RolloutRequest { action, ..v1::RolloutRequest::default() }).unwrap();
+        assert_eq!((ask.action, ask.policy), (Action::Restart, RolloutPolicy::default()));
+        assert!(ask_of(v1::RolloutRequest::default()).is_err(), "no action");
+        let action = Some(v1::Action { kind: Kind::Restart.into(), ..v1::Action::default() });
+        let forever = v1::RolloutRequest { action, bake_s: Some(u64::MAX), ..v1::RolloutRequest::default() };
+        assert!(ask_of(forever).is_err());
+    }
+}

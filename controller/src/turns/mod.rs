@@ -1,0 +1,202 @@
+//! What compilers say while their turns in a rollout go on: whether anybody is still served there, and what they are at.
+//! Observations: bounded, shown to people, handed to the driver where the engine needs them, and never journalled.
+
+pub(crate) mod report;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bunraku_common::{Generation, NodeName};
+use bunraku_engine::{IdleView, Millis, RolloutId, State, Turn, TurnPhase};
+use bunraku_proto::v1::{IdleReply, IdleRequest};
+use tokio::task::JoinSet;
+use tonic::{Code, Request};
+
+use crate::{clock::wall_ms, driver::Driver, nodes::Connections, words::plain};
+
+/// Between two questions to one compiler.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Shorter than what the engine believes in: a compiler that needs longer has not said whether it is idle.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// After a drain by hand nobody waits any longer for what the compiler says.
+const LOOKS_END: Millis = 15 * 60_000;
+/// What a compiler could not tell so long ago is not shown any more.
+const STALE_MS: u64 = 10_000;
+/// Of one compiler.
+const NOTES: usize = 8;
+
+/// The newest words of each compiler about its turn.
+#[derive(Debug, Default)]
+pub(crate) struct Turns {
+    said: Mutex<BTreeMap<NodeName, Said>>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Said {
+    /// What the newest answer to an order is about.
+    generation: Generation,
+    what: String,
+    /// What an operator should know though it went well.
+    notes: Vec<(RolloutId, String)>,
+    /// The newest answer about who is served, and when it came; `Err`: why it is not to be trusted.
+    idle: Option<(u64, Result<IdleReply, String>)>,
+}
+
+impl Said {
+    /// What the node says of this phase: its answer to the order, or why it cannot tell whether it is idle.
+    fn about(&self, turn: &Turn) -> String {
+        let fresh = |at_ms: u64| wall_ms().saturating_sub(at_ms) < STALE_MS;
+        if self.generation == turn.generation && !self.what.is_empty() {
+            return self.what.clone();
+        }
+        match &self.idle {
+            Some((at_ms, Err(why))) if turn.phase == TurnPhase::Draining && fresh(*at_ms) => {
+                format!("whether it is idle is not known: {why}")
+            }
+            Some(_) | None => String::new(),
+        }
+    }
+
+    fn notes_of(&self, rollout: RolloutId) -> Vec<String> {
+        self.notes.iter().filter(|(of, _)| *of == rollout).map(|(_, note)| note.clone()).collect()
+    }
+}
+
+/// Why a compiler is asked whether it is idle. Where this changes it is asked at once.
+type Why = (Generation, Option<Millis>);
+
+impl Turns {
+    /// A node goes on with what this order asked for, or says why not. Empty: nothing to tell any more.
+    pub(crate) fn heard(&self, node: &NodeName, generation: Generation, what: String) {
+        let mut said = lock(&self.said);
+        let said = said.entry(node.clone()).or_default();
+        (said.generation, said.what) = (generation, what);
+    }
+
+    pub(crate) fn noted(&self, node: &NodeName, rollout: RolloutId, note: String) {
+        let mut said = lock(&self.said);
+        let notes = &mut said.entry(node.clone()).or_default().notes;
+        let note = (rollout, note);
+        if notes.len() < NOTES && !notes.contains(&note) {
+            notes.push(note);
+        }
+    }
+
+    pub(crate) fn said(&self, node: &NodeName) -> Said {
+        lock(&self.said).get(node).cloned().unwrap_or_default()
+    }
+
+    /// Asks for ever, and nobody while no turn is open and nothing is being drained.
+    pub(crate) async fn watch(self: Arc<Self>, driver: Driver, connections: Arc<Connections>) {
+        let mut turn = tokio::time::interval(PAUSE);
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut decided = driver.shared.head.subscribe();
+        let mut questions: JoinSet<NodeName> = JoinSet::new();
+        let mut open: BTreeSet<NodeName> = BTreeSet::new();
+        let mut asked: BTreeMap<NodeName, (Instant, Why)> = BTreeMap::new();
+        loop {
+            tokio::select! {
+                _ = turn.tick(), if !asked.is_empty() => {}
+                decision = decided.changed() => if decision.is_err() { return },
+                Some(done) = questions.join_next() => match done {
+                    Ok(compiler) => drop(open.remove(&compiler)),
+                    // Nobody knows whose it was: asking twice does no harm.
+                    Err(_) => open.clear(),
+                },
+            }
+            let now = driver.shared.clock.now();
+            let (wanted, known) = {
+                let state = driver.shared.state();
+                (to_ask(&state, now), state.rollouts().keys().copied().collect::<BTreeSet<_>>())
+            };
+            asked.retain(|compiler, _| wanted.contains_key(compiler));
+            self.forget(&wanted, &known);
+            for (compiler, why) in wanted {
+                let due = asked.get(&compiler).is_none_or(|(at, was)| *was != why || at.elapsed() >= PAUSE);
+                // One whose answer is awaited is asked again at the next tick.
+                asked.entry(compiler.clone()).or_insert((Instant::now(), (Generation::default(), None)));
+                if !due || open.contains(&compiler) || !connections.is_connected(&compiler) {
+                    continue;
+                }
+                asked.insert(compiler.clone(), (Instant::now(), why));
+                open.insert(compiler.clone());
+                let (turns, driver, connections) = (self.clone(), driver.clone(), connections.clone());
+                questions.spawn(async move {
+                    turns.ask(&compiler, &driver, &connections).await;
+                    compiler
+                });
+            }
+        }
+    }
+
+    /// What nobody can ask for any more.
+    fn forget(&self, wanted: &BTreeMap<NodeName, Why>, known: &BTreeSet<RolloutId>) {
+        lock(&self.said).retain(|compiler, said| {
+            said.notes.retain(|(rollout, _)| known.contains(rollout));
+            if !wanted.contains_key(compiler) {
+                said.idle = None;
+            }
+            wanted.contains_key(compiler) || !said.notes.is_empty()
+        });
+    }
+
+    async fn ask(&self, compiler: &NodeName, driver: &Driver, connections: &Connections) {
+        let at = driver.shared.clock.now();
+        let Some(mut client) = connections.client(compiler) else { return };
+        let mut request = Request::new(IdleRequest {});
+        request.set_timeout(DEADLINE);
+        let idle = match client.idle(request).await {
+            Ok(reply) => {
+                let reply = reply.into_inner();
+                if reply.trouble.is_empty() { Ok(reply) } else { Err(plain(&reply.trouble)) }
+            }
+            Err(status) if status.code() == Code::Unimplemented => Err(TOO_OLD.to_owned()),
+            Err(status) => Err(plain(status.message())),
+        };
+        match &idle {
+            Ok(reply) => driver.idle_seen(compiler.clone(), view(at, reply)),
+            Err(why) => {
+                tracing::info!(%compiler, reason = why, "the compiler did not say whether it is idle")
+            }
+        }
+        lock(&self.said).entry(compiler.clone()).or_default().idle = Some((wall_ms(), idle));
+    }
+}
+
+pub(crate) const TOO_OLD: &str = "its node agent does not know the orders of a rollout (hint: install the version of the controller there)";
+
+fn view(at: Millis, reply: &IdleReply) -> IdleView {
+    IdleView {
+        at,
+        connections_from_balancers: reply.connections,
+        jrubies: reply.jrubies,
+        jrubies_free: reply.jrubies_free,
+        run_since: (reply.run_since_s != 0).then_some(reply.run_since_s),
+    }
+}
+
+/// Compilers whose turns are open, and those that were drained a short while ago.
+fn to_ask(state: &State, now: Millis) -> BTreeMap<NodeName, Why> {
+    let agreed_at = |compiler: &NodeName| state.balance().get(compiler).and_then(|balance| balance.agreed_at);
+    let lately = |at: Millis| now.saturating_sub(at) < LOOKS_END;
+    let drained =
+        state.balance().iter().filter(|(_, balance)| balance.is_drained() && lately(balance.decided_at));
+    let mut wanted: BTreeMap<NodeName, Why> = drained
+        .map(|(compiler, balance)| (compiler.clone(), (balance.generation, balance.agreed_at)))
+        .collect();
+    for rollout in state.rollouts().values().filter(|rollout| !rollout.is_ended()) {
+        let open = rollout
+            .turns
+            .iter()
+            .filter(|(_, turn)| turn.phase != TurnPhase::Waiting && !turn.phase.is_over());
+        wanted.extend(open.map(|(node, turn)| (node.clone(), (turn.generation, agreed_at(node)))));
+    }
+    wanted
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
