@@ -1,11 +1,8 @@
 //! The service `Control`: one short function per RPC, in the order of the wire.
 
-use std::pin::Pin;
-
 use bunraku_common::NodeName;
 use bunraku_engine::{DeployId, RolloutId};
 use bunraku_proto::v1::{self, control_server::Control};
-use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::{Api, caller, nodes::reasoned, parse};
@@ -249,7 +246,7 @@ impl Control for Api {
         self.audit_verified().await.map(Response::new)
     }
 
-    type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+    type WatchStream = super::record::Events;
 
     async fn watch(&self, request: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
         Ok(Response::new(self.watched(request.into_inner())))

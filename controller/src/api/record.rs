@@ -1,6 +1,6 @@
 //! The journal as operators see it: the audit, its proof, and the stream of events.
 
-use std::pin::Pin;
+use std::{pin::Pin, sync::Arc};
 
 use bunraku_common::Chain;
 use bunraku_engine::DeployId;
@@ -12,7 +12,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::Api;
-use crate::audit::{deploy_key, event, line};
+use crate::{
+    audit::{deploy_key, event, line},
+    driver::Shared,
+};
 
 /// Records answered when the request does not say how many, and at most.
 const LISTED: usize = 100;
@@ -65,44 +68,47 @@ impl Api {
         }
     }
 
-    /// Everything behind `after`, then (if asked) what comes, in the journal's order. A watcher that is slow holds up
-    /// nobody: it reads the journal at its own pace.
-    pub(super) fn watched(
-        &self,
-        request: v1::WatchRequest,
-    ) -> Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>> {
-        let (events, stream) = mpsc::channel(AHEAD);
-        let shared = self.driver.shared.clone();
-        let mut head = shared.head.subscribe();
-        let only = (request.deploy != 0).then(|| deploy_key(DeployId(request.deploy)));
-        tokio::spawn(async move {
-            let mut seen = if request.from_now { *head.borrow_and_update() } else { request.after };
-            loop {
-                let (reader, after) = (shared.clone(), seen);
-                let records =
-                    match blocking(move || reader.with_store(|store| store.after(after, AT_ONCE))).await {
-                        Ok(records) => records,
-                        Err(status) => {
-                            let _watcher_gone = events.send(Err(status)).await;
-                            return;
-                        }
-                    };
-                for record in &records {
-                    seen = record.sequence;
-                    if only.as_ref().is_some_and(|key| !record.keys.contains(key)) {
-                        continue;
-                    }
-                    if events.send(Ok(event(record))).await.is_err() {
-                        return;
-                    }
+    pub(super) fn watched(&self, request: v1::WatchRequest) -> Events {
+        Box::pin(events(self.driver.shared.clone(), request))
+    }
+}
+
+pub(super) type Events = Pin<Box<dyn Stream<Item = Result<v1::Event, Status>> + Send>>;
+
+/// Everything behind `after`, then (if asked) what comes, in the journal's order. A watcher that is slow holds up nobody:
+/// it reads the journal at its own pace.
+fn events(shared: Arc<Shared>, request: v1::WatchRequest) -> ReceiverStream<Result<v1::Event, Status>> {
+    let (events, stream) = mpsc::channel(AHEAD);
+    let mut head = shared.head.subscribe();
+    // Now, and not when the task runs: whoever has the stream asks for the state next, and must miss nothing after it.
+    let mut seen = if request.from_now { *head.borrow_and_update() } else { request.after };
+    let only = (request.deploy != 0).then(|| deploy_key(DeployId(request.deploy)));
+    tokio::spawn(async move {
+        loop {
+            let (reader, after) = (shared.clone(), seen);
+            let records = match blocking(move || reader.with_store(|store| store.after(after, AT_ONCE))).await
+            {
+                Ok(records) => records,
+                Err(status) => {
+                    let _watcher_gone = events.send(Err(status)).await;
+                    return;
                 }
-                if records.is_empty() && (!request.follow || wait(&mut head, seen, &events).await.is_none()) {
+            };
+            for record in &records {
+                seen = record.sequence;
+                if only.as_ref().is_some_and(|key| !record.keys.contains(key)) {
+                    continue;
+                }
+                if events.send(Ok(event(record))).await.is_err() {
                     return;
                 }
             }
-        });
-        Box::pin(ReceiverStream::new(stream))
-    }
+            if records.is_empty() && (!request.follow || wait(&mut head, seen, &events).await.is_none()) {
+                return;
+            }
+        }
+    });
+    ReceiverStream::new(stream)
 }
 
 /// Waits for a newer record; `None`: the watcher or the controller is gone.
@@ -127,4 +133,34 @@ async fn blocking<T: Send + 'static>(
         .await
         .map_err(|_| Status::internal("the journal could not be read"))?;
     read.map_err(|error| Status::data_loss(Chain(&error).to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use bunraku_engine::{Fact, State};
+    use bunraku_store::MemoryStore;
+    use tokio_stream::StreamExt;
+
+    use super::*;
+    use crate::{audit::record, clock::Clock};
+
+    /// A watcher that asked for the state after its stream had begun once waited for ever: under load the stream began
+    /// when its task ran, behind the end of the deploy.
+    #[tokio::test]
+    async fn what_is_journalled_right_after_a_watch_began_is_not_missed() {
+        let clock = Clock::continuing(None);
+        let shared = Arc::new(Shared::new(State::default(), Box::new(MemoryStore::new()), clock));
+        let request = v1::WatchRequest { from_now: true, follow: true, ..Default::default() };
+        let mut stream = events(shared.clone(), request);
+
+        // On this runtime's one thread, the watch's own task has not run yet.
+        let environment = "production".parse().unwrap();
+        let fact = Fact::EnvironmentReleased { environment, who: "root".to_owned() };
+        shared.with_store(|store| store.append(vec![record(&fact, "root", 1)])).unwrap();
+        shared.head.send_replace(1);
+
+        let told = tokio::time::timeout(std::time::Duration::from_secs(10), stream.next()).await;
+        let told = told.expect("the event is told").expect("the stream goes on").unwrap();
+        assert_eq!(told.kind, "environment-released");
+    }
 }

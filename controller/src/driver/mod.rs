@@ -66,6 +66,18 @@ pub(crate) struct Superseded {
 }
 
 impl Shared {
+    /// `state` is what the journal in `store` says.
+    pub(crate) fn new(state: State, store: Box<dyn Store>, clock: Clock) -> Self {
+        Self {
+            state: RwLock::new(state),
+            presence: RwLock::new(Presence::new(clock.now())),
+            head: watch::Sender::new(store.head().sequence),
+            store: Mutex::new(store),
+            clock,
+            superseded: RwLock::new(None),
+        }
+    }
+
     pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,16 +154,7 @@ impl Driver {
         clock: Clock,
         hands: impl FnOnce(&Arc<Shared>) -> Hands,
     ) -> (Self, JoinHandle<()>) {
-        let head = watch::Sender::new(store.head().sequence);
-        let presence = Presence::new(clock.now());
-        let shared = Arc::new(Shared {
-            state: RwLock::new(state.clone()),
-            presence: RwLock::new(presence),
-            store: Mutex::new(store),
-            clock,
-            head,
-            superseded: RwLock::new(None),
-        });
+        let shared = Arc::new(Shared::new(state.clone(), store, clock));
         let (inputs, incoming) = mpsc::channel();
         let driver = Self {
             inputs: inputs.clone(),
