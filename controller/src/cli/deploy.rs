@@ -149,6 +149,7 @@ fn severity(exit: &Exit) -> u8 {
         | Exit::NotAllowed
         | Exit::NotFound
         | Exit::Unknown
+        | Exit::Halted
         | Exit::Interrupted => 0,
     }
 }

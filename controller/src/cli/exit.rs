@@ -16,20 +16,28 @@ pub enum Exit {
     Refused = 6,
     Behind = 7,
     Unknown = 8,
+    Halted = 9,
     Interrupted = 130,
 }
 
 /// Code and meaning of every way a command can end.
-pub const EXIT_CODES: [(u8, &str); 10] = [
+pub const EXIT_CODES: [(u8, &str); 11] = [
     (0, "done"),
-    (Exit::Failed as u8, "failed: the deploy failed or was abandoned, a check found an error"),
+    (
+        Exit::Failed as u8,
+        "failed: the deploy failed or was abandoned, the rollout did not reach every compiler, a check found an error",
+    ),
     (Exit::WrongUse as u8, "wrong use: an argument or the config file is not right"),
     (Exit::NoAnswer as u8, "no answer from the controller"),
     (Exit::NotAllowed as u8, "not allowed: your right does not cover this"),
-    (Exit::NotFound as u8, "not found: no such node, environment, snapshot, deploy, token or operator"),
+    (
+        Exit::NotFound as u8,
+        "not found: no such node, environment, snapshot, deploy, rollout, token or operator",
+    ),
     (Exit::Refused as u8, "refused in this state: the message says why and what to do first"),
     (Exit::Behind as u8, "live, but a compiler is behind (it follows when it can)"),
     (Exit::Unknown as u8, "outcome unknown: ask again with the command that is shown"),
+    (Exit::Halted as u8, "halted: a compiler of the rollout failed, and somebody must decide"),
     (Exit::Interrupted as u8, "interrupted (Ctrl-C): what was ordered goes on"),
 ];
 

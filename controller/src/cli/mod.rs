@@ -15,6 +15,7 @@ mod nodes;
 mod operators;
 mod output;
 mod progress;
+mod rollout;
 mod screen;
 mod serve;
 #[cfg(test)]
@@ -41,7 +42,8 @@ pub const DEFAULT_CONFIG: &str = "/etc/bunraku/bunraku.toml";
     version,
     about = "One code, one moment, on every Puppet compiler",
     after_help = "Exit codes:\n  0 done   1 failed   2 wrong use   3 no answer from the controller   4 not allowed\n  \
-                  5 not found   6 refused in this state   7 live, but a compiler is behind   8 outcome unknown\n\n\
+                  5 not found   6 refused in this state   7 live, but a compiler is behind   8 outcome unknown\n  \
+                  9 a rollout halted\n\n\
                   Example: bunraku deploy production"
 )]
 pub struct Cli {
@@ -105,6 +107,9 @@ enum Command {
     /// Compilers at the load balancers: take one out of service, bring it back
     #[command(subcommand)]
     Lb(lb::Lb),
+    /// Change compilers in waves: each one drained, changed, verified and enabled
+    #[command(subcommand)]
+    Rollout(rollout::Rollout),
     /// One-time tokens that let a node join
     #[command(subcommand)]
     Token(tokens::Token),
@@ -175,6 +180,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Snapshots(snapshots) => snapshots.run(reach).await,
         Command::Nodes(nodes) => nodes.run(reach).await,
         Command::Lb(lb) => lb.run(reach).await,
+        Command::Rollout(rollout) => rollout.run(reach).await,
         Command::Heal(heal) => heal.run(reach).await,
         Command::Token(token) => token.run(reach).await,
         Command::Operator(operator) => operator.run(reach).await,

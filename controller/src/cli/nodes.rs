@@ -153,9 +153,12 @@ pub(super) fn node_text(node: &NodeInfo) -> String {
         ("identity until", expires),
         ("puppet server", puppetserver),
         ("hint", hint),
+        ("turn", node.turn.clone()),
     ];
     let mut out = format!("{}\n", node.name);
-    for (head, text) in about.iter().filter(|(head, text)| *head != "hint" || !text.is_empty()) {
+    for (head, text) in
+        about.iter().filter(|(head, text)| !matches!(*head, "hint" | "turn") || !text.is_empty())
+    {
         out.push_str(&format!("  {head:<14}  {}\n", or_dash(text)));
     }
     if !node.environments.is_empty() {

@@ -7,6 +7,7 @@ use super::{
     environments::environment_table,
     lb::compiler_line,
     output::{ago, hinted, or_dash, span, table},
+    rollout,
 };
 
 pub(super) async fn run(reach: &Reach) -> Result<(), Failure> {
@@ -31,8 +32,9 @@ pub(super) fn text(status: &StatusReply) -> String {
         out.push_str("\nat the balancers\n");
         status.out_of_service.iter().for_each(|compiler| out.push_str(&compiler_line(compiler)));
     }
-    if !status.active.is_empty() {
+    if !(status.active.is_empty() && status.rollouts.is_empty()) {
         out.push_str("\ngoing on\n");
+        status.rollouts.iter().for_each(|rollout| out.push_str(&rollout::status_lines(rollout)));
         for deploy in &status.active {
             out.push_str(&format!("  deploy {} of {}: {}\n", deploy.id, deploy.environment, deploy.phase));
             out.push_str(&format!("    waits {}\n", deploy.waiting));
