@@ -147,6 +147,17 @@ impl Haproxy {
         line.and_then(|line| line.split(',').nth(status)).unwrap_or_default().to_owned()
     }
 
+    /// How many compilers HAProxy itself shows in service.
+    pub async fn up(&self) -> usize {
+        let statistics = self.ask("show stat").await.unwrap_or_default();
+        let mut lines = statistics.lines();
+        let heads = lines.next().unwrap_or_default();
+        let status = heads.split(',').position(|head| head == "status").unwrap_or_default();
+        let own = format!("{BACKEND},");
+        let servers = lines.filter(|line| line.starts_with(&own) && !line.contains(",BACKEND,"));
+        servers.filter(|line| line.split(',').nth(status) == Some("UP")).count()
+    }
+
     /// `set server …`, as somebody does who does not know of Bunraku.
     pub async fn set(&self, compiler: &str, state: &str) {
         let answer = self.ask(&format!("set server {BACKEND}/{compiler} state {state}")).await.unwrap();

@@ -12,6 +12,7 @@
     reason = "what helps tests, outside of the functions that clippy knows as tests"
 )]
 
+mod actor;
 mod authority;
 mod balancer;
 mod disk;
@@ -21,6 +22,7 @@ mod main_server;
 mod node;
 mod puppet_server;
 mod repository;
+mod rollouts;
 mod tree;
 
 use std::{
@@ -36,6 +38,7 @@ use bunraku_common::Digest;
 use bunraku_proto::v1::DeployInfo;
 use tempfile::TempDir;
 
+pub use actor::{Actor, Ordered};
 pub use balancer::Balancer;
 pub use disk::SmallDisk;
 pub use link::{Flow, Link};
@@ -43,6 +46,7 @@ pub use main_server::{MainServer, digest_of};
 pub use node::Node;
 pub use puppet_server::{Mood, PuppetServer};
 pub use repository::ControlRepository;
+pub use rollouts::{restart, turn};
 
 use authority::Authority;
 use balancer::Port;
@@ -144,6 +148,13 @@ impl Fleet {
         node.enrol(&self.main).await;
         node.start().await.unwrap();
         node
+    }
+
+    /// A compiler that plays its part; no deploy may be asked for while there is one.
+    pub async fn add_actor(&self, name: &str) -> Actor {
+        let actor = Actor::enter(name, &self.main).await;
+        self.main.until_connected(name).await;
+        actor
     }
 
     /// Starts a HAProxy before these compilers, and a node agent of the load balancer's role beside it.
