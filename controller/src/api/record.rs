@@ -85,15 +85,18 @@ fn events(shared: Arc<Shared>, request: v1::WatchRequest) -> ReceiverStream<Resu
     let only = (request.deploy != 0).then(|| deploy_key(DeployId(request.deploy)));
     tokio::spawn(async move {
         loop {
+            // The journal has records before the state has them: nobody may hear of an end and then find it going on.
+            let published = *head.borrow_and_update();
             let (reader, after) = (shared.clone(), seen);
-            let records = match blocking(move || reader.with_store(|store| store.after(after, AT_ONCE))).await
-            {
-                Ok(records) => records,
-                Err(status) => {
-                    let _watcher_gone = events.send(Err(status)).await;
-                    return;
-                }
-            };
+            let mut records =
+                match blocking(move || reader.with_store(|store| store.after(after, AT_ONCE))).await {
+                    Ok(records) => records,
+                    Err(status) => {
+                        let _watcher_gone = events.send(Err(status)).await;
+                        return;
+                    }
+                };
+            records.retain(|record| record.sequence <= published);
             for record in &records {
                 seen = record.sequence;
                 if only.as_ref().is_some_and(|key| !record.keys.contains(key)) {
@@ -144,23 +147,43 @@ mod tests {
     use super::*;
     use crate::{audit::record, clock::Clock};
 
-    /// A watcher that asked for the state after its stream had begun once waited for ever: under load the stream began
-    /// when its task ran, behind the end of the deploy.
+    fn shared() -> Arc<Shared> {
+        let clock = Clock::continuing(None);
+        Arc::new(Shared::new(State::default(), Box::new(MemoryStore::new()), clock))
+    }
+
+    fn journal(shared: &Shared) {
+        let environment = "production".parse().unwrap();
+        let fact = Fact::EnvironmentReleased { environment, who: "root".to_owned() };
+        shared.with_store(|store| store.append(vec![record(&fact, "root", 1)])).unwrap();
+    }
+
+    /// A watcher asks for the state after its stream has begun; a stream that began only when its task ran missed what
+    /// came in between.
     #[tokio::test]
     async fn what_is_journalled_right_after_a_watch_began_is_not_missed() {
-        let clock = Clock::continuing(None);
-        let shared = Arc::new(Shared::new(State::default(), Box::new(MemoryStore::new()), clock));
+        let shared = shared();
         let request = v1::WatchRequest { from_now: true, follow: true, ..Default::default() };
         let mut stream = events(shared.clone(), request);
 
         // On this runtime's one thread, the watch's own task has not run yet.
-        let environment = "production".parse().unwrap();
-        let fact = Fact::EnvironmentReleased { environment, who: "root".to_owned() };
-        shared.with_store(|store| store.append(vec![record(&fact, "root", 1)])).unwrap();
+        journal(&shared);
         shared.head.send_replace(1);
 
         let told = tokio::time::timeout(std::time::Duration::from_secs(10), stream.next()).await;
         let told = told.expect("the event is told").expect("the stream goes on").unwrap();
         assert_eq!(told.kind, "environment-released");
+    }
+
+    /// `bunraku deploy` heard of its deploy's end, asked, was shown the state from before it, and waited for ever.
+    #[tokio::test]
+    async fn a_record_is_told_only_when_the_state_has_it_too() {
+        let shared = shared();
+        journal(&shared);
+        let told =
+            async || events(shared.clone(), v1::WatchRequest::default()).collect::<Vec<_>>().await.len();
+        assert_eq!(told().await, 0, "journalled, and not yet in the state");
+        shared.head.send_replace(1);
+        assert_eq!(told().await, 1);
     }
 }
