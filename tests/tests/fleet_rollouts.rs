@@ -69,7 +69,10 @@ async fn i3_i5_a_rolling_restart_takes_out_one_after_the_other_does_each_once_an
         let status = fleet.main().status().await;
         assert_eq!((status.rollouts.len(), status.rollouts[0].phase.as_str()), (1, "running"));
         let shown = fleet.main().node("c2").await.turn;
-        assert!(shown.starts_with("acting in rollout 1 (restart), waits for its restart"), "{shown}");
+        assert!(
+            shown.starts_with("acting in rollout 1 (restart), waits for the end of its restart"),
+            "{shown}"
+        );
         actors[1].goes_well("act");
         fleet.main().until_rollout(id, "done").await
     })

@@ -290,7 +290,7 @@ impl fmt::Display for Fact {
             Self::BalanceAgreed { compiler, .. } => write!(f, "every balancer has drained {compiler}"),
             Self::RolloutStarted { rollout, action, waves, who, .. } => {
                 let nodes = waves.iter().flat_map(|wave| &wave.nodes);
-                write!(f, "{who} started rollout {rollout}: {} of {}", action.name(), names(nodes))
+                write!(f, "{who} started rollout {rollout}: {action} of {}", names(nodes))
             }
             Self::TurnMoved { rollout, node, to, retreat, .. } => {
                 write!(f, "rollout {rollout}: {node} is {}", to.name())?;

@@ -86,22 +86,33 @@ fn ask_of(request: v1::RolloutRequest) -> Result<Ask, Status> {
         bake: millis(request.bake_s, known.bake, "the bake")?,
         ..known
     };
-    let action = action_of(&request.action.unwrap_or_default())?;
+    let action = action_of(request.action.unwrap_or_default())?;
     let (nodes, groups) = (patterns(request.nodes)?, patterns(request.groups)?);
     Ok(Ask { action, policy, nodes, groups, undrained: request.undrained })
 }
 
-fn action_of(action: &v1::Action) -> Result<Action, Status> {
-    match action.kind() {
-        Kind::Restart => Ok(Action::Restart),
-        Kind::Reload => Ok(Action::Reload),
-        Kind::Unspecified
-        | Kind::FlushPool
-        | Kind::Update
-        | Kind::PuppetRun
-        | Kind::AgentUpdate
-        | Kind::Exec => Err(Status::invalid_argument("a rollout needs an action that this controller knows")),
+fn action_of(action: v1::Action) -> Result<Action, Status> {
+    let kind = action.kind();
+    let v1::Action { package, version, command, .. } = action;
+    let action = match kind {
+        Kind::Restart => Action::Restart,
+        Kind::Reload => Action::Reload,
+        Kind::FlushPool => Action::FlushPool,
+        Kind::Update => Action::Update { package, version },
+        Kind::PuppetRun => Action::PuppetRun,
+        Kind::AgentUpdate => Action::AgentUpdate { version },
+        Kind::Exec => Action::Exec { command },
+        Kind::Unspecified => {
+            return Err(Status::invalid_argument("a rollout needs an action that this controller knows"));
+        }
+    };
+    if action.is_well_formed() {
+        return Ok(action);
     }
+    let shown: String = action.to_string().escape_debug().take(80).collect();
+    Err(Status::invalid_argument(format!(
+        "`{shown}` cannot be the name of a package, a version or the name of a command"
+    )))
 }
 
 fn batch_of(text: &str) -> Result<Batch, Status> {
@@ -178,5 +189,19 @@ mod tests {
         let action = Some(v1::Action { kind: Kind::Restart.into(), ..v1::Action::default() });
         let forever = v1::RolloutRequest { action, bake_s: Some(u64::MAX), ..v1::RolloutRequest::default() };
         assert!(ask_of(forever).is_err());
+    }
+
+    #[test]
+    fn t10_what_could_be_an_option_of_a_program_is_no_action() {
+        let update = |package: &str, version: &str| v1::Action {
+            kind: Kind::Update.into(),
+            package: package.into(),
+            version: version.into(),
+            command: String::new(),
+        };
+        assert!(action_of(update("puppetserver", "7.9.5-2")).is_ok());
+        for (package, version) in [("--purge", "1"), ("puppetserver", "-y"), ("", "1"), ("a", "1;id")] {
+            assert!(action_of(update(package, version)).is_err(), "{package} {version}");
+        }
     }
 }

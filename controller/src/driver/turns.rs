@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use bunraku_common::{Generation, NodeName, Term, hint};
+use bunraku_common::{Generation, NodeName, Term};
 use bunraku_engine::{Action, Event, Step};
 use bunraku_proto::{
     backoff,
@@ -86,7 +86,9 @@ impl Hands {
                 }
                 Ok(TurnReply { outcome: None }) | Err(NoReply::Unknown) => return None,
             };
-            let reason = hint::join(&plain(&failed.reason), &plain(&failed.hint));
+            let (reason, hint) = (plain(&failed.reason), plain(&failed.hint));
+            // Within the text: the engine adds what becomes of the compiler.
+            let reason = if hint.is_empty() { reason } else { format!("{reason} (hint: {hint})") };
             self.turns.heard(&node, generation, reason.clone());
             return Some(Event::TurnStepFailed { node, generation, reason });
         }
@@ -113,5 +115,12 @@ fn wire_action(action: &Action) -> v1::Action {
     match action {
         Action::Restart => only(Kind::Restart),
         Action::Reload => only(Kind::Reload),
+        Action::FlushPool => only(Kind::FlushPool),
+        Action::Update { package, version } => {
+            v1::Action { package: package.clone(), version: version.clone(), ..only(Kind::Update) }
+        }
+        Action::PuppetRun => only(Kind::PuppetRun),
+        Action::AgentUpdate { version } => v1::Action { version: version.clone(), ..only(Kind::AgentUpdate) },
+        Action::Exec { command } => v1::Action { command: command.clone(), ..only(Kind::Exec) },
     }
 }

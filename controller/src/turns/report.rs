@@ -17,7 +17,7 @@ impl Reporter {
             hint: block.hint.clone(),
         };
         RolloutPlan {
-            action: ask.action.name().to_owned(),
+            action: ask.action.to_string(),
             policy: Some(policy(&ask.policy)),
             waves: plan.waves.iter().map(wave).collect(),
             undrained: plan.undrained.iter().map(ToString::to_string).collect(),
@@ -39,7 +39,7 @@ impl Reporter {
         let (waits_for, next) = waits(rollout);
         RolloutInfo {
             id: rollout.id.0,
-            action: rollout.action.name().to_owned(),
+            action: rollout.action.to_string(),
             phase: rollout.phase_name().to_owned(),
             reason,
             who: rollout.who.clone(),
@@ -66,7 +66,7 @@ impl Reporter {
         let (presence, now) = (self.shared.presence(), self.shared.clock.now());
         let waits = state.turn_waits(rollout, node, &presence, now);
         let waits = waits.map_or(String::new(), |waits| format!(", waits {}", waits.what));
-        Some(format!("{} in rollout {} ({}){waits}", turn.phase.name(), rollout.id, rollout.action.name()))
+        Some(format!("{} in rollout {} ({}){waits}", turn.phase.name(), rollout.id, rollout.action))
     }
 
     /// Compilers that stay out of service until somebody decides.

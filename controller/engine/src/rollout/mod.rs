@@ -1,6 +1,7 @@
 //! A rollout: change compilers in waves, each one drained, changed, verified and enabled. A value; `apply` moves it,
 //! `turn` says when, and a node's part in it is its [`Turn`].
 
+mod action;
 mod answers;
 mod apply;
 mod decide;
@@ -19,6 +20,7 @@ use bunraku_common::{Generation, NodeName};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    action::Action,
     waiting::Waits,
     waves::{Ask, Block, Plan, Wave},
 };
@@ -41,14 +43,6 @@ pub struct Rollout {
     pub undrained: BTreeSet<NodeName>,
     pub turns: BTreeMap<NodeName, Turn>,
     pub phase: RolloutPhase,
-}
-
-/// What is done to each compiler while it is out.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "action", rename_all = "kebab-case")]
-pub enum Action {
-    Restart,
-    Reload,
 }
 
 /// The numbers that whoever starts a rollout may choose. Times are in milliseconds of controller time.
@@ -240,23 +234,6 @@ impl TurnPhase {
             Self::Done => "done",
             Self::Failed => "failed",
             Self::Skipped => "skipped",
-        }
-    }
-}
-
-impl Action {
-    pub fn parse(text: &str) -> Option<Self> {
-        match text {
-            "restart" => Some(Self::Restart),
-            "reload" => Some(Self::Reload),
-            _ => None,
-        }
-    }
-
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Restart => "restart",
-            Self::Reload => "reload",
         }
     }
 }

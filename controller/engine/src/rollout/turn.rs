@@ -140,8 +140,8 @@ impl State {
                 return back(TurnPhase::Enabling, format!("its drain was undone: {undone}"));
             }
             let owner = DrainOwner::Rollout(rollout.id);
-            let reason = rollout.action.name();
-            match self.drain(node, owner, reason, rollout.policy.min_available, presence, now) {
+            let reason = rollout.action.to_string();
+            match self.drain(node, owner, &reason, rollout.policy.min_available, presence, now) {
                 Ok(facts) if !late => return facts.into_iter().next(),
                 Ok(_) => return back(TurnPhase::Enabling, "it could not be drained in time".to_owned()),
                 Err(why) if late => return back(TurnPhase::Enabling, why.reason),

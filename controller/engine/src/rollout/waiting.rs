@@ -54,7 +54,7 @@ impl State {
             TurnPhase::Waiting | TurnPhase::Done | TurnPhase::Skipped => return None,
             TurnPhase::Failed => {
                 let what = format!(
-                    "for `bunraku rollout retry {id} {node}`, `skip` or `abort`: it stays drained: {}",
+                    "for a decision (`bunraku rollout retry {id} {node}`, `skip` or `abort`): {}",
                     reason(turn)
                 );
                 let waits = Waits { what, until: None, then: String::new() };
@@ -80,9 +80,10 @@ impl State {
                 "for the balancers to show it drained again".to_owned(),
                 "it stays drained and the rollout halts",
             ),
-            TurnPhase::Acting => {
-                (format!("for its {}", rollout.action.name()), "it stays drained and the rollout halts")
-            }
+            TurnPhase::Acting => (
+                format!("for the end of its {}", rollout.action.name()),
+                "it stays drained and the rollout halts",
+            ),
             TurnPhase::Verifying => {
                 ("to be healthy and proven".to_owned(), "it stays drained and the rollout halts")
             }
@@ -115,7 +116,8 @@ impl State {
             );
         }
         let owner = crate::DrainOwner::Rollout(rollout.id);
-        match self.drain(node, owner, rollout.action.name(), rollout.policy.min_available, presence, now) {
+        let action = rollout.action.to_string();
+        match self.drain(node, owner, &action, rollout.policy.min_available, presence, now) {
             Ok(_) => "to be drained".to_owned(),
             Err(why) => format!("to be drained: {}", why.reason),
         }

@@ -88,8 +88,7 @@ impl State {
                 format!("{node} is part of rollout {other}"),
                 &format!("bunraku rollout show {other}"),
             );
-        }
-        if let Some(owner) = self.balance.get(node).and_then(|balance| balance.owner()) {
+        } else if let Some(owner) = self.balance.get(node).and_then(|balance| balance.owner()) {
             plan.block(format!("{node} is drained by {owner}"), &format!("bunraku lb enable {node}"));
         }
         if !sight.is_carried(node) {

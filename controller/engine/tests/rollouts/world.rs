@@ -349,7 +349,11 @@ impl World {
                 let told =
                     self.site.alarms().iter().any(|alarm| alarm.starts_with(&format!("{name} is drained")));
                 let said = open
-                    && self.site.waiting(*id).iter().any(|line| line.starts_with(&format!("{name}: stays")));
+                    && self
+                        .site
+                        .waiting(*id)
+                        .iter()
+                        .any(|line| line.starts_with(&format!("{name}: for a decision")));
                 if !told && !said {
                     wrong.push(format!("{name} is drained and nobody says so"));
                 }

@@ -64,7 +64,7 @@ fn steps(action: &str, policy: &RolloutPolicy, undrained: bool) -> Vec<String> {
     let mut steps = vec!["is checked, and its own Puppet agent rests".to_owned()];
     if !undrained {
         let deadline = span(policy.drain_deadline_s);
-        steps.push(format!("is drained until nobody is served; if that takes {deadline}: {drain}"));
+        steps.push(format!("is drained until nobody is served; after {deadline}: {drain}"));
     }
     steps.push(format!("{action}, then it must be healthy and serve what is committed"));
     if !undrained {
@@ -115,7 +115,7 @@ pub(crate) fn show_text(rollout: &RolloutInfo) -> String {
         out.push_str(&format!("  waits {}\n", rollout.waits_for));
     }
     if let Some(policy) = &rollout.policy {
-        out.push_str(&format!("  {}\n", policy_line(policy)));
+        policy_lines(policy).iter().for_each(|line| out.push_str(&format!("  {line}\n")));
     }
     let rows = rollout.turns.iter().map(|turn| {
         let standing = if rollout.ended_ms == 0 { standing(turn) } else { one_paragraph(&turn.reason) };
@@ -144,19 +144,16 @@ fn remarks(rollout: &RolloutInfo) -> String {
     out
 }
 
-fn policy_line(policy: &RolloutPolicy) -> String {
+fn policy_lines(policy: &RolloutPolicy) -> [String; 2] {
     let floor = match policy.min_available {
         0 => "the balancers' own floor".to_owned(),
         number => format!("at least {number} in service"),
     };
-    format!(
-        "canary {}, batches of {}, {floor}, a drain may take {} (then: {}), bake {}",
-        policy.canary,
-        policy.batch,
-        span(policy.drain_deadline_s),
-        policy.on_drain_deadline,
-        span(policy.bake_s)
-    )
+    let deadline = span(policy.drain_deadline_s);
+    [
+        format!("canary {}, batches of {}, {floor}", policy.canary, policy.batch),
+        format!("a drain ends after {deadline} ({}), bake {}", policy.on_drain_deadline, span(policy.bake_s)),
+    ]
 }
 
 /// `rollout 7 (restart) is running, 1 of 3 done`.
@@ -193,7 +190,8 @@ fn lasted(turn: &TurnInfo) -> String {
 
 /// What a turn waits for, until when, and what comes then; else how it ended.
 fn standing(turn: &TurnInfo) -> String {
-    if turn.waits_for.is_empty() {
+    // What can be done about one that failed is told once, for the rollout.
+    if turn.waits_for.is_empty() || turn.phase == "failed" {
         return one_paragraph(&turn.reason);
     }
     let mut out = format!("waits {}", one_paragraph(&turn.waits_for));
