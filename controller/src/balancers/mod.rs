@@ -18,8 +18,10 @@ use tonic::{Code, Request};
 
 use crate::{clock::wall_ms, driver::Driver, nodes::Connections, words};
 
-/// While something is not yet as it is wanted.
-const HURRIED: Duration = Duration::from_secs(1);
+/// How often it is looked whether somebody is to be asked.
+const LOOK: Duration = Duration::from_millis(500);
+/// While something is not yet as it is wanted: at each look.
+const HURRIED: Duration = Duration::from_millis(400);
 /// Else. The engine relies on what it saw for twice as long.
 const IDLE: Duration = Duration::from_secs(5);
 /// A balancer that needs longer is not seen; its own question to its program has a shorter one.
@@ -59,7 +61,7 @@ impl Balancers {
 
     /// Asks for ever.
     pub(crate) async fn watch(self: Arc<Self>, driver: Driver, connections: Arc<Connections>) {
-        let mut turn = tokio::time::interval(HURRIED);
+        let mut turn = tokio::time::interval(LOOK);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut questions: JoinSet<NodeName> = JoinSet::new();
         let mut open: BTreeSet<NodeName> = BTreeSet::new();

@@ -17,8 +17,10 @@ use tonic::{Code, Request};
 
 use crate::{clock::wall_ms, driver::Driver, nodes::Connections, words::plain};
 
-/// Between two questions to one compiler.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Whoever is under way is asked at each of these, and at once when something was decided about it.
+const LOOK: Duration = Duration::from_millis(500);
+/// Between two questions for the same reason: decisions about others come as they come.
+const PAUSE: Duration = Duration::from_millis(400);
 /// Shorter than what the engine believes in: a compiler that needs longer has not said whether it is idle.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// After a drain by hand nobody waits any longer for what the compiler says.
@@ -91,7 +93,7 @@ impl Turns {
 
     /// Asks for ever, and nobody while no turn is open and nothing is being drained.
     pub(crate) async fn watch(self: Arc<Self>, driver: Driver, connections: Arc<Connections>) {
-        let mut turn = tokio::time::interval(PAUSE);
+        let mut turn = tokio::time::interval(LOOK);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut decided = driver.shared.head.subscribe();
         let mut questions: JoinSet<NodeName> = JoinSet::new();
@@ -125,7 +127,7 @@ impl Turns {
                 open.insert(compiler.clone());
                 let (turns, driver, connections) = (self.clone(), driver.clone(), connections.clone());
                 questions.spawn(async move {
-                    turns.ask(&compiler, &driver, &connections).await;
+                    turns.ask(&compiler, why, &driver, &connections).await;
                     compiler
                 });
             }
@@ -143,8 +145,14 @@ impl Turns {
         });
     }
 
-    async fn ask(&self, compiler: &NodeName, driver: &Driver, connections: &Connections) {
-        let at = driver.shared.clock.now();
+    async fn ask(
+        &self,
+        compiler: &NodeName,
+        (_, agreed_at): Why,
+        driver: &Driver,
+        connections: &Connections,
+    ) {
+        let at = asked_at(driver.shared.clock.now(), agreed_at);
         let Some(mut client) = connections.client(compiler) else { return };
         let mut request = Request::new(IdleRequest {});
         request.set_timeout(DEADLINE);
@@ -167,6 +175,11 @@ impl Turns {
 }
 
 pub(crate) const TOO_OLD: &str = "its node agent does not know the orders of a rollout (hint: install the version of the controller there)";
+
+/// The drain was on record before this question, also where both are of the same millisecond.
+fn asked_at(now: Millis, agreed_at: Option<Millis>) -> Millis {
+    now.max(agreed_at.map_or(0, |agreed_at| agreed_at + 1))
+}
 
 fn view(at: Millis, reply: &IdleReply) -> IdleView {
     IdleView {
@@ -199,4 +212,17 @@ fn to_ask(state: &State, now: Millis) -> BTreeMap<NodeName, Why> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: an answer to a question of the drain's own millisecond counted for nothing, and the next question
+    /// came a second later.
+    #[test]
+    fn a_question_in_the_millisecond_of_the_drain_is_later_than_the_drain() {
+        assert_eq!(asked_at(7, Some(7)), 8);
+        assert_eq!((asked_at(9, Some(7)), asked_at(9, None)), (9, 9));
+    }
 }

@@ -36,7 +36,7 @@ impl Reporter {
             RolloutPhase::Paused { reason, .. } | RolloutPhase::Aborting { reason } => (reason.clone(), 0),
             RolloutPhase::Ended { outcome, at } => (ended(outcome), self.shown(*at)),
         };
-        let (waits_for, next) = waits(rollout);
+        let (waits_for, next) = waits(state, rollout);
         RolloutInfo {
             id: rollout.id.0,
             action: rollout.action.to_string(),
@@ -106,10 +106,10 @@ impl Look<'_> {
         };
         let said = turns.said(node);
         info.notes = said.notes_of(rollout.id);
+        info.drained = is_drained_by(self.state, rollout, node);
         if rollout.is_ended() {
             return info;
         }
-        info.drained = is_drained_by(self.state, rollout, node);
         info.says = said.about(turn);
         if let Some(waits) = self.state.turn_waits(rollout, node, self.presence, self.now) {
             info.waits_for = waits.what;
@@ -141,8 +141,9 @@ fn ended(outcome: &RolloutOutcome) -> String {
 }
 
 /// What the rollout itself waits for, and the command that goes on.
-fn waits(rollout: &Rollout) -> (String, String) {
+fn waits(state: &State, rollout: &Rollout) -> (String, String) {
     let id = rollout.id;
+    let mut left = rollout.turns.keys().filter(|node| is_drained_by(state, rollout, node));
     let failed = rollout.turns.iter().find(|(_, turn)| turn.phase == TurnPhase::Failed);
     match (&rollout.phase, failed) {
         (RolloutPhase::Paused { .. }, Some((node, _))) => (
@@ -159,7 +160,11 @@ fn waits(rollout: &Rollout) -> (String, String) {
         (RolloutPhase::Aborting { .. }, _) => {
             ("for the turns under way to be brought back; none begins".to_owned(), String::new())
         }
-        (RolloutPhase::Running | RolloutPhase::Ended { .. }, _) => (String::new(), String::new()),
+        (RolloutPhase::Running, _) => (String::new(), String::new()),
+        (RolloutPhase::Ended { .. }, _) => {
+            let enable = left.next().map(|node| format!("bunraku lb enable {node}, when it is healthy"));
+            (String::new(), enable.unwrap_or_default())
+        }
     }
 }
 
