@@ -66,7 +66,7 @@ pub(crate) enum MemoryError {
         #[source]
         source: io::Error,
     },
-    #[error("could not write {path}")]
+    #[error("could not write {path}{}", in_need_of_room(source, path))]
     Write {
         path: PathBuf,
         #[source]
@@ -261,6 +261,16 @@ fn older(subject: impl std::fmt::Display, seen: Fence, offered: Fence) -> Refuse
         subject: subject.to_string(),
         seen: format!("{} of {}", seen.generation, seen.term),
         offered: format!("{} of {}", offered.generation, offered.term),
+    }
+}
+
+fn in_need_of_room(error: &io::Error, path: &Path) -> String {
+    let at = path.parent().unwrap_or(path).display();
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            format!("\nhint: free space or inodes on its file system: `df -h {at}; df -i {at}`")
+        }
+        _ => String::new(),
     }
 }
 

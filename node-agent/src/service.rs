@@ -16,7 +16,7 @@ use bunraku_proto::{
 use bunraku_puppetserver::server::Status as ServerStatus;
 use bunraku_versions::VersionsError;
 use tokio::sync::watch;
-use tonic::{Request, Response, Status, transport::Channel};
+use tonic::{Code, Request, Response, Status, transport::Channel};
 
 use crate::{
     balancer::{self, Balance, no_balancer},
@@ -25,7 +25,7 @@ use crate::{
     heal::Heal,
     memory::{Memory, Refused},
     node::{Compiler, Node},
-    stage::Stage,
+    stage::{self, Stage},
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -89,7 +89,16 @@ impl node_server::Node for Service {
 
     async fn stage(&self, request: Request<v1::StageRequest>) -> Answer<v1::StageReply> {
         let v1::StageRequest { order, snapshot, generate_types, adopt, retained } = request.into_inner();
-        let (environment, _) = self.admit(order)?;
+        let environment = match self.admit(order) {
+            Ok((environment, _)) => environment,
+            // What cannot be remembered is not obeyed. Said as a failed stage: a deploy does not wait for it in silence.
+            Err(status) if status.code() == Code::Internal => {
+                tracing::warn!(reason = status.message(), "stage refused");
+                let outcome = Some(Outcome::Failed(stage::node_fault(status.message(), "")));
+                return Ok(Response::new(v1::StageReply { outcome }));
+            }
+            Err(status) => return Err(status),
+        };
         crash::point("stage-admitted");
         let retained = retained.iter().take(limits::RETAINED).map(|digest| parse(digest));
         let retained: Vec<Digest> = retained.collect::<Result<_, _>>()?;

@@ -119,7 +119,7 @@ impl Stage {
             Some(live) if !self.generate_types => {
                 let carried =
                     compiler.versions.carry_resource_types(&self.environment, &live, &self.snapshot);
-                carried.map(drop).map_err(|error| node_fault(Chain(&error).to_string(), String::new()))
+                carried.map(drop).map_err(|error| node_fault(&Chain(&error).to_string(), ""))
             }
             Some(_) | None if has_types(&version) => self.generate(node, compiler, &version).await,
             Some(_) | None => Ok(()),
@@ -127,8 +127,7 @@ impl Stage {
     }
 
     async fn generate(&self, node: &Node, compiler: &Compiler, version: &Path) -> Result<(), StageFailed> {
-        let account =
-            puppet_account(&node.config.puppet.user).map_err(|why| node_fault(why, String::new()))?;
+        let account = puppet_account(&node.config.puppet.user).map_err(|why| node_fault(&why, ""))?;
         let run = GenerateTypes {
             puppet: &node.puppet,
             environment: &self.environment,
@@ -162,14 +161,14 @@ impl Stage {
         }
         if !self.adopt {
             return Err(node_fault(
-                format!("a directory stands where the link of {} would be", self.environment),
-                "bunraku-agent doctor tells what to do".to_owned(),
+                &format!("a directory stands where the link of {} would be", self.environment),
+                "bunraku-agent doctor tells what to do",
             ));
         }
         let mut foreign = compiler
             .versions
             .foreign_files(&self.environment, &self.snapshot)
-            .map_err(|error| node_fault(Chain(&error).to_string(), String::new()))?;
+            .map_err(|error| node_fault(&Chain(&error).to_string(), ""))?;
         foreign.retain(|file| !DEPLOY_NOTES.contains(&file.path.as_str()));
         tracing::warn!(environment = %self.environment, files = foreign.len(), "a directory will be adopted; it is kept whole");
         notes.push(adoption(&foreign));
@@ -186,20 +185,18 @@ impl Stage {
         compiler
             .versions
             .link_ready(&self.environment, &self.snapshot)
-            .map_err(|error| node_fault(Chain(&error).to_string(), String::new()))?;
+            .map_err(|error| node_fault(&Chain(&error).to_string(), ""))?;
         let hint = "bunraku-agent doctor, on the compiler";
-        let settings = node
-            .settings(compiler)
-            .await
-            .map_err(|error| node_fault(Chain(&error).to_string(), hint.to_owned()))?;
-        let server = node.server(&settings).map_err(|why| node_fault(why, hint.to_owned()))?;
+        let settings =
+            node.settings(compiler).await.map_err(|error| node_fault(&Chain(&error).to_string(), hint))?;
+        let server = node.server(&settings).map_err(|why| node_fault(&why, hint))?;
         match server.rehearse(&settings).await {
             Ok(()) => Ok(true),
             Err(error) if error.is_owed() => {
                 notes.push(format!("not rehearsed: {}", Chain(&error)));
                 Ok(false)
             }
-            Err(error) => Err(node_fault(told(&error), hint.to_owned())),
+            Err(error) => Err(node_fault(&told(&error), hint)),
         }
     }
 }
@@ -247,8 +244,9 @@ fn failed(error: StageError) -> StageFailed {
     stage_failed(fault, &reason, error.hint.as_deref().unwrap_or_default())
 }
 
-fn node_fault(reason: String, hint: String) -> StageFailed {
-    stage_failed(stage_failed::Fault::Node, &reason, &hint)
+/// Something that only this node lacks.
+pub(crate) fn node_fault(told: &str, otherwise: &str) -> StageFailed {
+    stage_failed(stage_failed::Fault::Node, told, otherwise)
 }
 
 /// With one hint: the error's own knows better than `otherwise`.

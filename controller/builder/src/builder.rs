@@ -151,6 +151,12 @@ impl Builder {
         })
     }
 
+    /// What helps against a failure that is not the builder's own.
+    pub fn hint(&self, error: &BuildError) -> Option<String> {
+        let root = self.config.root.display();
+        error.is_full_disk().then(|| format!("free space or inodes: `df -h {root}; df -i {root}`"))
+    }
+
     fn turn(&self, environment: &EnvironmentName) -> Arc<tokio::sync::Mutex<()>> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(turns.entry(environment.clone()).or_default())

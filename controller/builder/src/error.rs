@@ -1,6 +1,6 @@
 //! Why a build did not end with a snapshot.
 
-use std::{io, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 use bunraku_common::{EnvironmentName, snapshot::TreeError};
 
@@ -99,6 +99,19 @@ impl BuildError {
                 | Self::Credentials { .. }
                 | Self::Exclude(_)
         )
+    }
+
+    /// Whether the disk has no room, so that neither git nor its configuration is to blame.
+    pub(crate) fn is_full_disk(&self) -> bool {
+        let mut next: Option<&(dyn Error + 'static)> = Some(self);
+        while let Some(error) = next {
+            let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+            if matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)) {
+                return true;
+            }
+            next = error.source();
+        }
+        self.output().contains("No space left on device")
     }
 
     pub fn is_cancelled(&self) -> bool {

@@ -110,14 +110,13 @@ impl Api {
             may_deploy(who, environment)?;
         }
         let branches = self.builder.branches().await.map_err(|error| {
-            let (why, hint) = hint::split(&Chain(&error).to_string());
+            let (why, own) = hint::split(&Chain(&error).to_string());
             let look =
                 "check `remote` and `transports` in the [build] table, and that the build user may read it";
-            let hint = if hint.is_empty() { look } else { &hint };
-            Status::failed_precondition(hint::join(
-                &format!("the control repository could not be read: {why}"),
-                hint,
-            ))
+            let own = Some(own).filter(|own| !own.is_empty());
+            let hint = self.builder.hint(&error).or(own).unwrap_or_else(|| look.to_owned());
+            let why = format!("the control repository could not be read: {why}");
+            Status::failed_precondition(hint::join(&why, &hint))
         })?;
         let mut reply = v1::DeployReply::default();
         let wanted = if request.all { self.all_of(&branches, who, &mut reply) } else { asked };

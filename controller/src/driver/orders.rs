@@ -165,7 +165,8 @@ impl Hands {
             Ok(built) => built,
             Err(failed) => {
                 self.describe(self.provenance.keep_output(deploy, failed.output()));
-                let (reason, hint) = hint::split(&Chain(&failed).to_string());
+                let (reason, own) = hint::split(&Chain(&failed).to_string());
+                let hint = self.builder.hint(&failed).unwrap_or(own);
                 return (Some(Event::BuildFailed { deploy, reason, hint }), None);
             }
         };

@@ -86,7 +86,7 @@ fn a_received_file_that_was_damaged_on_disk_is_fetched_again() {
 }
 
 #[test]
-fn every_flipped_bit_on_the_wire_ends_in_the_right_tree() {
+fn f13_every_flipped_bit_on_the_wire_ends_in_the_right_tree() {
     let sample = files(&[("a", "hello"), ("d/b", "world")]);
     let node = Node::new();
     let want = node.shelf.put(&sample);
@@ -106,7 +106,28 @@ fn every_flipped_bit_on_the_wire_ends_in_the_right_tree() {
 }
 
 #[test]
-fn damage_that_comes_again_and_again_is_this_nodes_fault_and_is_never_used() {
+fn f13_a_repeated_chunk_of_a_stream_is_noticed_and_ends_in_the_right_tree() {
+    let node = Node::new();
+    let want = node.shelf.put(&many());
+    let length = node.shelf.pack(&node.shelf.listed(&want, &[], None)).len();
+    let chunk = length / 7;
+    for start in (0..length - chunk).step_by(chunk / 3) {
+        let mut source = Source::new(&node.shelf).spoilt(move |n, mut bytes| {
+            if n == 0 {
+                bytes.splice(start..start, bytes[start..start + chunk].to_vec());
+            }
+            Ok(bytes)
+        });
+        node.versions.stage(&production(), &want, &mut source, &GO).unwrap();
+        assert!(source.asked.len() > 1, "what comes after the repeated chunk is asked for again: {start}");
+        assert_eq!(read(&node.version(&want)), many(), "{start}");
+        node.versions.discard(&production(), &want).unwrap();
+        node.versions.collect(std::time::Duration::ZERO).unwrap();
+    }
+}
+
+#[test]
+fn f13_damage_that_comes_again_and_again_is_this_nodes_fault_and_is_never_used() {
     let node = Node::new();
     let want = node.shelf.put(&many());
     let mut source = Source::new(&node.shelf).spoilt(|_, mut bytes| {
@@ -139,7 +160,7 @@ fn with_objects(change: impl Fn(&Node, &mut Vec<Object>)) -> String {
 }
 
 #[test]
-fn an_extra_object_is_refused() {
+fn f13_an_extra_object_is_refused() {
     let reason = with_objects(|node, objects| {
         let digest = node.shelf.objects.put_blob(b"not asked for").unwrap();
         objects.insert(1, Object { kind: Kind::Blob, digest });
@@ -148,7 +169,7 @@ fn an_extra_object_is_refused() {
 }
 
 #[test]
-fn a_repeated_object_is_refused() {
+fn f13_a_repeated_object_is_refused() {
     let reason = with_objects(|_, objects| objects.insert(2, objects[1]));
     assert!(reason.contains("came twice"), "{reason}");
 }
