@@ -10,18 +10,10 @@ use std::{
 };
 
 use bunraku_proto::v1;
-use bunraku_tests::fleet::{Actor, Fleet, restart, turn, until};
+use bunraku_tests::fleet::{Actor, Fleet, restart, three_actors, turn, until};
 use tonic::Code;
 
 const COMPILERS: [&str; 3] = ["c1", "c2", "c3"];
-
-/// Three compilers behind one balancer.
-async fn stage() -> (Fleet, [Actor; 3]) {
-    let mut fleet = Fleet::new().nodes(0).controller(|config| config.balancers.agree_s = 4).up().await;
-    let actors = [fleet.add_actor("c1").await, fleet.add_actor("c2").await, fleet.add_actor("c3").await];
-    fleet.add_balancer("lb1", &COMPILERS).await;
-    (fleet, actors)
-}
 
 /// The least number of compilers that HAProxy ever showed up while `during` lasted.
 async fn fewest_in_service<T>(fleet: &Fleet, during: impl Future<Output = T>) -> (usize, T) {
@@ -55,7 +47,7 @@ fn of_node(id: u64, node: &str) -> v1::TurnRequest {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i3_i5_a_rolling_restart_takes_out_one_after_the_other_does_each_once_and_leaves_nothing_behind() {
-    let (fleet, actors) = stage().await;
+    let (fleet, actors) = three_actors().await;
     actors[1].goes_on("act", "puppetserver.service restarts");
     let plan = fleet.main().client().plan_rollout(restart()).await.unwrap().into_inner();
     let waves: Vec<_> = plan.waves.iter().map(|wave| wave.nodes.join(" ")).collect();
@@ -97,7 +89,7 @@ async fn i3_i5_a_rolling_restart_takes_out_one_after_the_other_does_each_once_an
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_goes_on_is_asked_again_under_the_same_number_and_its_words_are_shown_and_made_plain() {
-    let (fleet, [c1, _c2, _c3]) = stage().await;
+    let (fleet, [c1, _c2, _c3]) = three_actors().await;
     c1.goes_on("hold", "a Puppet run goes on since 12:03:11\x1b[2J");
     let id = fleet.main().start_rollout(restart()).await.unwrap();
     until("c1 is asked three times", || async { c1.orders("hold").len() >= 3 }).await;
@@ -116,7 +108,7 @@ async fn a_node_that_goes_on_is_asked_again_under_the_same_number_and_its_words_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_asked_whether_it_is_idle_unless_a_turn_is_open_or_a_drain_is_young() {
-    let (fleet, actors) = stage().await;
+    let (fleet, actors) = three_actors().await;
     until("the balancers were seen", || async { !fleet.main().at_balancers("c1").await.state.is_empty() })
         .await;
     actors[0].is_idle(v1::IdleReply { connections: 2, jrubies: 4, jrubies_free: 3, ..Default::default() });
@@ -149,7 +141,7 @@ async fn nobody_is_asked_whether_it_is_idle_unless_a_turn_is_open_or_a_drain_is_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_rollout_over_the_same_compilers_is_refused_with_the_number_of_the_first() {
-    let (fleet, [c1, _c2, _c3]) = stage().await;
+    let (fleet, [c1, _c2, _c3]) = three_actors().await;
     c1.goes_on("prepare", "it looks");
     let only = |node: &str| v1::RolloutRequest { nodes: vec![node.into()], ..restart() };
     let first = fleet.main().start_rollout(only("c1")).await.unwrap();
@@ -171,7 +163,7 @@ async fn a_second_rollout_over_the_same_compilers_is_refused_with_the_number_of_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pause_lets_the_open_turn_end_and_two_operators_have_their_names_on_what_they_did() {
-    let (fleet, [c1, c2, _c3]) = stage().await;
+    let (fleet, [c1, c2, _c3]) = three_actors().await;
     let (mut alice, mut bob) =
         (fleet.main().operator("alice", "operator").await, fleet.main().operator("bob", "operator").await);
     let mut eve = fleet.main().operator("eve", "viewer").await;
@@ -202,7 +194,7 @@ async fn a_pause_lets_the_open_turn_end_and_two_operators_have_their_names_on_wh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i7_an_abort_while_a_compiler_is_drained_brings_it_back_unchanged_and_touches_no_other() {
-    let (fleet, actors) = stage().await;
+    let (fleet, actors) = three_actors().await;
     let haproxy = fleet.balancer("lb1").haproxy();
     // One of each compiler: the drain cannot end.
     let sessions = [haproxy.session().await, haproxy.session().await, haproxy.session().await];
@@ -226,7 +218,7 @@ async fn i7_an_abort_while_a_compiler_is_drained_brings_it_back_unchanged_and_to
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f15_a_compiler_that_fails_halts_the_rollout_with_an_alarm_until_it_is_retried_or_skipped() {
-    let (fleet, [c1, c2, c3]) = stage().await;
+    let (fleet, [c1, c2, c3]) = three_actors().await;
     c1.fails("prepare", "conf.d/web.conf: line 3 is no HOCON");
     let id = fleet.main().start_rollout(restart()).await.unwrap();
     let halted = fleet.main().until_rollout(id, "paused").await;
@@ -270,7 +262,7 @@ async fn f15_a_compiler_that_fails_halts_the_rollout_with_an_alarm_until_it_is_r
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i5_a_controller_that_restarts_in_the_middle_asks_for_the_same_and_goes_on() {
-    let (mut fleet, [c1, c2, c3]) = stage().await;
+    let (mut fleet, [c1, c2, c3]) = three_actors().await;
     c2.goes_on("act", "it restarts");
     let id = fleet.main().start_rollout(restart()).await.unwrap();
     fleet.main().until_turn(id, "c2", "acting").await;
@@ -291,7 +283,7 @@ async fn i5_a_controller_that_restarts_in_the_middle_asks_for_the_same_and_goes_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_agent_of_before_rollouts_fails_its_turn_with_a_hint_and_is_not_touched() {
-    let (fleet, [c1, _c2, _c3]) = stage().await;
+    let (fleet, [c1, _c2, _c3]) = three_actors().await;
     c1.is_too_old();
     let id = fleet.main().start_rollout(restart()).await.unwrap();
     let halted = fleet.main().until_rollout(id, "paused").await;
@@ -305,7 +297,7 @@ async fn a_node_agent_of_before_rollouts_fails_its_turn_with_a_hint_and_is_not_t
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_rolled_out_is_refused_with_a_hint_and_nothing_is_on_record() {
-    let (fleet, _actors) = stage().await;
+    let (fleet, _actors) = three_actors().await;
     let before = fleet.main().audit().await.len();
     let nodes = |pattern: &str| v1::RolloutRequest { nodes: vec![pattern.into()], ..restart() };
     let refused = fleet.main().start_rollout(nodes("nobody*")).await.unwrap_err();

@@ -46,7 +46,7 @@ pub use main_server::{MainServer, digest_of};
 pub use node::Node;
 pub use puppet_server::{Mood, PuppetServer};
 pub use repository::ControlRepository;
-pub use rollouts::{restart, turn};
+pub use rollouts::{restart, three_actors, turn};
 
 use authority::Authority;
 use balancer::Port;

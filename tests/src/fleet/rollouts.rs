@@ -3,7 +3,15 @@
 use bunraku_proto::v1::{self, action::Kind};
 use tonic::Status;
 
-use super::{MainServer, until};
+use super::{Actor, Fleet, MainServer, until};
+
+/// Three compilers that play their parts, behind one balancer.
+pub async fn three_actors() -> (Fleet, [Actor; 3]) {
+    let mut fleet = Fleet::new().nodes(0).controller(|config| config.balancers.agree_s = 4).up().await;
+    let actors = [fleet.add_actor("c1").await, fleet.add_actor("c2").await, fleet.add_actor("c3").await];
+    fleet.add_balancer("lb1", &["c1", "c2", "c3"]).await;
+    (fleet, actors)
+}
 
 /// `bunraku rollout start restart --bake 0s`.
 pub fn restart() -> v1::RolloutRequest {
