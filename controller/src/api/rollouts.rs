@@ -41,7 +41,9 @@ impl Api {
         let state = self.driver.shared.state();
         let newest = state.rollouts().values().rev().take(limit);
         v1::ListRolloutsReply {
-            rollouts: newest.map(|rollout| self.reporter.rollout(&state, rollout, &self.turns)).collect(),
+            rollouts: newest
+                .map(|rollout| self.reporter.rollout_in_brief(&state, rollout, &self.turns))
+                .collect(),
         }
     }
 

@@ -50,13 +50,24 @@ impl Reporter {
             turns: known.map(|(node, turn)| look.turn(rollout, node, turn, turns)).collect(),
             waits_for,
             next,
+            compilers: count(rollout.turns.len()),
+            done: count(rollout.turns.values().filter(|turn| turn.phase == TurnPhase::Done).count()),
         }
+    }
+
+    /// Without the compilers that wait or are over: many rollouts of many compilers fit into one answer.
+    pub(crate) fn rollout_in_brief(&self, state: &State, rollout: &Rollout, turns: &Turns) -> RolloutInfo {
+        let mut info = self.rollout(state, rollout, turns);
+        info.waves.clear();
+        let told = |turn: &TurnInfo| turn.drained || !turn.waits_for.is_empty();
+        info.turns.retain(told);
+        info
     }
 
     /// Those that have not ended.
     pub(crate) fn open_rollouts(&self, state: &State, turns: &Turns) -> Vec<RolloutInfo> {
         let open = state.rollouts().values().filter(|rollout| !rollout.is_ended());
-        open.map(|rollout| self.rollout(state, rollout, turns)).collect()
+        open.map(|rollout| self.rollout_in_brief(state, rollout, turns)).collect()
     }
 
     /// A node's part in a rollout that goes on, as one line.
@@ -168,13 +179,17 @@ fn waits(state: &State, rollout: &Rollout) -> (String, String) {
     }
 }
 
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
 fn wave(wave: &Wave) -> RolloutWave {
     RolloutWave { nodes: wave.nodes.iter().map(ToString::to_string).collect(), canary: wave.canary }
 }
 
 fn policy(policy: &bunraku_engine::RolloutPolicy) -> RolloutPolicy {
     RolloutPolicy {
-        canary: u32::try_from(policy.canary).unwrap_or(u32::MAX),
+        canary: count(policy.canary),
         batch: match policy.batch {
             Batch::Count(count) => count.to_string(),
             Batch::Percent(percent) => format!("{percent}%"),

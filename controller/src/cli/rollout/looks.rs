@@ -81,6 +81,8 @@ fn running() -> RolloutInfo {
         policy: Some(policy()),
         waves: waves(),
         turns: vec![turn("c1", "done"), draining(), settling(), turn("c4", "waiting"), turn("c5", "waiting")],
+        compilers: 5,
+        done: 1,
         ..RolloutInfo::default()
     }
 }
@@ -108,13 +110,15 @@ fn halted() -> RolloutInfo {
         next: "bunraku rollout retry 7 c2.example.com, or skip 7 c2.example.com, or resume 7, or abort 7"
             .into(),
         turns: vec![done, failed, turn("c3", "done"), turn("c4", "waiting"), turn("c5", "waiting")],
+        done: 2,
         ..running()
     }
 }
 
 fn ended(phase: &str, reason: &str, turns: Vec<TurnInfo>) -> RolloutInfo {
     let (phase, reason) = (phase.into(), reason.into());
-    RolloutInfo { phase, reason, turns, ended_ms: wall_ms(), ..running() }
+    let done = turns.iter().filter(|turn| turn.phase == "done").count() as u32;
+    RolloutInfo { phase, reason, turns, done, ended_ms: wall_ms(), ..running() }
 }
 
 fn endings() -> Vec<RolloutInfo> {

@@ -96,7 +96,7 @@ pub(crate) fn list_text(rollouts: &[RolloutInfo]) -> String {
             vec![
                 rollout.id.to_string(),
                 rollout.phase.clone(),
-                format!("{} of {} done", done(rollout), rollout.turns.len()),
+                format!("{} of {} done", rollout.done, rollout.compilers),
                 rollout.who.clone(),
                 since(rollout.requested_ms),
                 rollout.action.clone(),
@@ -168,15 +168,8 @@ fn head(rollout: &RolloutInfo) -> String {
     };
     format!(
         "rollout {} ({}) {phase}, {} of {} done",
-        rollout.id,
-        rollout.action,
-        done(rollout),
-        rollout.turns.len()
+        rollout.id, rollout.action, rollout.done, rollout.compilers
     )
-}
-
-fn done(rollout: &RolloutInfo) -> usize {
-    rollout.turns.iter().filter(|turn| turn.phase == "done").count()
 }
 
 fn wave_of(rollout: &RolloutInfo, turn: &TurnInfo) -> String {
