@@ -8,7 +8,10 @@ use bunraku_proto::v1;
 use bunraku_tests::fleet::{Fleet, MainServer, until};
 use tonic::Code;
 
-use super::{liar::Liar, raw::stolen_node};
+use super::{
+    liar::Liar,
+    raw::{soon, stolen_node},
+};
 
 /// More than any word of a compiler needs.
 const MUCH: usize = 3 << 19;
@@ -134,5 +137,52 @@ async fn t5_words_of_an_operator_that_are_too_many_are_refused_and_take_nobody_w
         assert_eq!(status.code(), Code::InvalidArgument, "{:.200}", status.message());
     }
     assert_eq!(main.node("c1").await.standing, "enrolled");
+    fleet.end().await;
+}
+
+/// The procedure of docs/adoption.md, "When a compiler is not to be trusted".
+#[tokio::test(flavor = "multi_thread")]
+async fn t5_a_compiler_that_invents_a_newer_controller_is_revoked_and_a_takeover_ends_what_it_did() {
+    let fleet = Fleet::new().nodes(1).up().await;
+    let main = fleet.main();
+    let live = fleet.deploy_change("production", "one").await;
+    let thief = stolen_node(main, "c9").await;
+    let claims = |number: u64| v1::HelloReply {
+        highest_term: Some(v1::Term { number, id: format!("{:032x}", 7) }),
+        ..Liar::honest()
+    };
+
+    // No controller ever came to such a term: it is not believed, and not obeyed either.
+    let absurd = Liar::new(claims(u64::MAX), String::new());
+    soon("the controller leaves", absurd.serve(main, &thief)).await;
+    assert!(absurd.greeted() > 0);
+    assert_eq!(main.status().await.standing, "in command");
+
+    // One that could be true stops all orders, and the one who says so is named.
+    let claimed = main.status().await.term + 5_000_000;
+    let liar = Liar::new(claims(claimed), String::new());
+    soon("the controller leaves", liar.serve(main, &thief)).await;
+    until("the claim is heard", || async { main.status().await.standing.starts_with("gives no orders") })
+        .await;
+    let standing = main.status().await.standing;
+    assert!(standing.contains("c9") && standing.contains("bunraku takeover"), "{standing}");
+    fleet.push("production", &[("manifests/site.pp", "# two\n")]);
+    let refused = main.ask_deploy("production").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert_eq!(fleet.node("c1").live("production"), Some(live));
+
+    // `bunraku nodes revoke` works without being in command, and then `bunraku takeover`.
+    let revoke = v1::RevokeNodeRequest { node: "c9".into(), reason: "claims a term".into() };
+    main.client().revoke_node(revoke).await.unwrap();
+    assert!(main.take_over().await > claimed);
+    main.until_connected("c1").await;
+    assert_eq!(main.status().await.standing, "in command");
+
+    // It cannot say it again, and the fleet is as it was.
+    let greeted = liar.greeted();
+    soon("the door stays closed", liar.serve(main, &thief)).await;
+    assert_eq!(liar.greeted(), greeted);
+    fleet.deploy_change("production", "three").await;
+    assert_eq!(main.status().await.standing, "in command");
     fleet.end().await;
 }
