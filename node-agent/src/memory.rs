@@ -266,12 +266,10 @@ fn older(subject: impl std::fmt::Display, seen: Fence, offered: Fence) -> Refuse
 
 fn in_need_of_room(error: &io::Error, path: &Path) -> String {
     let at = path.parent().unwrap_or(path).display();
-    match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            format!("\nhint: free space or inodes on its file system: `df -h {at}; df -i {at}`")
-        }
-        _ => String::new(),
+    if !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return String::new();
     }
+    format!("\nhint: free space or inodes on its file system: `df -h {at}; df -i {at}`")
 }
 
 fn save(path: &Path, kept: &Kept) -> io::Result<()> {
