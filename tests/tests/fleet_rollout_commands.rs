@@ -1,6 +1,8 @@
 //! `bunraku rollout …` as programs and scripts meet it: exit codes, JSON, no terminal, Ctrl-C. The program itself, against
 //! a controller in this process.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::{
     process::{Command, Stdio},
     time::Duration,
