@@ -1,13 +1,14 @@
 //! The node agent's configuration file. It is the last word on what may happen on this host: what it does not grant,
 //! no controller can order.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use bunraku_balancer::BalancerConfig;
 use bunraku_common::{
     EnvironmentName, NodeName,
     config::{host_port, host_port_if_any, positive},
 };
+use bunraku_services::service::Grant;
 use serde::{Deserialize, Serialize};
 
 /// `/etc/bunraku/agent.toml`.
@@ -29,6 +30,12 @@ pub struct Config {
     /// What this host grants as a load balancer. Without the section it balances nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub balancer: Option<BalancerConfig>,
+    /// Services of this host that may be restarted or reloaded, by the names given here. Nothing else is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub services: BTreeMap<String, Grant>,
+    /// What a rollout may do here.
+    #[serde(default)]
+    pub rollout: RolloutConfig,
     /// How to reach Puppet and its server on this host.
     #[serde(default)]
     pub puppet: PuppetConfig,
@@ -79,6 +86,25 @@ impl Default for CodeConfig {
             generate_types: true,
             no_types: Vec::new(),
         }
+    }
+}
+
+/// What a rollout may do on this host.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RolloutConfig {
+    /// Which of `[services]` is Puppet Server.
+    pub service: String,
+    /// Whether Puppet's own agent may be run.
+    pub puppet_run: bool,
+    /// Commands that may be run, by name: program and arguments, without a shell.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub exec: BTreeMap<String, Vec<String>>,
+}
+
+impl Default for RolloutConfig {
+    fn default() -> Self {
+        Self { service: "puppetserver".into(), puppet_run: false, exec: BTreeMap::new() }
     }
 }
 
@@ -147,6 +173,7 @@ mod tests {
             "[balancer.haproxy]",
             "[balancer.nginx]",
             "[balancer.hook]",
+            "[rollout]",
             "[puppet]",
             "[enroll]",
         ] {

@@ -1,7 +1,7 @@
 //! The node agent: dials the controller and serves its orders; and the helpers that Puppet Server calls.
 //!
 //! `connect` keeps the connection, `service` answers orders (one short function per RPC), `stage` and `commit` are the
-//! two halves of a deploy on this node, `background` does what nobody waits for, `memory` is what must not be
+//! two halves of a deploy on this node, `turn` is its part in a rollout, `background` does what nobody waits for, `memory` is what must not be
 //! forgotten. What may happen on this host is for `config` to say.
 
 mod agent;
@@ -20,11 +20,13 @@ mod memory;
 mod node;
 mod service;
 mod stage;
+mod turn;
 mod watchdog;
 
 pub use agent::Agent;
 pub use bunraku_balancer::BalancerConfig;
-pub use config::{CodeConfig, Config, EnrollConfig, PuppetConfig};
+pub use bunraku_services::service::Grant;
+pub use config::{CodeConfig, Config, EnrollConfig, PuppetConfig, RolloutConfig};
 pub use node::AgentError;
 
 /// Random bits from the kernel, for jitter and names.

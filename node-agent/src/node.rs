@@ -13,7 +13,9 @@ use std::{
 
 use bunraku_balancer::{Keeper, KeeperError};
 use bunraku_common::{Chain, Digest, EnvironmentName, NodeName, names::BadName};
-use bunraku_puppetserver::{Account, Places as ServerPlaces, Puppet, PuppetServer, Settings, SettingsError};
+use bunraku_puppetserver::{
+    Account, Places as ServerPlaces, Puppet, PuppetServer, Settings, SettingsError, places::PlacesError,
+};
 use bunraku_versions::{Layout, Policy, Versions, VersionsError};
 use tokio::sync::Notify;
 
@@ -22,6 +24,7 @@ use crate::{
     config::{CodeConfig, Config},
     helpers,
     memory::{Memory, MemoryError},
+    turn::Turns,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +92,8 @@ pub(crate) struct Node {
     pub compiler: Option<Compiler>,
     /// What this node does as a load balancer; `None`: its configuration names none.
     pub balancer: Option<Arc<Keeper>>,
+    /// What this node does when its turn in a rollout has come.
+    pub turns: Turns,
     pub puppet: Puppet,
     /// Wakes the connection: the identity is renewed before its time.
     pub renew: Notify,
@@ -140,6 +145,7 @@ impl Node {
         };
         let balancer =
             config.balancer.as_ref().map(|balancer| balancer::open(balancer, data_dir)).transpose()?;
+        let turns = Turns::open(&config, data_dir).map_err(|error| AgentError::Memory(Box::new(error)))?;
         Ok(Self {
             name,
             instance: format!("{:016x}", crate::random()),
@@ -147,6 +153,7 @@ impl Node {
             memory: Mutex::new(memory),
             compiler,
             balancer,
+            turns,
             puppet,
             renew: Notify::new(),
             clock_ahead_ms: Mutex::new(None),
@@ -183,12 +190,16 @@ impl Node {
         Ok(PuppetServer::new(settings, address))
     }
 
-    fn server_address(&self, settings: &Settings) -> Result<SocketAddr, String> {
+    /// Where Puppet Server's own configuration lies.
+    pub(crate) fn server_places(&self, settings: &Settings) -> Result<ServerPlaces, PlacesError> {
+        ServerPlaces::find(settings, self.config.puppet.conf_d.as_deref())
+    }
+
+    pub(crate) fn server_address(&self, settings: &Settings) -> Result<SocketAddr, String> {
         if let Some(named) = &self.config.puppet.server {
             return resolve(named).ok_or_else(|| AgentError::Server(named.clone()).to_string());
         }
-        let places = ServerPlaces::find(settings, self.config.puppet.conf_d.as_deref())
-            .map_err(|error| Chain(&error).to_string())?;
+        let places = self.server_places(settings).map_err(|error| Chain(&error).to_string())?;
         places.address().map_err(|error| format!("could not read where Puppet Server listens: {error}"))
     }
 }

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use bunraku_common::{Chain, Digest, EnvironmentName, Fence, Generation, Term, crash, limits};
+use bunraku_common::{Chain, Digest, EnvironmentName, Fence, Generation, NodeName, Term, crash, limits};
 use bunraku_proto::{
     PROTOCOL,
     v1::{self, node_server, stage_reply::Outcome},
@@ -26,6 +26,7 @@ use crate::{
     memory::{Memory, Refused},
     node::{Compiler, Node},
     stage::{self, Stage},
+    turn::{self, Action, Step},
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -191,23 +192,34 @@ impl node_server::Node for Service {
     }
 
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {
-        Err(Status::unimplemented("this node takes no part in rollouts"))
+        Ok(Response::new(turn::idle(&self.node, self.compiler()?).await))
     }
 
-    async fn prepare(&self, _: Request<v1::PrepareRequest>) -> Answer<v1::TurnReply> {
-        Err(Status::unimplemented("this node takes no part in rollouts"))
+    async fn prepare(&self, request: Request<v1::PrepareRequest>) -> Answer<v1::TurnReply> {
+        let v1::PrepareRequest { order, action } = request.into_inner();
+        self.turn(order, Step::Prepare(Action::parse(action)?)).await
     }
 
-    async fn settle(&self, _: Request<v1::SettleRequest>) -> Answer<v1::TurnReply> {
-        Err(Status::unimplemented("this node takes no part in rollouts"))
+    async fn settle(&self, request: Request<v1::SettleRequest>) -> Answer<v1::TurnReply> {
+        let v1::SettleRequest { order, hold, owner } = request.into_inner();
+        let owner = balancer::text(owner, "owner", balancer::LONGEST_OWNER)?;
+        self.turn(order, if hold { Step::Hold { owner } } else { Step::Release }).await
     }
 
-    async fn act(&self, _: Request<v1::ActRequest>) -> Answer<v1::TurnReply> {
-        Err(Status::unimplemented("this node takes no part in rollouts"))
+    async fn act(&self, request: Request<v1::ActRequest>) -> Answer<v1::TurnReply> {
+        let v1::ActRequest { order, action, revert } = request.into_inner();
+        if revert {
+            return Err(Status::unimplemented("this agent cannot go back from an action"));
+        }
+        self.turn(order, Step::Act(Action::parse(action)?)).await
     }
 
-    async fn verify(&self, _: Request<v1::VerifyRequest>) -> Answer<v1::TurnReply> {
-        Err(Status::unimplemented("this node takes no part in rollouts"))
+    async fn verify(&self, request: Request<v1::VerifyRequest>) -> Answer<v1::TurnReply> {
+        let v1::VerifyRequest { order, action: _, certname } = request.into_inner();
+        if !certname.is_empty() {
+            parse::<NodeName>(&certname)?;
+        }
+        self.turn(order, Step::Verify { certname }).await
     }
 }
 
@@ -220,8 +232,22 @@ impl Service {
 
     /// What this node's configuration grants.
     fn abilities(&self) -> Vec<String> {
-        let code = self.node.compiler.iter().map(|_| "code".to_owned());
-        code.chain(self.node.balancer.iter().map(|_| "balance".to_owned())).collect()
+        let (code, balancer) = (self.node.compiler.is_some(), self.node.balancer.is_some());
+        let serves = code && !self.node.config.services.is_empty();
+        let granted = [("code", code), ("balance", balancer), ("services", serves)];
+        granted.into_iter().filter(|(_, granted)| *granted).map(|(ability, _)| ability.to_owned()).collect()
+    }
+
+    /// An order of this compiler's turn in a rollout.
+    async fn turn(&self, order: Option<v1::Order>, step: Step) -> Answer<v1::TurnReply> {
+        self.compiler()?;
+        let subject = format!("turn {}", self.node.name);
+        if order.as_ref().is_none_or(|order| order.subject != subject) {
+            return Err(Status::invalid_argument(format!("the order's subject is not `{subject}`")));
+        }
+        let fence = self.admit_about(order, &subject)?;
+        crash::point("turn-admitted");
+        Ok(Response::new(turn::ask(&self.node, fence, step).await))
     }
 
     fn compiler(&self) -> Result<&Compiler, Status> {

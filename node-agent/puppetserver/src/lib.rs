@@ -5,6 +5,7 @@
 //! asked for it: a staged version's `.resource_types`, a lock file, and (doctor --fix) configuration with a copy kept.
 
 pub mod account;
+mod catalog;
 pub mod code_content;
 pub mod code_id;
 pub mod command;

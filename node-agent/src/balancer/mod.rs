@@ -10,7 +10,7 @@ use bunraku_balancer::{BalancerConfig, Keeper, KeeperError, driver};
 
 pub(crate) use self::{
     findings::examine,
-    orders::{Balance, no_balancer, status},
+    orders::{Balance, LONGEST_OWNER, no_balancer, status, text},
 };
 
 /// What is wanted of each compiler is kept here, below `data_dir`.

@@ -10,7 +10,7 @@ use tonic::Status;
 use crate::node::Node;
 
 /// Names and ids of rollouts; a sentence.
-const LONGEST_OWNER: usize = 200;
+pub(crate) const LONGEST_OWNER: usize = 200;
 const LONGEST_REASON: usize = 1000;
 /// A server whose weight grows for an hour has grown.
 const LONGEST_SLOW_START_S: u32 = 3600;
@@ -87,7 +87,7 @@ impl Balance {
 }
 
 /// What a person reads; it must not move the cursor of a terminal.
-fn text(text: String, what: &str, longest: usize) -> Result<String, Status> {
+pub(crate) fn text(text: String, what: &str, longest: usize) -> Result<String, Status> {
     if text.len() <= longest && !text.contains(char::is_control) {
         Ok(text)
     } else {

@@ -71,6 +71,8 @@ impl Node {
                 ..PuppetConfig::default()
             },
             balancer: None,
+            services: Default::default(),
+            rollout: Default::default(),
             enroll: None,
         };
         change(&mut config);

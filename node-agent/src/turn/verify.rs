@@ -1,0 +1,44 @@
+//! Whether Puppet Server is up and well after it was changed.
+
+use std::time::Duration;
+
+use bunraku_common::Chain;
+use bunraku_puppetserver::server::Status;
+use bunraku_services::{State, puppetserver::GoodCopies};
+
+use super::{Answer, server};
+use crate::node::{Compiler, Node};
+
+/// A catalog of a large site takes half a minute on a cold server.
+const CATALOG: Duration = Duration::from_secs(120);
+
+pub(super) async fn verify(node: &Node, compiler: &Compiler, certname: &str) -> Answer {
+    if let Ok(service) = node.turns.services.granted(&node.config.rollout.service) {
+        match service.status().await {
+            Ok(status) if status.state == State::Running => {}
+            Ok(status) => return Answer::changed(format!("its Puppet Server is {}", status.detail)),
+            Err(error) => return Answer::changed(Chain(&error)),
+        }
+    }
+    let (settings, server) = match server(node, compiler).await {
+        Ok(known) => known,
+        Err(why) => return Answer::changed(why),
+    };
+    match server.status().await {
+        Status::Running => {}
+        Status::Starting => return Answer::changed("its Puppet Server is starting"),
+        Status::Stopping => return Answer::changed("its Puppet Server is stopping"),
+        Status::Ailing(why) | Status::Down(why) => {
+            return Answer::changed(format!("its Puppet Server does not answer: {why}"));
+        }
+    }
+    if !certname.is_empty()
+        && let Err(error) = server.with_deadline(CATALOG).catalog(certname).await
+    {
+        return Answer::changed(Chain(&error));
+    }
+    let Ok(places) = node.server_places(&settings) else { return Answer::Done(String::new()) };
+    let good = GoodCopies::new(node.turns.directory.join("good"), &places.conf_d, &settings.config);
+    let kept = good.keep();
+    Answer::Done(kept.err().map(|error| Chain(&error).to_string()).unwrap_or_default())
+}
