@@ -317,3 +317,21 @@ async fn what_cannot_be_rolled_out_is_refused_with_a_hint_and_nothing_is_on_reco
     assert_eq!(fleet.main().audit().await.len(), before, "I6");
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compiler_whose_configuration_grants_no_services_blocks_the_plan_and_the_start() {
+    let mut fleet = Fleet::new().nodes(0).up().await;
+    let _able = fleet.add_actor("c1").await;
+    let _unable = fleet.add_able_actor("c2", &["code"]).await;
+    fleet.add_balancer("lb1", &["c1", "c2"]).await;
+    let plan = fleet.main().client().plan_rollout(restart()).await.unwrap().into_inner();
+    let block = plan.blocks.first().unwrap();
+    assert_eq!(block.reason, "c2 grants nothing that a rollout could do to its services");
+    assert!(block.hint.starts_with("on c2: [services] in /etc/bunraku/agent.toml"), "{block:?}");
+    let refused = fleet.main().start_rollout(restart()).await.unwrap_err();
+    assert_eq!((refused.code(), plan.blocks.len()), (Code::FailedPrecondition, 1));
+    let only = v1::RolloutRequest { nodes: vec!["c1".into()], ..restart() };
+    let id = fleet.main().start_rollout(only).await.unwrap();
+    fleet.main().until_rollout(id, "done").await;
+    fleet.end().await;
+}

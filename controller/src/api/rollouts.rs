@@ -1,7 +1,9 @@
 //! Rollouts: what one would do, starting one, and what operators want of one that goes on.
 
-use bunraku_common::NodeName;
-use bunraku_engine::{Action, Ask, Batch, Fact, Millis, OnDrainDeadline, Request, RolloutId, RolloutPolicy};
+use bunraku_common::{NodeName, hint};
+use bunraku_engine::{
+    Action, Ask, Batch, Block, Fact, Millis, OnDrainDeadline, Plan, Request, RolloutId, RolloutPolicy,
+};
 use bunraku_proto::v1::{self, action::Kind};
 use tonic::Status;
 
@@ -12,15 +14,40 @@ const LISTED: usize = 20;
 /// Names and patterns of one request.
 const PATTERNS: usize = 1000;
 const PATTERN: usize = 255;
+/// The ability of a node whose configuration grants services.
+const SERVICES: &str = "services";
 /// Nobody waits longer for anything in a rollout.
 const LONGEST_S: u64 = 30 * 86_400;
 
 impl Api {
     pub(super) fn rollout_planned(&self, request: v1::RolloutRequest) -> Result<v1::RolloutPlan, Status> {
         let ask = ask_of(request)?;
+        Ok(self.reporter.plan(&ask, &self.plan_of(&ask)))
+    }
+
+    /// What the engine plans, and what forbids it at the nodes themselves.
+    fn plan_of(&self, ask: &Ask) -> Plan {
         let shared = &self.driver.shared;
         let (state, presence, now) = (shared.state(), shared.presence(), shared.clock.now());
-        Ok(self.reporter.plan(&ask, &state.plan_rollout(&ask, &presence, now)))
+        let mut plan = state.plan_rollout(ask, &presence, now);
+        if needs_services(&ask.action) {
+            let nodes = plan.waves.iter().flat_map(|wave| &wave.nodes);
+            let ungranted: Vec<Block> = nodes.filter_map(|node| self.ungranted(node)).collect();
+            plan.blocks.extend(ungranted);
+        }
+        plan
+    }
+
+    /// Who is not connected is told of already.
+    fn ungranted(&self, node: &NodeName) -> Option<Block> {
+        let about = self.connections.about(node)?;
+        let granted = about.hello.abilities.iter().any(|ability| ability == SERVICES);
+        (!granted).then(|| Block {
+            reason: format!("{node} grants nothing that a rollout could do to its services"),
+            hint: format!(
+                "on {node}: [services] in /etc/bunraku/agent.toml, then systemctl restart bunraku-agent"
+            ),
+        })
     }
 
     pub(super) async fn rollout_started(
@@ -30,6 +57,10 @@ impl Api {
     ) -> Result<v1::RolloutInfo, Status> {
         self.in_command()?;
         let ask = ask_of(request)?;
+        // The engine looks again at what may have changed since.
+        if let Some(block) = self.plan_of(&ask).blocks.into_iter().next() {
+            return Err(Status::failed_precondition(hint::join(&block.reason, &block.hint)));
+        }
         let facts = self.driver.request(Request::StartRollout { ask }, &who.to_string()).await?;
         self.balancers.hurry();
         let id = Fact::started(&facts).ok_or_else(|| Status::internal("the rollout did not start"))?;
@@ -65,6 +96,14 @@ impl Api {
         self.driver.request(request, &who.to_string()).await?;
         self.balancers.hurry();
         self.rollout_shown(id)
+    }
+}
+
+/// The rest the node itself grants or refuses, before it is drained.
+fn needs_services(action: &Action) -> bool {
+    match action {
+        Action::Restart | Action::Reload | Action::FlushPool => true,
+        Action::Update { .. } | Action::PuppetRun | Action::AgentUpdate { .. } | Action::Exec { .. } => false,
     }
 }
 

@@ -243,7 +243,7 @@ impl Hands {
         let reply = self.call(&node, request, COMMIT_DEADLINE, async |mut c, r| c.commit(r).await).await;
         let reply = match reply {
             Ok(reply) => reply,
-            Err(NoReply::Unknown | NoReply::NotKnownThere) => return None,
+            Err(NoReply::Unknown | NoReply::NotUnderstood(_)) => return None,
             Err(NoReply::Refused(owed) | NoReply::Failed(owed)) => {
                 CommitReply { owed, ..CommitReply::default() }
             }
@@ -305,7 +305,7 @@ impl Hands {
                 Some(Event::BalanceRefused { balancer, compiler, generation, reason })
             }
             Ok(_)
-            | Err(NoReply::Unknown | NoReply::NotKnownThere | NoReply::Failed(_) | NoReply::Refused(_)) => {
+            | Err(NoReply::Unknown | NoReply::NotUnderstood(_) | NoReply::Failed(_) | NoReply::Refused(_)) => {
                 None
             }
         }
@@ -340,8 +340,8 @@ impl Hands {
                     NoReply::Refused(why())
                 } else if status.code() == Code::Internal {
                     NoReply::Failed(why())
-                } else if status.code() == Code::Unimplemented {
-                    NoReply::NotKnownThere
+                } else if matches!(status.code(), Code::Unimplemented | Code::InvalidArgument) {
+                    NoReply::NotUnderstood(why())
                 } else {
                     NoReply::Unknown
                 })
@@ -354,8 +354,8 @@ impl Hands {
 pub(super) enum NoReply {
     /// It may have been obeyed, or will be.
     Unknown,
-    /// The node's program is older than this order.
-    NotKnownThere,
+    /// The node's program does not know such an order, and says so.
+    NotUnderstood(String),
     /// The node says why it does not obey.
     Refused(String),
     /// The node says why it could not.

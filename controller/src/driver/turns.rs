@@ -76,8 +76,10 @@ impl Hands {
                     continue;
                 }
                 Ok(TurnReply { outcome: Some(Outcome::Failed(failed)) }) => failed,
-                Err(NoReply::NotKnownThere) => {
-                    TurnFailed { reason: TOO_OLD.to_owned(), unchanged: true, ..TurnFailed::default() }
+                Err(NoReply::NotUnderstood(why)) => {
+                    // What a program does not know at all it has no words for.
+                    let reason = if why.is_empty() { TOO_OLD.to_owned() } else { why };
+                    TurnFailed { reason, unchanged: true, ..TurnFailed::default() }
                 }
                 // A newer order was obeyed, or it is not known what became of this one.
                 Err(NoReply::Refused(why) | NoReply::Failed(why)) => {

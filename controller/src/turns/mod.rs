@@ -161,7 +161,9 @@ impl Turns {
                 let reply = reply.into_inner();
                 if reply.trouble.is_empty() { Ok(reply) } else { Err(plain(&reply.trouble)) }
             }
-            Err(status) if status.code() == Code::Unimplemented => Err(TOO_OLD.to_owned()),
+            Err(status) if status.code() == Code::Unimplemented && status.message().is_empty() => {
+                Err(TOO_OLD.to_owned())
+            }
             Err(status) => Err(plain(status.message())),
         };
         match &idle {

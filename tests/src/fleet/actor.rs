@@ -43,6 +43,8 @@ pub struct Actor {
 #[derive(Debug, Clone, Default)]
 struct Play {
     stage: Arc<Mutex<Stage>>,
+    /// Said at hello.
+    abilities: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -67,14 +69,15 @@ pub struct Ordered {
 }
 
 impl Actor {
-    pub(super) async fn enter(name: &str, main: &MainServer) -> Self {
+    pub(super) async fn enter(name: &str, main: &MainServer, abilities: &[&str]) -> Self {
         let roles = vec!["compiler".to_owned()];
         let request = v1::CreateTokenRequest { node: name.to_owned(), roles, ttl_s: 0 };
         let token = Zeroizing::new(main.client().create_token(request).await.unwrap().into_inner().token);
         let peer = Peer::Node(name.parse().unwrap());
         let address = main.address().to_string();
         let identity = identity::with_token(&address, main.pin(), &token, &peer).await.unwrap();
-        let play = Play::default();
+        let abilities = abilities.iter().map(|ability| (*ability).to_owned()).collect();
+        let play = Play { abilities, ..Play::default() };
         let mut connection = JoinSet::new();
         connection.spawn(play.clone().keep_connected(address, identity));
         Self { name: name.to_owned(), play, _connection: connection }
@@ -152,7 +155,7 @@ impl Play {
         let order = order.unwrap_or_default();
         let mut stage = self.stage();
         if stage.too_old {
-            return Err(Status::unimplemented("unknown method"));
+            return Err(Status::unimplemented(""));
         }
         stage.orders.push(Ordered {
             what,
@@ -170,8 +173,13 @@ impl Play {
 #[tonic::async_trait]
 impl Node for Play {
     async fn hello(&self, _: Request<v1::HelloRequest>) -> Answer<v1::HelloReply> {
-        let (instance, observed) = ("actor".to_owned(), Some(v1::ObserveReply::default()));
-        Ok(Response::new(v1::HelloReply { protocol: PROTOCOL, instance, observed, ..Default::default() }))
+        Ok(Response::new(v1::HelloReply {
+            protocol: PROTOCOL,
+            instance: "actor".to_owned(),
+            observed: Some(v1::ObserveReply::default()),
+            abilities: self.abilities.clone(),
+            ..Default::default()
+        }))
     }
 
     async fn observe(&self, _: Request<v1::ObserveRequest>) -> Answer<v1::ObserveReply> {

@@ -152,7 +152,12 @@ impl Fleet {
 
     /// A compiler that plays its part; no deploy may be asked for while there is one.
     pub async fn add_actor(&self, name: &str) -> Actor {
-        let actor = Actor::enter(name, &self.main).await;
+        self.add_able_actor(name, &["services"]).await
+    }
+
+    /// One that says at hello that it grants this.
+    pub async fn add_able_actor(&self, name: &str, abilities: &[&str]) -> Actor {
+        let actor = Actor::enter(name, &self.main, abilities).await;
         self.main.until_connected(name).await;
         actor
     }
