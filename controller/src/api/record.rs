@@ -81,7 +81,12 @@ fn events(shared: Arc<Shared>, request: v1::WatchRequest) -> ReceiverStream<Resu
     let (events, stream) = mpsc::channel(AHEAD);
     let mut head = shared.head.subscribe();
     // Now, and not when the task runs: whoever has the stream asks for the state next, and must miss nothing after it.
-    let mut seen = if request.from_now { *head.borrow_and_update() } else { request.after };
+    let newest = *head.borrow_and_update();
+    let mut seen = match request {
+        v1::WatchRequest { from_now: true, .. } => newest,
+        v1::WatchRequest { after: 0, last: 1.., .. } => newest.saturating_sub(request.last),
+        v1::WatchRequest { after, .. } => after,
+    };
     let only = (request.deploy != 0).then(|| deploy_key(DeployId(request.deploy)));
     tokio::spawn(async move {
         loop {
@@ -185,5 +190,23 @@ mod tests {
         assert_eq!(told().await, 0, "journalled, and not yet in the state");
         shared.head.send_replace(1);
         assert_eq!(told().await, 1);
+    }
+
+    #[tokio::test]
+    async fn i10_the_events_of_years_are_told_only_to_who_asks_for_them() {
+        let shared = shared();
+        for _ in 0..5 {
+            journal(&shared);
+        }
+        shared.head.send_replace(5);
+        let told = async |after, last| {
+            let request = v1::WatchRequest { after, last, ..Default::default() };
+            let told: Vec<_> = events(shared.clone(), request).collect().await;
+            told.into_iter().map(|event| event.unwrap().sequence).collect::<Vec<_>>()
+        };
+        assert_eq!(told(0, 2).await, [4, 5], "the newest");
+        assert_eq!(told(0, 9).await, [1, 2, 3, 4, 5], "fewer than asked for");
+        assert_eq!(told(1, 2).await, [2, 3, 4, 5], "whoever goes on misses none");
+        assert_eq!(told(0, 0).await.len(), 5);
     }
 }

@@ -14,9 +14,12 @@ pub(super) struct Events {
     /// Go on printing as things happen
     #[arg(short, long)]
     follow: bool,
-    /// Start behind this sequence number (as printed with -o json)
-    #[arg(long, default_value_t = 0)]
-    after: u64,
+    /// How many of the newest come first
+    #[arg(long, default_value_t = 100, value_name = "NUMBER", conflicts_with_all = ["after", "deploy"])]
+    last: u64,
+    /// Start behind this sequence number (as printed with -o json); 0: with the oldest that is kept
+    #[arg(long, value_name = "NUMBER")]
+    after: Option<u64>,
     /// Only this deploy
     #[arg(long, default_value_t = 0, hide_default_value = true)]
     deploy: u64,
@@ -25,8 +28,14 @@ pub(super) struct Events {
 impl Events {
     pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
         let mut client = client::connect(reach).await?;
-        let request =
-            WatchRequest { after: self.after, from_now: false, deploy: self.deploy, follow: self.follow };
+        let all = self.after.is_some() || self.deploy != 0;
+        let request = WatchRequest {
+            after: self.after.unwrap_or_default(),
+            from_now: !all && self.last == 0,
+            deploy: self.deploy,
+            follow: self.follow,
+            last: if all { 0 } else { self.last },
+        };
         let mut stream = client.watch(request).await?.into_inner();
         loop {
             tokio::select! {

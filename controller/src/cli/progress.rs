@@ -87,7 +87,7 @@ async fn watch(
 
 async fn watch_one(client: &mut Control, id: u64, view: &mut View) -> Result<DeployInfo, tonic::Status> {
     // The stream is only the signal that something happened; what is shown is always the whole state.
-    let request = WatchRequest { after: 0, from_now: true, deploy: id, follow: true };
+    let request = WatchRequest { from_now: true, deploy: id, follow: true, ..Default::default() };
     let mut events = client.watch(request).await?.into_inner();
     loop {
         let info = client.show_deploy(ShowDeployRequest { id }).await?.into_inner();

@@ -1,6 +1,9 @@
 //! `bunraku serve`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use bunraku_common::{
     Chain,
@@ -44,8 +47,10 @@ fn read(path: &Path) -> Result<Config, Failure> {
     config::read(path).map_err(|error| {
         let failure = Failure::new(Exit::WrongUse, Chain(&error));
         match error {
-            ConfigError::Read { .. } => failure.hint("bunraku init --address HOST:PORT makes one"),
-            ConfigError::Parse { .. } => failure,
+            ConfigError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                failure.hint("bunraku init --address HOST:PORT makes one")
+            }
+            ConfigError::Read { .. } | ConfigError::Parse { .. } => failure,
         }
     })
 }

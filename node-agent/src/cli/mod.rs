@@ -5,6 +5,7 @@ mod enroll;
 mod run;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -130,11 +131,11 @@ pub(crate) fn read(path: &Path) -> Result<Config, Failure> {
     config::read(path).map_err(|error| {
         let told = Chain(&error).to_string();
         Failure::WrongUse(match error {
-            ConfigError::Read { .. } => hint::join(
+            ConfigError::Read { source, .. } if source.kind() == io::ErrorKind::NotFound => hint::join(
                 &told,
                 &format!("cp {DEFAULT_CONFIG}.example {}, and set `controller`", path.display()),
             ),
-            ConfigError::Parse { .. } => told,
+            ConfigError::Read { .. } | ConfigError::Parse { .. } => told,
         })
     })
 }
