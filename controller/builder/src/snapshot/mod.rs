@@ -36,7 +36,7 @@ pub struct Snapshot {
 
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    #[error("{total} entries cannot be part of a snapshot: {}", join(.named))]
+    #[error("{}", offence::told(.named, *.total))]
     Refused { named: Vec<Offence>, total: usize },
     #[error("the tree has more than {0} entries")]
     TooManyEntries(usize),
@@ -54,10 +54,6 @@ pub enum SnapshotError {
     Store(#[source] io::Error),
     #[error("cancelled")]
     Cancelled,
-}
-
-fn join(named: &[Offence]) -> String {
-    named.iter().map(Offence::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// Takes the tree below `root`; `cache` is the file that remembers its files from one time to the next. Blocks.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bunraku_common::limits;
+use bunraku_common::{hint, limits};
 
 use super::exclude::pattern_for;
 
@@ -49,9 +49,20 @@ impl fmt::Display for Offence {
                 write!(f, "has {size} bytes, more than the {} allowed", limits::BLOB_BYTES)
             }
             Why::DirectoryTooLarge => f.write_str("has too many entries for one directory"),
-        }?;
-        write!(f, " (hint: exclude = [\"{}\"])", self.exclude)
+        }
     }
+}
+
+/// What a refused tree is answered with: everything that is wrong, and the one line that leaves all of it out. A hint
+/// of each entry's own would be lost: of several hints only the last one is shown.
+pub(super) fn told(named: &[Offence], total: usize) -> String {
+    let entries = if total == 1 { "1 entry".to_owned() } else { format!("{total} entries") };
+    let each: Vec<String> = named.iter().map(Offence::to_string).collect();
+    let more = total.saturating_sub(named.len());
+    let more = if more == 0 { String::new() } else { format!("; and {more} more") };
+    let reason = format!("{entries} cannot be part of a snapshot: {}{more}", each.join("; "));
+    let left_out: Vec<String> = named.iter().map(|offence| format!("\"{}\"", offence.exclude)).collect();
+    hint::join(&reason, &format!("exclude = [{}]", left_out.join(", ")))
 }
 
 /// Offences found so far.

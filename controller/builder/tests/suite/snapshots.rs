@@ -10,7 +10,10 @@ use std::{
 };
 
 use bunraku_builder::{Exclude, ObjectStore, Snapshot, SnapshotError, take};
-use bunraku_common::snapshot::{Node, Trees};
+use bunraku_common::{
+    hint,
+    snapshot::{Node, Trees},
+};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -102,9 +105,25 @@ fn everything_that_cannot_be_part_of_a_snapshot_is_named_with_the_line_that_leav
     all.sort_unstable();
     assert_eq!(paths, all);
     assert!(named[0].to_string().contains("symlink that leaves the tree (to /etc/passwd)"), "{}", named[0]);
-    tree.exclude = named.into_iter().map(|offence| offence.exclude).collect();
+    // As somebody reads it: the line that is told leaves all of it out.
+    let (reason, line) = hint::split(&SnapshotError::Refused { named, total }.to_string());
+    assert!(all.iter().all(|path| reason.contains(path)), "{reason}");
+    let left_out = line.strip_prefix("exclude = [\"").unwrap().strip_suffix("\"]").unwrap();
+    tree.exclude = left_out.split("\", \"").map(str::to_owned).collect();
+    assert_eq!(tree.exclude.len(), 9, "{line}");
     let snapshot = tree.take().expect("the named lines leave it out");
     assert_eq!(snapshot.files, 2);
+}
+
+/// A link at the root was answered with a pattern that left out whatever had its name, at any depth.
+#[test]
+fn the_line_that_leaves_out_an_entry_at_the_root_leaves_its_namesakes_in() {
+    let mut tree = Tree::new();
+    symlink("/etc", tree.path("files")).unwrap();
+    tree.write("modules/ntp/files/ntp.conf", "x");
+    let Err(SnapshotError::Refused { named, .. }) = tree.take() else { panic!("it was taken") };
+    tree.exclude = named.into_iter().map(|offence| offence.exclude).collect();
+    assert_eq!(tree.take().unwrap().files, 3, "{:?}", tree.exclude);
 }
 
 #[test]
