@@ -172,6 +172,18 @@ async fn what_does_not_exist_is_refused_with_a_hint_and_has_no_effect() {
     let wrong = fleet.main().ask_deploy("prodution").await.unwrap_err();
     assert_eq!(wrong.code(), Code::NotFound);
     assert!(wrong.message().contains("did you mean production?"), "{wrong}");
+    // The branch's name, where it is not the environment's; and two branches of one name, which are not "not found".
+    let branch = fleet.main().ask_deploy("feature/x-1").await.unwrap_err();
+    assert_eq!(branch.code(), Code::InvalidArgument);
+    assert!(
+        branch.message().contains("hint: a branch of this name becomes environment feature_x_1"),
+        "{branch}"
+    );
+    fleet.push("twice-1", &[("manifests/site.pp", "")]);
+    fleet.push("twice_1", &[("manifests/site.pp", "")]);
+    let twice = fleet.main().ask_deploy("twice_1").await.unwrap_err();
+    assert_eq!(twice.code(), Code::FailedPrecondition);
+    assert!(twice.message().contains("branches twice-1, twice_1 would all become"), "{twice}");
     let hold = v1::HoldNodeRequest { node: "c9".into(), reason: "x".into() };
     assert_eq!(fleet.main().client().hold_node(hold).await.unwrap_err().code(), Code::NotFound);
     let back = v1::RollbackRequest { environment: "production".into(), to: String::new() };

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use bunraku_builder::Branches;
+use bunraku_builder::{Branches, RefusedBranch, environment_of};
 use bunraku_common::{Chain, Digest, EnvironmentName, hint};
 use bunraku_engine::{DeployId, Fact, Policy, Refusal, RefusalCode, Request, State};
 use bunraku_proto::v1;
@@ -99,7 +99,7 @@ impl Api {
         };
         let commit = if request.commit.is_empty() { None } else { Some(request.commit) };
         let asked: BTreeSet<EnvironmentName> =
-            request.environments.iter().map(|text| parse(text)).collect::<Result<_, _>>()?;
+            request.environments.iter().map(|text| environment(text)).collect::<Result<_, _>>()?;
         if asked.is_empty() && !request.all {
             return Err(Status::invalid_argument("nothing to deploy\nhint: name an environment, or --all"));
         }
@@ -141,8 +141,9 @@ impl Api {
         match (reply.deploys.is_empty(), reply.refused.as_slice()) {
             (true, [only]) => {
                 let text = hint::join(&only.reason, &only.hint);
-                let known = branches.environments.keys().any(|name| name.as_str() == only.environment);
-                Err(if known { Status::failed_precondition(text) } else { Status::not_found(text) })
+                let missing = branches.environments.keys().all(|name| name.as_str() != only.environment)
+                    && refused_as(&only.environment, &branches).is_none();
+                Err(if missing { Status::not_found(text) } else { Status::failed_precondition(text) })
             }
             _ => Ok(reply),
         }
@@ -341,12 +342,25 @@ fn standing(superseded: &Superseded, state: &State) -> String {
     hint::join(&standing, "if the other controller is gone: bunraku takeover --reason '…'")
 }
 
+/// A name of an environment; whoever gave the branch's instead is told what it becomes.
+fn environment(text: &str) -> Result<EnvironmentName, Status> {
+    parse(text).map_err(|status: Status| match environment_of(text) {
+        Ok(name) => Status::invalid_argument(hint::join(
+            status.message(),
+            &format!("a branch of this name becomes environment {name}"),
+        )),
+        Err(_) => status,
+    })
+}
+
+/// The branch that would become this environment, if another one would, too.
+fn refused_as<'a>(environment: &str, branches: &'a Branches) -> Option<&'a RefusedBranch> {
+    let told = format!("environment {environment}");
+    branches.refused.iter().find(|refused| refused.reason.ends_with(&told))
+}
+
 fn no_branch(environment: &EnvironmentName, branches: &Branches) -> v1::Refused {
-    let refused = branches
-        .refused
-        .iter()
-        .find(|refused| refused.reason.contains(&format!("environment {environment}")));
-    match refused {
+    match refused_as(environment.as_str(), branches) {
         Some(refused) => v1::Refused {
             environment: environment.to_string(),
             reason: refused.reason.clone(),
