@@ -133,9 +133,15 @@ impl State {
     }
 
     fn usable_token(&self, hash: &str, name: &str, now_s: u64) -> Result<(&String, &Token), Refusal> {
-        let hint = || "ask for a new token: bunraku token create NODE --role ROLE";
+        let for_a_node = "ask for a new token: bunraku token create NODE --role ROLE";
         let found = self.fleet.tokens.iter().find(|(_, token)| token.hash == hash);
-        let (id, token) = found.ok_or_else(|| denied("this token is not known", hint()))?;
+        let (id, token) = found.ok_or_else(|| denied("this token is not known", for_a_node))?;
+        let hint = || match token.grant {
+            Grant::Node { .. } => for_a_node,
+            Grant::Operator { .. } => {
+                "ask for a new token: bunraku operator revoke NAME, then bunraku operator add NAME --right RIGHT"
+            }
+        };
         match token.state {
             TokenState::Used => return Err(denied(format!("token {id} was used already"), hint())),
             TokenState::Revoked => return Err(denied(format!("token {id} was revoked"), hint())),

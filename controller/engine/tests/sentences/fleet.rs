@@ -165,6 +165,8 @@ fn operators_log_in_once_with_their_token_and_are_gone_when_revoked() {
     assert_eq!(desk.ask(add("t2")).unwrap_err().code, RefusalCode::Conflict);
     enrol(&mut desk, "t1", "eve", "s1", NOW_S).unwrap();
     assert!(allowed(&desk, "s1"));
+    let again = enrol(&mut desk, "t1", "eve", "s9", NOW_S).unwrap_err();
+    assert!(again.hint.contains("bunraku operator add NAME"), "no token of a node helps: {}", again.hint);
     renew(&mut desk, "s1", "s2", NOW_S).unwrap();
     desk.ask(Request::RevokeOperator { name: operator("eve") }).unwrap();
     assert!(!allowed(&desk, "s1") && !allowed(&desk, "s2"));
