@@ -1,8 +1,20 @@
-//! What a node's identity means for its orders: a renewal loses none, another fleet's are not mixed with this one's.
+//! What a node's identity means for its orders: a renewal loses none, another fleet's are not mixed with this one's. And an
+//! operator's, who calls from a host that is not the controller's.
 
-use std::time::Duration;
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use bunraku_tests::fleet::{Fleet, Flow, digest_of, until};
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use bunraku_proto::v1;
+use bunraku_tests::{
+    fleet::{Fleet, Flow, digest_of, until},
+    installed::program,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_order_is_lost_over_a_renewal_and_the_node_is_never_gone() {
@@ -54,4 +66,46 @@ async fn a_node_that_comes_from_another_fleet_obeys_the_new_one_and_keeps_its_ol
     let standing = new.main().status().await.standing;
     assert!(!standing.contains("takeover"), "{standing}");
     new.end().await;
+}
+
+/// `bunraku` as it is called on another host, so many days from now.
+fn elsewhere(home: &Path, days: u32, arguments: &[&str]) -> Output {
+    let bunraku = program("bunraku").unwrap();
+    // Debian's faketime: this process alone has another wall clock.
+    Command::new("faketime")
+        .arg(format!("+{days}days"))
+        .arg(bunraku.get_program())
+        .args(["--socket", "/nonexistent/control.sock", "--identity"])
+        .arg(home)
+        .args(arguments)
+        .output()
+        .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_identity_is_renewed_by_use_around_half_of_its_thirty_days() {
+    let fleet = Fleet::new().nodes(0).up().await;
+    let home = fleet.path("alice");
+    let asked = v1::AddOperatorRequest { name: "alice".into(), right: "viewer".into() };
+    let added = fleet.main().client().add_operator(asked).await.unwrap().into_inner();
+    let token = fleet.path("token");
+    fs::write(&token, added.token).unwrap();
+    let address = fleet.main().config().address.clone();
+    let pin = fleet.main().pin().to_string();
+    let login = ["login", "--controller", &address, "--pin", &pin, "--name", "alice", "--token-file"];
+    let login = elsewhere(&home, 0, &[&login[..], &[token.to_str().unwrap()]].concat());
+    assert!(login.status.success(), "{login:?}");
+
+    let certificate = || fs::read_to_string(home.join("current/certificate.pem")).unwrap();
+    let status = |days| {
+        let said = elsewhere(&home, days, &["status"]);
+        assert!(said.status.success(), "{days} days: {said:?}");
+    };
+    let first = certificate();
+    status(1);
+    status(10);
+    assert_eq!(certificate(), first, "it is young");
+    status(20);
+    assert_ne!(certificate(), first, "it is past its half");
+    fleet.end().await;
 }
