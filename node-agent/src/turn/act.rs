@@ -22,7 +22,9 @@ const COMMAND: Duration = Duration::from_secs(60);
 const TAIL: usize = 600;
 
 pub(super) async fn once(node: &Node, compiler: &Compiler, fence: Fence, action: &Action) -> Answer {
-    let known = node.turns.record().newest().filter(|begun| begun.fence == fence).cloned();
+    // The number alone says which order it is: a controller that restarted gives the same one in its next term.
+    let same = |begun: &&Begun| begun.fence.generation == fence.generation;
+    let known = node.turns.record().newest().filter(same).cloned();
     let mark = match known {
         Some(begun) if begun.action != *action => {
             return Answer::unchanged(format!("{} was asked for under this order before", begun.action));
@@ -130,7 +132,7 @@ async fn tell(node: &Node, compiler: &Compiler, verb: Verb, mark: Option<Mark>, 
             }
         }
     }
-    let name = format!("{}-{}", fence.term.number, fence.generation.0);
+    let name = fence.generation.0.to_string();
     match puppetserver.act(verb, &name, SERVICE).await {
         Ok(done) => Answer::Done(done.no_copies.unwrap_or_default()),
         Err(error) => {
@@ -194,7 +196,7 @@ async fn run(node: &Node, fence: Fence, words: &[String]) -> Result<(i32, String
 }
 
 fn order_id(fence: Fence) -> Result<OrderId, String> {
-    let text = format!("turn-{}-{}", fence.term.number, fence.generation.0);
+    let text = format!("turn-{}", fence.generation.0);
     OrderId::parse(&text).map_err(|error| error.to_string())
 }
 

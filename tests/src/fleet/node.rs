@@ -237,7 +237,7 @@ impl Node {
     }
 }
 
-/// The `puppet` program as far as the agent asks it: `puppet config print --render-as json …`.
+/// The `puppet` program as far as the agent asks it: `puppet config print --render-as json …`, `puppet agent --disable`.
 fn write_puppet(dir: &Path, certname: &str) {
     let path = |name: &str| dir.join(name).display().to_string();
     let settings = json!({
@@ -257,10 +257,25 @@ fn write_puppet(dir: &Path, certname: &str) {
         "versioned_environment_dirs": true,
         "static_catalogs": true,
     });
+    let locks = json!({
+        "agent_catalog_run_lockfile": path("run.lock"),
+        "agent_disabled_lockfile": path("disabled.lock"),
+    });
     fs::create_dir_all(dir.join("etc")).unwrap();
     fs::write(dir.join("etc/puppet.conf"), "[server]\nversioned_environment_dirs = true\n").unwrap();
     let script = format!(
-        "#!/bin/sh\ncase \"$1\" in\n--version) echo 7.23.0 ;;\n*) cat <<'END'\n{settings}\nEND\n;;\nesac\n"
+        r#"#!/bin/sh
+cd '{}' || exit 1
+case "$*" in
+--version*) echo 7.23.0 ;;
+'agent --disable'*) printf '{{"disabled_message":"%s"}}' "$3" > disabled.lock ;;
+'agent --enable'*) rm -f disabled.lock ;;
+'agent --test'*) echo run >> runs; exit "$(cat exit-code)" ;;
+*agent_disabled_lockfile*) echo '{locks}' ;;
+*) echo '{settings}' ;;
+esac
+"#,
+        dir.display()
     );
     write_executable(&dir.join("puppet"), &script);
 }

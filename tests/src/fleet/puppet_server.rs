@@ -77,6 +77,7 @@ struct State {
     /// What the interpreters have in their caches: the real path of each loaded environment.
     loaded: BTreeMap<String, PathBuf>,
     flushes: usize,
+    pools_flushed: usize,
     served: Vec<Served>,
     violations: Vec<String>,
     damage_allowed: bool,
@@ -124,6 +125,11 @@ impl PuppetServer {
     /// Flushes of real environments that were accepted.
     pub fn flushes(&self) -> usize {
         self.inner.state().flushes
+    }
+
+    /// How often its JRuby pool was thrown away.
+    pub fn pools_flushed(&self) -> usize {
+        self.inner.state().pools_flushed
     }
 
     /// The snapshot that the interpreters have loaded.
@@ -222,11 +228,16 @@ impl Inner {
             (Mood::Down | Mood::Stuck, _) => None,
             (Mood::Starting, _) => Some(http("503 Service Unavailable", "starting")),
             (_, ["GET", "/status/v1/simple"]) => Some(http("200 OK", "running")),
+            (_, ["GET", "/status/v1/services/jruby-metrics"]) => Some(http("200 OK", &idle_pool())),
+            (Mood::Forbidding, ["DELETE", _]) => Some(http("403 Forbidden", "Forbidden request")),
+            (_, ["DELETE", "/puppet-admin-api/v1/jruby-pool"]) => {
+                self.state().pools_flushed += 1;
+                Some(http("204 No Content", ""))
+            }
             (_, ["GET", "/puppet/v3/environments"]) => {
                 self.look(true);
                 Some(http("200 OK", &self.listing()))
             }
-            (Mood::Forbidding, ["DELETE", _]) => Some(http("403 Forbidden", "Forbidden request")),
             (_, ["DELETE", "/puppet-admin-api/v1/environment-cache"]) => {
                 let environment = request.split(['=', ' ']).nth(2).unwrap_or_default();
                 self.flush(environment, mood);
@@ -262,6 +273,15 @@ impl Inner {
         let environments: serde_json::Map<_, _> = environments.collect();
         json!({ "search_paths": [self.environments_dir], "environments": environments }).to_string()
     }
+}
+
+/// Two interpreters that nobody uses.
+fn idle_pool() -> String {
+    let metrics = json!({
+        "num-jrubies": 2, "num-free-jrubies": 2, "requested-instances": [], "borrowed-instances": [],
+        "borrow-count": 0, "borrow-timeout-count": 0, "average-borrow-time": 0.0, "average-wait-time": 0.0,
+    });
+    json!({ "status": { "experimental": { "metrics": metrics } } }).to_string()
 }
 
 async fn watch_links(inner: Arc<Inner>) {

@@ -12,6 +12,9 @@ use crate::{Millis, State};
 /// Ended rollouts that are remembered in the state; the journal keeps more.
 const ENDED_KEPT: usize = 50;
 
+/// More orders of turns than one backup is ever older than the next.
+const LOST_NUMBERS: u64 = 1 << 24;
+
 impl State {
     #[expect(clippy::too_many_arguments, reason = "they are the fields of one fact")]
     pub(crate) fn rollout_started(
@@ -81,8 +84,10 @@ impl State {
         }
     }
 
-    /// Nothing goes on until somebody asks.
+    /// Nothing goes on until somebody asks. Nodes know an order of a turn by its number: those that a journal gave which
+    /// is lost must not be given again.
     pub(crate) fn take_over_rollouts(&mut self, reason: &str, at: Millis) {
+        self.last_turn.0 = self.last_turn.0.saturating_add(LOST_NUMBERS);
         let reason = format!("the controller took over: {reason}");
         let ended = RolloutPhase::Ended { outcome: RolloutOutcome::Aborted { reason }, at };
         let ids: Vec<RolloutId> = self.rollouts.keys().copied().collect();

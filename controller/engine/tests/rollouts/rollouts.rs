@@ -463,3 +463,19 @@ fn a_node_that_is_held_before_its_turn_is_skipped() {
     assert_eq!(site.phase(id, "c2"), TurnPhase::Skipped);
     assert_eq!(site.compiler("c2").restarts, 0);
 }
+
+/// A node knows an order of a turn by its number, whatever the term: a restored backup must not give one again.
+#[test]
+fn i5_after_a_takeover_turns_have_numbers_that_no_lost_journal_gave() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Preparing);
+    let before = site.state.rollout(id).unwrap().turns[&node("c1")].generation;
+    site.term(2000, Some("restored from last night"));
+    site.look();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Preparing);
+    let after = site.state.rollout(id).unwrap().turns[&node("c1")].generation;
+    assert!(after.0 > before.0 + (1 << 20), "{before:?} and {after:?}");
+    site.finish(id);
+}

@@ -49,8 +49,9 @@ impl LockFiles {
         let output = call.run().await.map_err(AskError::Command)?;
         // A warning of Ruby or of a plugin may come before the object.
         let object = &output.stdout[output.stdout.find('{').unwrap_or(0)..];
-        let mut values: HashMap<String, String> = serde_json::from_str(object.trim()).unwrap_or_default();
-        let mut path = |setting: &'static str| match values.remove(setting) {
+        let values: HashMap<String, serde_json::Value> =
+            serde_json::from_str(object.trim()).unwrap_or_default();
+        let path = |setting: &'static str| match values.get(setting).and_then(|value| value.as_str()) {
             Some(path) if path.starts_with('/') => Ok(PathBuf::from(path)),
             Some(_) | None => Err(AskError::Missing { command: call.to_string(), setting }),
         };
