@@ -1,6 +1,8 @@
 //! Puppet's own agent on this host rests while the compiler has its turn: a run in the middle of a restart would fail,
 //! and one that changes Puppet Server would do it twice.
 
+use std::path::PathBuf;
+
 use bunraku_common::Chain;
 use bunraku_services::puppet_agent::{Held, Hold, LockFiles, Released};
 
@@ -42,6 +44,10 @@ pub(super) async fn hold(node: &Node, compiler: &Compiler, owner: &str) -> Answe
 }
 
 pub(super) async fn release(node: &Node, compiler: &Compiler) -> Answer {
+    // Whoever never held it need not ask Puppet, which may be what is broken.
+    if !note(node).exists() {
+        return Answer::Done(String::new());
+    }
     let locks = match locks(node, compiler).await {
         Ok(locks) => locks,
         Err(why) => return Answer::unchanged(why),
@@ -53,5 +59,9 @@ pub(super) async fn release(node: &Node, compiler: &Compiler) -> Answer {
 }
 
 fn of<'a>(node: &'a Node, locks: &'a LockFiles) -> Hold<'a> {
-    Hold::new(&node.puppet, locks, node.turns.directory.join("hold.json"))
+    Hold::new(&node.puppet, locks, note(node))
+}
+
+fn note(node: &Node) -> PathBuf {
+    node.turns.directory.join("hold.json")
 }

@@ -1,0 +1,214 @@
+//! Rollouts over real node agents: what each of them does to its own host, once, and what it refuses. The service is a
+//! process that counts its starts; Puppet Server's door and `puppet` are stand-ins, conf.d is read by the real Ruby.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::{
+    fs,
+    process::{Child, Command, Stdio},
+};
+
+use bunraku_proto::v1::{self, action::Kind};
+use bunraku_tests::fleet::{Fleet, Mood, Node, restart, turn, until};
+
+/// Counts its starts and its reloads, and says that it is up in the file that its own words name.
+const SERVER: &str = r#"
+trap 'echo reload >> "$1"; echo 1 > "$3"' HUP
+trap 'exit 0' TERM
+echo start >> "$1"; echo 1 > "$3"
+while :; do sleep 600 & wait $!; kill $! 2>/dev/null; done"#;
+
+/// Grants its service, Puppet runs, and two commands.
+fn grant(config: &mut bunraku_agent::Config) {
+    let dir = config.data_dir.parent().unwrap().to_owned();
+    let path = |name: &str| dir.join(name).display().to_string();
+    fs::create_dir_all(dir.join("conf.d")).unwrap();
+    fs::write(dir.join("conf.d/webserver.conf"), "webserver: { ssl-port: 8140 }").unwrap();
+    config.puppet.conf_d = Some(dir.join("conf.d"));
+    let mut words = vec!["/bin/sh".to_owned(), "-c".to_owned(), SERVER.to_owned(), "java".to_owned()];
+    words.extend([path("did"), "--restart-file".to_owned(), path("restart")]);
+    let service = serde_json::json!({
+        "driver": "process", "pid_file": path("pid"), "command": words, "restart_file": path("restart"),
+        "stop_seconds": 20,
+    });
+    config.services = serde_json::from_value(serde_json::json!({ "puppetserver": service })).unwrap();
+    config.rollout.puppet_run = true;
+    let say = |what: &str| vec!["/bin/sh".to_owned(), "-c".to_owned(), what.to_owned(), path("said")];
+    config.rollout.exec = [
+        ("say".to_owned(), say("echo said >> \"$0\"")),
+        ("fail".to_owned(), say("echo no such luck >&2; exit 3")),
+    ]
+    .into();
+}
+
+async fn fleet() -> Fleet {
+    let mut fleet =
+        Fleet::new().nodes(2).agents(grant).controller(|config| config.balancers.agree_s = 4).up().await;
+    fleet.push("production", &[("manifests/site.pp", "")]);
+    assert_eq!(fleet.deploy("production").await.phase, "live");
+    fleet.add_balancer("lb1", &["c1", "c2"]).await;
+    fleet
+}
+
+/// Lines of what the node's service (`did`), its command (`said`) or its `puppet agent --test` (`runs`) left.
+fn left(node: &Node, file: &str) -> Vec<String> {
+    let text = fs::read_to_string(node.dir().join(file)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn request(kind: Kind) -> v1::RolloutRequest {
+    let action = Some(v1::Action { kind: kind.into(), ..v1::Action::default() });
+    v1::RolloutRequest { action, ..restart() }
+}
+
+fn exec(command: &str) -> v1::RolloutRequest {
+    let action = v1::Action { kind: Kind::Exec.into(), command: command.to_owned(), ..v1::Action::default() };
+    v1::RolloutRequest { action: Some(action), ..restart() }
+}
+
+async fn done(fleet: &Fleet, request: v1::RolloutRequest) -> v1::RolloutInfo {
+    let id = fleet.main().start_rollout(request).await.unwrap();
+    fleet.main().until_rollout(id, "done").await
+}
+
+/// Ends the services, which outlive their agents on purpose.
+async fn end(fleet: Fleet) {
+    for node in fleet.nodes() {
+        if let Ok(pid) = fs::read_to_string(node.dir().join("pid")) {
+            let _ended_already = Command::new("kill").args(["-9", pid.trim()]).status().unwrap();
+        }
+    }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i5_a_rolling_restart_and_a_reload_reach_every_compiler_once() {
+    let fleet = fleet().await;
+    done(&fleet, request(Kind::Restart)).await;
+    for node in fleet.nodes() {
+        assert_eq!(left(node, "did"), ["start"], "{}", node.name());
+    }
+    done(&fleet, request(Kind::Restart)).await;
+    let ended = done(&fleet, request(Kind::Reload)).await;
+    assert!(ended.turns.iter().all(|turn| turn.phase == "done"), "{ended:#?}");
+    for node in fleet.nodes() {
+        assert_eq!(left(node, "did"), ["start", "start", "reload"], "{}", node.name());
+        assert!(!node.dir().join("disabled.lock").exists(), "its Puppet agent may run again");
+        fleet.main().until_balanced(node.name(), "in service").await;
+    }
+    end(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f3_i5_an_agent_that_ends_in_the_middle_of_a_restart_finishes_it_and_does_not_do_it_twice() {
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    c1.puppet_server().set_mood(Mood::Starting);
+    let id = fleet.main().start_rollout(request(Kind::Restart)).await.unwrap();
+    until("c1 was started", || async { left(c1, "did") == ["start"] }).await;
+    c1.restart().await;
+    until("it is asked again", || async {
+        let turn = turn(&fleet.main().rollout(id).await, "c1").clone();
+        turn.phase == "acting" && turn.says.contains("the restart of Puppet Server")
+    })
+    .await;
+    c1.puppet_server().set_mood(Mood::Running);
+    fleet.main().until_rollout(id, "done").await;
+    assert_eq!(left(c1, "did"), ["start"], "I5");
+    end(fleet).await;
+}
+
+/// A process that Puppet would take for a run of its own.
+fn puppet_run(node: &Node) -> Child {
+    let mut command = Command::new("/bin/sh");
+    command.args(["-c", "read x; exit", "puppet agent: applying"]).stdin(Stdio::piped());
+    let child = command.spawn().unwrap();
+    fs::write(node.dir().join("run.lock"), child.id().to_string()).unwrap();
+    child
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_the_compilers_own_puppet_agent_is_waited_for_and_none_begins_during_the_turn() {
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    let mut run = puppet_run(c1);
+    c1.puppet_server().set_mood(Mood::Running);
+    let id = fleet.main().start_rollout(request(Kind::Restart)).await.unwrap();
+    until("it waits for the run", || async {
+        turn(&fleet.main().rollout(id).await, "c1").says.starts_with("a Puppet run goes on there")
+    })
+    .await;
+    assert!(left(c1, "did").is_empty());
+    fleet.main().until_balanced("c1", "in service").await;
+    c1.puppet_server().set_mood(Mood::Starting);
+    run.kill().unwrap();
+    run.wait().unwrap();
+    fleet.main().until_turn(id, "c1", "acting").await;
+    let disabled = fs::read_to_string(c1.dir().join("disabled.lock")).unwrap();
+    assert_eq!(disabled, format!("{{\"disabled_message\":\"bunraku: rollout {id}\"}}"));
+    c1.puppet_server().set_mood(Mood::Running);
+    fleet.main().until_rollout(id, "done").await;
+    assert!(!c1.dir().join("disabled.lock").exists());
+    end(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_somebody_else_disabled_stays_disabled() {
+    let fleet = fleet().await;
+    let lock = fleet.node("c1").dir().join("disabled.lock");
+    fs::write(&lock, "{\"disabled_message\":\"by hand\"}").unwrap();
+    let ended = done(&fleet, request(Kind::Restart)).await;
+    assert!(turn(&ended, "c1").notes.iter().any(|note| note.ends_with("by hand")), "{ended:#?}");
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "{\"disabled_message\":\"by hand\"}");
+    end(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_puppet_runs_and_flushes_of_the_pool_are_done_once_and_failures_are_told_with_their_output()
+{
+    let fleet = fleet().await;
+    // What does not run is not healthy afterwards, whatever was done to it.
+    done(&fleet, request(Kind::Restart)).await;
+    done(&fleet, exec("say")).await;
+    done(&fleet, request(Kind::FlushPool)).await;
+    for node in fleet.nodes() {
+        fs::write(node.dir().join("exit-code"), "2").unwrap();
+    }
+    let ended = done(&fleet, request(Kind::PuppetRun)).await;
+    assert_eq!(turn(&ended, "c1").notes, ["the Puppet run made changes"]);
+    for node in fleet.nodes() {
+        assert_eq!(
+            (left(node, "said"), left(node, "runs")),
+            (vec!["said".to_owned()], vec!["run".to_owned()])
+        );
+        assert_eq!(node.puppet_server().pools_flushed(), 1);
+    }
+    let id = fleet.main().start_rollout(exec("fail")).await.unwrap();
+    let paused = fleet.main().until_rollout(id, "paused").await;
+    let reason = &turn(&paused, "c1").reason;
+    assert!(reason.starts_with("the command fail ended with 3: no such luck"), "{paused:#?}");
+    assert_eq!(turn(&paused, "c2").phase, "waiting");
+    fleet.main().client().abort_rollout(v1::AbortRolloutRequest { id, reason: "test".into() }).await.unwrap();
+    fleet.main().until_rollout(id, "aborted").await;
+    end(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_configuration_or_a_command_without_a_grant_fails_before_the_drain() {
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    fs::write(c1.dir().join("conf.d/bad.conf"), "webserver: {").unwrap();
+    for (request, reason) in [
+        (request(Kind::Restart), "Puppet Server's configuration has errors"),
+        (exec("rm"), "this node does not grant the command `rm`, only fail, say"),
+    ] {
+        let id = fleet.main().start_rollout(request).await.unwrap();
+        let paused = fleet.main().until_rollout(id, "paused").await;
+        assert!(turn(&paused, "c1").reason.contains(reason), "{paused:#?}");
+        assert!(left(c1, "did").is_empty());
+        fleet.main().until_balanced("c1", "in service").await;
+        let abort = v1::AbortRolloutRequest { id, reason: "test".into() };
+        fleet.main().client().abort_rollout(abort).await.unwrap();
+        fleet.main().until_rollout(id, "aborted").await;
+    }
+    end(fleet).await;
+}
