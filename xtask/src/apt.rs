@@ -116,3 +116,19 @@ fn disable_new_units(before: &BTreeSet<String>) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_names_every_package_that_its_two_commands_install() {
+        let readme = include_str!("../../README.md");
+        let start = readme.find("Both first install").expect("the README says what is installed");
+        let paragraph = readme[start..].split("\n\n").next().expect("a paragraph");
+        let named: BTreeSet<&str> =
+            paragraph.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-')).collect();
+        let lacking: Vec<_> = STACK.iter().filter(|package| !named.contains(**package)).collect();
+        assert!(lacking.is_empty(), "{lacking:?}");
+    }
+}
