@@ -4,24 +4,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{credentials::has_password, error::BuildError, output::hide_passwords};
-
-/// Which program resolves the Puppetfile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Kind {
-    R10k,
-    G10k,
-}
-
-impl Kind {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::R10k => "r10k",
-            Self::G10k => "g10k",
-        }
-    }
-}
+use crate::{credentials::has_password, error::BuildError, kind::Kind, output::hide_passwords};
 
 /// How environments are built. `Debug` shows no password.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +22,7 @@ pub struct BuildConfig {
     /// Git transports that the control repository and modules may use.
     pub transports: Vec<String>,
     /// Paths that stay out of snapshots: `*` and `?` within one name, `**` across directories; a pattern without `/`
-    /// matches a name in any directory.
+    /// matches a name in any directory, one that begins with `/` only in the environment's root.
     pub exclude: Vec<String>,
     /// Environments that may be built side by side.
     pub parallel: usize,

@@ -8,7 +8,7 @@ use bunraku_common::{
 };
 use serde_json::Value;
 
-use crate::{config::Kind, store::ObjectStore};
+use crate::{kind::Kind, store::ObjectStore};
 
 /// What differs between two builds of the same commits (measured), or tells where on this machine they were made.
 const VOLATILE: [&str; 4] = ["started_at", "finished_at", "git_dir", "git_url"];

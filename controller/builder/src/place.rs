@@ -12,7 +12,7 @@ use std::{
 
 use bunraku_common::EnvironmentName;
 
-use crate::{account::Account, config::Kind};
+use crate::{account::Account, kind::Kind};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Place {

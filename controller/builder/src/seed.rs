@@ -3,7 +3,7 @@
 
 use std::{ffi::OsString, fs, io, path::PathBuf};
 
-use crate::{account::Account, config::Kind, error::BuildError, git::Git, place::Place, remotes};
+use crate::{account::Account, error::BuildError, git::Git, kind::Kind, place::Place, remotes};
 
 /// Fills the cache of `to`, which must not exist yet. Nobody may build in `from` meanwhile.
 pub(crate) async fn seed(git: &Git, account: &Account, from: &Place, to: &Place) -> Result<(), BuildError> {

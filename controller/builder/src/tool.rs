@@ -6,7 +6,7 @@
 
 use std::{ffi::OsString, path::Path};
 
-use crate::{config::Kind, place::Place};
+use crate::{kind::Kind, place::Place};
 
 impl Kind {
     /// What the builder leaves in a tree that it deployed.

@@ -9,7 +9,7 @@ use std::{
 use bunraku_common::{NodeName, config::positive};
 use serde::{Deserialize, Serialize};
 
-use crate::{driver::NewServer, name::ServerName, nginx::is_words};
+use crate::{driver::NewServer, name::ServerName};
 
 /// What this host grants as a load balancer.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -263,4 +263,9 @@ fn is_server_line(line: &str) -> bool {
         })
     };
     words.next().is_some_and(|address| word(address) && address.contains(':')) && words.all(word)
+}
+
+/// Words that may stand in nginx's configuration: nothing that ends a directive or names a variable.
+fn is_words(text: &str) -> bool {
+    text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'=' | b' '))
 }

@@ -22,7 +22,7 @@ use super::{
     read::{self, Content, Job},
     stat_cache::{Key, StatCache, walk_begins},
 };
-use crate::config::Kind;
+use crate::kind::Kind;
 
 type Remember = Vec<(Key, Digest)>;
 

@@ -285,8 +285,3 @@ impl Driver for Nginx {
         })
     }
 }
-
-/// Words that may stand in nginx's configuration: nothing that ends a directive or names a variable.
-pub(crate) fn is_words(text: &str) -> bool {
-    text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'=' | b' '))
-}
