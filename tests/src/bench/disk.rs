@@ -10,12 +10,19 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::{
+    fs::statvfs,
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+};
 
 use crate::process::output_of;
 
-/// Sparse; only what is written takes room.
+/// Sparse; only what is written takes room. A full run was seen to write 38 GB before its end.
 const IMAGE_BYTES: u64 = 48 << 30;
+/// Less serves nothing.
+const LEAST_BYTES: u64 = 8 << 30;
+/// What the file may not take from the disk that it lies on: others write there, too.
+const LEFT_BYTES: u64 = 4 << 30;
 
 /// One inode for each of so many bytes: small files need more than ext4's default gives.
 const BYTES_PER_INODE: &str = "4096";
@@ -34,7 +41,17 @@ impl Disk {
     pub(super) fn mount(directory: &Path) -> Result<Self> {
         let (at, image) = (directory.join("disk"), directory.join("disk.img"));
         fs::create_dir(&at).with_context(|| format!("could not make {}", at.display()))?;
-        let kind = match loop_mount(&image, &at) {
+        let room = statvfs(directory).with_context(|| format!("could not ask {}", directory.display()))?;
+        let free = room.f_bavail.saturating_mul(room.f_frsize);
+        let bytes = image_bytes(free).with_context(|| {
+            format!(
+                "{} has {} GiB left; at least {} are needed",
+                directory.display(),
+                free >> 30,
+                (LEAST_BYTES + LEFT_BYTES) >> 30
+            )
+        })?;
+        let kind = match loop_mount(&image, bytes, &at) {
             Ok(()) => "ext4 with a journal, on a loop device",
             Err(error) => {
                 println!("no loop device is to be had, a tmpfs serves: {error:#}");
@@ -85,13 +102,33 @@ impl Drop for Disk {
     }
 }
 
-fn loop_mount(image: &Path, at: &Path) -> Result<()> {
+/// How large the file may grow: a benchmark that runs out of room must not take the whole machine with it.
+fn image_bytes(free: u64) -> Option<u64> {
+    let bytes = IMAGE_BYTES.min(free.saturating_sub(LEFT_BYTES));
+    (bytes >= LEAST_BYTES).then_some(bytes)
+}
+
+fn loop_mount(image: &Path, bytes: u64, at: &Path) -> Result<()> {
     let file = File::create(image).with_context(|| format!("could not make {}", image.display()))?;
-    file.set_len(IMAGE_BYTES).with_context(|| format!("could not enlarge {}", image.display()))?;
+    file.set_len(bytes).with_context(|| format!("could not enlarge {}", image.display()))?;
     output_of(
         Command::new("mkfs.ext4")
             .args(["-q", "-F", "-i", BYTES_PER_INODE, "-E", "lazy_itable_init=1"])
             .arg(image),
     )?;
     output_of(Command::new("mount").args(["-o", "loop,noatime"]).args([image, at])).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It once filled the disk of the machine, and every other program failed.
+    #[test]
+    fn the_benchmark_leaves_room_on_the_disk_that_it_lies_on() {
+        assert_eq!(image_bytes(200 << 30), Some(IMAGE_BYTES));
+        assert_eq!(image_bytes(20 << 30), Some(16 << 30));
+        assert_eq!(image_bytes(11 << 30), None);
+        assert_eq!(image_bytes(0), None);
+    }
 }
