@@ -1,0 +1,234 @@
+//! All that can be found out and fetched before a compiler is drained.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{CallError, Called, Change, Manager, Plan, PlanError, Planned, Refusal, call::call};
+
+/// A question to the package database.
+const ASKING: Duration = Duration::from_secs(60);
+/// One package of 100 MB over a slow line.
+const FETCHING: Duration = Duration::from_secs(600);
+
+/// What is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    pub package: String,
+    pub version: String,
+}
+
+/// What this node's configuration allows.
+#[derive(Debug, Clone, Default)]
+pub struct Allowed {
+    /// Packages that may get another version, or be removed. New ones that these depend on may come.
+    pub packages: Vec<String>,
+    pub downgrade: bool,
+    /// Whether it may be done though there is no way back.
+    pub no_way_back: bool,
+}
+
+/// The packages of this host.
+#[derive(Debug)]
+pub struct Packages<'a> {
+    pub manager: &'a dyn Manager,
+    /// Of our own, on a disk: the plan and its packages.
+    pub directory: PathBuf,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    #[error("`{0}` is not the name of a package")]
+    Package(String),
+    #[error("`{0}` is not a version")]
+    Version(String),
+    #[error(
+        "this node does not grant changes of {package}{because}\nhint: add it to allow below [packages] in agent.toml, and restart bunraku-agent"
+    )]
+    NotAllowed { package: String, because: String },
+    #[error(
+        "{package} {version} would be older than what is installed\nhint: downgrade = true below [packages] in agent.toml"
+    )]
+    Downgrade { package: String, version: String },
+    #[error(
+        "there is no way back from {package} {version}: the present version of {lost} is in no repository, not in the cache, and could not be rebuilt\nhint: install dpkg-repack, or no_way_back = true below [packages] in agent.toml"
+    )]
+    NoWayBack { package: String, version: String, lost: String },
+    #[error("could not fetch {package} {version}: {why}")]
+    Fetch { package: String, version: String, why: String },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("could not use {path}")]
+    Directory {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Packages<'_> {
+    /// The version that is installed.
+    pub async fn installed(&self, package: &str) -> Result<Option<String>, PrepareError> {
+        if !self.manager.is_package(package.split(':').next().unwrap_or(package)) {
+            return Err(PrepareError::Package(package.to_owned()));
+        }
+        let called = self.ask(&self.manager.installed(package)).await?;
+        Ok(self.manager.read_installed(&called))
+    }
+
+    /// Whether an earlier transaction was cut short, and of what.
+    pub async fn audit(&self) -> Result<(), PrepareError> {
+        match self.manager.audit() {
+            Some(words) => Ok(self.manager.read_audit(&self.ask(&words).await?)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Simulates, judges, fetches, and saves the plan. Nothing on this host changes but our own directory.
+    pub async fn prepare(&self, target: &Target, allowed: &Allowed) -> Result<Plan, PrepareError> {
+        let Target { package, version } = target;
+        if !self.manager.is_package(package) {
+            return Err(PrepareError::Package(package.clone()));
+        }
+        if !self.manager.is_version(version) {
+            return Err(PrepareError::Version(version.clone()));
+        }
+        if !allowed.packages.contains(package) {
+            return Err(PrepareError::NotAllowed { package: package.clone(), because: String::new() });
+        }
+        self.audit().await?;
+        if self.installed(package).await?.as_ref() == Some(version) {
+            return self.nothing_to_do(target);
+        }
+        let called = self.ask(&self.manager.simulate(package, version)).await?;
+        let mut simulated = self.manager.read_simulated(package, version, &called)?;
+        for change in simulated.changes.iter_mut().filter(|change| change.from.is_none()) {
+            change.from = self.installed(&change.package).await?;
+        }
+        self.judge(target, &simulated.changes, allowed).await?;
+        if simulated.downgrades && !allowed.downgrade {
+            return Err(PrepareError::Downgrade { package: package.clone(), version: version.clone() });
+        }
+        let plan = self.fetch(target, simulated.changes, simulated.downgrades).await?;
+        let lost = plan.no_way_back().join(", ");
+        if !lost.is_empty() && !allowed.no_way_back {
+            return Err(PrepareError::NoWayBack { package: package.clone(), version: version.clone(), lost });
+        }
+        plan.save(&self.directory)?;
+        Ok(plan)
+    }
+
+    /// A plan of the same target is kept: it knows the way back from what it has done.
+    fn nothing_to_do(&self, target: &Target) -> Result<Plan, PrepareError> {
+        let known = Plan::open(&self.directory)?.filter(|plan| plan.target == *target);
+        Ok(known.unwrap_or_else(|| Plan { target: target.clone(), changes: Vec::new(), downgrades: false }))
+    }
+
+    async fn judge(
+        &self,
+        target: &Target,
+        changes: &[Change],
+        allowed: &Allowed,
+    ) -> Result<(), PrepareError> {
+        let held = match self.manager.held() {
+            Some(words) => self.ask(&words).await?.stdout,
+            None => String::new(),
+        };
+        for change in changes {
+            if held.lines().any(|held| held == change.package) {
+                return Err(Refusal::Held(change.package.clone()).into());
+            }
+            if change.from.is_some() && !allowed.packages.contains(&change.package) {
+                let does = if change.to.is_some() { "changes" } else { "removes" };
+                let because = format!(", which {} {} {does}", target.package, target.version);
+                return Err(PrepareError::NotAllowed { package: change.package.clone(), because });
+            }
+        }
+        Ok(())
+    }
+
+    async fn fetch(
+        &self,
+        target: &Target,
+        changes: Vec<Change>,
+        downgrades: bool,
+    ) -> Result<Plan, PrepareError> {
+        let io = |source| PrepareError::Directory { path: self.directory.clone(), source };
+        // The plan goes first: it must never name files of another one.
+        for name in ["plan.json", "old", "new"] {
+            let path = self.directory.join(name);
+            let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            removed
+                .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
+                .map_err(io)?;
+        }
+        let (old, new) = (self.directory.join("old"), self.directory.join("new"));
+        fs::create_dir_all(&old).and_then(|()| fs::create_dir_all(&new)).map_err(io)?;
+        let mut planned = Vec::new();
+        for Change { package, from, to } in changes {
+            let new_file = match &to {
+                Some(version) => Some(self.wanted(&package, version, &new).await?),
+                None => None,
+            };
+            let old_file = match &from {
+                Some(version) => self.present(&package, version, &old).await?,
+                None => None,
+            };
+            planned.push(Planned { package, from, to, old: old_file, new: new_file });
+        }
+        Ok(Plan { target: target.clone(), changes: planned, downgrades })
+    }
+
+    async fn wanted(&self, package: &str, version: &str, into: &Path) -> Result<PathBuf, PrepareError> {
+        let called = call(&self.manager.download(package, version), into, FETCHING).await?;
+        self.file(package, version, into).ok_or_else(|| PrepareError::Fetch {
+            package: package.into(),
+            version: version.into(),
+            why: called.complaint(),
+        })
+    }
+
+    /// From a repository, from the cache, or rebuilt of what is installed.
+    async fn present(
+        &self,
+        package: &str,
+        version: &str,
+        into: &Path,
+    ) -> Result<Option<PathBuf>, PrepareError> {
+        call(&self.manager.download(package, version), into, FETCHING).await?;
+        if let Some(file) = self.file(package, version, into) {
+            return Ok(Some(file));
+        }
+        if let Some(cached) = self.file(package, version, &self.manager.cache())
+            && let Some(name) = cached.file_name()
+            && fs::copy(&cached, into.join(name)).is_ok()
+        {
+            return Ok(Some(into.join(name)));
+        }
+        if let Some(words) = self.manager.rebuild(package) {
+            // Its program need not be there.
+            call(&words, into, FETCHING).await.ok();
+        }
+        Ok(self.file(package, version, into))
+    }
+
+    fn file(&self, package: &str, version: &str, directory: &Path) -> Option<PathBuf> {
+        let prefix = self.manager.file_prefix(package, version);
+        let entries = fs::read_dir(directory).ok()?.filter_map(Result::ok);
+        let mut found = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
+        found.next().map(|entry| entry.path())
+    }
+
+    async fn ask(&self, words: &[String]) -> Result<Called, CallError> {
+        call(words, Path::new("/"), ASKING).await
+    }
+}
