@@ -261,6 +261,22 @@ async fn f15_a_compiler_that_fails_halts_the_rollout_with_an_alarm_until_it_is_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_failure_that_left_everything_as_it_was_ends_with_the_compiler_in_service() {
+    let (fleet, [c1, _c2, _c3]) = three_actors().await;
+    c1.fails_in_vain("act", "the new configuration was refused, and the old one put back");
+    let id = fleet.main().start_rollout(restart()).await.unwrap();
+    let halted = fleet.main().until_rollout(id, "paused").await;
+    let failed = turn(&halted, "c1");
+    assert_eq!(failed.reason, "the new configuration was refused, and the old one put back");
+    assert_eq!((failed.drained, c1.times("verify"), c1.times("release")), (false, 1, 1));
+    fleet.main().until_balanced("c1", "in service").await;
+    assert_eq!(fleet.main().status().await.alarms, Vec::<String>::new());
+    fleet.main().client().abort_rollout(actions(id, "mend it first").1).await.unwrap();
+    fleet.main().until_rollout(id, "aborted").await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn i5_a_controller_that_restarts_in_the_middle_asks_for_the_same_and_goes_on() {
     let (mut fleet, [c1, c2, c3]) = three_actors().await;
     c2.goes_on("act", "it restarts");

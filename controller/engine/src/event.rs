@@ -103,6 +103,8 @@ pub enum Event {
         node: NodeName,
         generation: Generation,
         reason: String,
+        /// Its server is as it was before the order.
+        unchanged: bool,
     },
     /// Serials in Puppet's CRL: identities born from them end.
     PuppetRevoked {

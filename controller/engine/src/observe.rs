@@ -87,8 +87,8 @@ impl State {
             Event::TurnStepDone { node, generation } => {
                 self.turn_done(&node, generation).into_iter().collect()
             }
-            Event::TurnStepFailed { node, generation, reason } => {
-                self.turn_failed(&node, generation, reason).into_iter().collect()
+            Event::TurnStepFailed { node, generation, reason, unchanged } => {
+                self.turn_failed(&node, generation, reason, unchanged).into_iter().collect()
             }
             Event::PuppetRevoked { serials } => self.cut_by_puppet(&serials),
             Event::Housekeeping { now_s } => self.expired(now_s).into_iter().collect(),

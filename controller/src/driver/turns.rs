@@ -92,7 +92,8 @@ impl Hands {
             // Within the text: the engine adds what becomes of the compiler.
             let reason = if hint.is_empty() { reason } else { format!("{reason} (hint: {hint})") };
             self.turns.heard(&node, generation, reason.clone());
-            return Some(Event::TurnStepFailed { node, generation, reason });
+            let unchanged = failed.unchanged;
+            return Some(Event::TurnStepFailed { node, generation, reason, unchanged });
         }
     }
 

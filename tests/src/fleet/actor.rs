@@ -98,6 +98,13 @@ impl Actor {
         self.play.stage().answers.insert(what, Outcome::Failed(failed));
     }
 
+    /// It fails, and everything is as it was before.
+    pub fn fails_in_vain(&self, what: &'static str, reason: &str) {
+        let failed =
+            v1::TurnFailed { reason: reason.to_owned(), unchanged: true, ..v1::TurnFailed::default() };
+        self.play.stage().answers.insert(what, Outcome::Failed(failed));
+    }
+
     pub fn notes(&self, what: &'static str, note: &str) {
         self.play.stage().answers.insert(what, Outcome::Done(v1::TurnDone { note: note.to_owned() }));
     }

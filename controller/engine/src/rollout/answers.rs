@@ -39,10 +39,14 @@ impl State {
         node: &NodeName,
         generation: Generation,
         reason: String,
+        unchanged: bool,
     ) -> Option<Fact> {
         let (rollout, turn) = self.turn_in(node, generation)?;
+        let drained = self.is_drained_by(rollout, node);
         let to = match turn.phase {
             TurnPhase::Preparing => TurnPhase::Failed,
+            // As it was: once that is seen it may serve again.
+            TurnPhase::Acting if unchanged && drained => TurnPhase::Verifying,
             TurnPhase::Settling | TurnPhase::Acting => TurnPhase::Releasing,
             // Not healthy yet: it is asked again until the deadline. What cannot be released is asked on.
             TurnPhase::Verifying | TurnPhase::Releasing => return None,
@@ -54,7 +58,7 @@ impl State {
             | TurnPhase::Failed
             | TurnPhase::Skipped => return None,
         };
-        let stays = turn.phase == TurnPhase::Acting && self.is_drained_by(rollout, node);
+        let stays = turn.phase == TurnPhase::Acting && to == TurnPhase::Releasing && drained;
         let reason = if stays { format!("{reason}; it stays drained") } else { reason };
         Some(self.turn(rollout, node, to, Some(Retreat { reason, skip: false }), 0))
     }

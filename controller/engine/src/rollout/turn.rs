@@ -6,7 +6,7 @@
 //! | preparing | the node has checked | settling | failed |
 //! | settling | the node's Puppet agent rests | draining, acting if undrained | back: releasing |
 //! | draining | nobody is served any more | acting | back: enabling; or acting by force |
-//! | acting | the node has done it | verifying | back: releasing, stays drained |
+//! | acting | the node has done it, or failed and left all as it was (back) | verifying | back: releasing, stays drained |
 //! | verifying | it is healthy and proven | enabling | back: releasing, stays drained |
 //! | enabling | it is in service everywhere | releasing | back: releasing |
 //! | releasing | the node's Puppet agent may run | baking, or what the retreat says | the same; asked on |
@@ -78,7 +78,9 @@ impl State {
             TurnPhase::Draining if aborted.is_some() => go(TurnPhase::Enabling, aborted),
             TurnPhase::Draining => self.due_drain(rollout, node, turn, late, presence, now, before),
             TurnPhase::Acting | TurnPhase::Verifying if late => {
-                back(TurnPhase::Releasing, format!("{}; it stays drained", no_answer()))
+                let before = turn.retreat.as_ref().map(|retreat| format!("{}; then ", retreat.reason));
+                let reason = format!("{}{}; it stays drained", before.unwrap_or_default(), no_answer());
+                back(TurnPhase::Releasing, reason)
             }
             TurnPhase::Enabling if self.is_drained_by(rollout, node) => {
                 Some(self.wanted(node, crate::Wanted::Ready, 0, None, presence))

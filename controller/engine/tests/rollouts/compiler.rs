@@ -14,6 +14,8 @@ pub(crate) struct Compiler {
     /// It does not come up after the next restart.
     pub(crate) breaks: bool,
     pub(crate) refuses_to_prepare: bool,
+    /// The restart fails; whether Puppet Server is as it was.
+    pub(crate) cannot_act: Option<bool>,
     /// By us.
     pub(crate) puppet_disabled: bool,
     /// A run of its own Puppet agent goes on.
@@ -27,7 +29,10 @@ pub(crate) struct Compiler {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Did {
     Done,
-    Failed(String),
+    Failed {
+        reason: String,
+        unchanged: bool,
+    },
     /// Not yet: ask again.
     Waits,
     /// It has seen a newer order.
@@ -42,6 +47,7 @@ impl Compiler {
             up: true,
             breaks: false,
             refuses_to_prepare: false,
+            cannot_act: None,
             puppet_disabled: false,
             puppet_runs: false,
             restarts: 0,
@@ -56,12 +62,18 @@ impl Compiler {
         }
         self.fence = Some(fence);
         match step {
-            Step::Prepare { .. } if self.refuses_to_prepare => Did::Failed("conf.d cannot be parsed".into()),
+            Step::Prepare { .. } if self.refuses_to_prepare => {
+                Did::Failed { reason: "conf.d cannot be parsed".into(), unchanged: true }
+            }
             Step::Prepare { .. } => Did::Done,
             Step::Settle { hold: true, .. } if self.puppet_runs => Did::Waits,
             Step::Settle { hold, .. } => {
                 self.puppet_disabled = *hold;
                 Did::Done
+            }
+            Step::Act { .. } if let Some(unchanged) = self.cannot_act => {
+                self.up = unchanged;
+                Did::Failed { reason: "the restart failed".into(), unchanged }
             }
             Step::Act { generation, .. } => {
                 // The same order again, perhaps from the next process of the controller, is answered and not done.

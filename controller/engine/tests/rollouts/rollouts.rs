@@ -448,7 +448,8 @@ fn an_answer_to_an_earlier_phase_is_no_news() {
     for earlier in 0..generation.0 {
         let generation = bunraku_common::Generation(earlier);
         site.hear(Event::TurnStepDone { node: node("c1"), generation });
-        site.hear(Event::TurnStepFailed { node: node("c1"), generation, reason: "late".into() });
+        let reason = "late".into();
+        site.hear(Event::TurnStepFailed { node: node("c1"), generation, reason, unchanged: false });
     }
     assert_eq!(site.phase(id, "c1"), TurnPhase::Acting);
 }
@@ -478,4 +479,40 @@ fn i5_after_a_takeover_turns_have_numbers_that_no_lost_journal_gave() {
     let after = site.state.rollout(id).unwrap().turns[&node("c1")].generation;
     assert!(after.0 > before.0 + (1 << 20), "{before:?} and {after:?}");
     site.finish(id);
+}
+
+#[test]
+fn a_failure_that_left_everything_as_it_was_ends_with_the_compiler_in_service_and_the_rollout_halted() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.compiler("c1").cannot_act = Some(true);
+    site.until(id, "c1", TurnPhase::Failed);
+    assert!(site.in_service("c1"));
+    assert!(!site.compiler("c1").puppet_disabled);
+    let retreat = site.state.rollout(id).unwrap().turns[&node("c1")].retreat.clone().unwrap();
+    assert_eq!(retreat.reason, "the restart failed");
+    assert_eq!(site.state.rollout(id).unwrap().phase_name(), "paused");
+    site.compiler("c1").cannot_act = None;
+    site.ask(Request::RetryTurn { rollout: id, node: node("c1") }).unwrap();
+    site.finish(id);
+    assert_eq!(outcome(&site, id), RolloutOutcome::Done);
+    everything_is_as_before(&mut site);
+}
+
+#[test]
+fn f15_a_failure_that_left_the_server_down_keeps_the_compiler_drained_whatever_its_node_says() {
+    for unchanged in [false, true] {
+        let mut site = Site::new();
+        let id = site.start(restart());
+        site.compiler("c1").cannot_act = Some(unchanged);
+        site.until(id, "c1", if unchanged { TurnPhase::Verifying } else { TurnPhase::Failed });
+        site.compiler("c1").up = false;
+        site.now += 60_000;
+        site.look();
+        site.until(id, "c1", TurnPhase::Failed);
+        assert!(!site.in_service("c1"), "it says unchanged: {unchanged}");
+        let retreat = site.state.rollout(id).unwrap().turns[&node("c1")].retreat.clone().unwrap();
+        assert!(retreat.reason.starts_with("the restart failed"), "{}", retreat.reason);
+        assert!(retreat.reason.ends_with("it stays drained"), "{}", retreat.reason);
+    }
 }

@@ -255,7 +255,9 @@ impl Site {
         let (node, generation) = turn_order(step).unwrap();
         match did {
             Did::Done => self.hear(Event::TurnStepDone { node, generation }),
-            Did::Failed(reason) => self.hear(Event::TurnStepFailed { node, generation, reason }),
+            Did::Failed { reason, unchanged } => {
+                self.hear(Event::TurnStepFailed { node, generation, reason, unchanged });
+            }
             Did::Stale | Did::Waits => {}
         }
     }
