@@ -1,9 +1,16 @@
 //! F25, I4, I8: several people at once, people who give up waiting, revocations, and cloned hosts.
 
-use std::time::Instant;
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::Stdio,
+    time::Instant,
+};
 
 use bunraku_proto::v1;
-use bunraku_tests::fleet::{Fleet, Flow, digest_of, until};
+use bunraku_tests::{
+    fleet::{Fleet, Flow, digest_of, until},
+    installed::program,
+};
 use tonic::Code;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -76,6 +83,45 @@ async fn f25_who_gives_up_waiting_does_not_stop_the_deploy() {
     let watching = client.watch(request).await.unwrap();
     fleet.main().until_phase(id, "staging").await;
     drop((watching, client));
+    fleet.node("c2").reconnect();
+    let deploy = fleet.main().until_ended(id).await;
+    assert_eq!(deploy.phase, "live", "{deploy:#?}");
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_the_looking_and_not_the_deploy_and_says_how_to_look_again() {
+    let fleet = Fleet::new().nodes(2).up().await;
+    fleet.deploy_change("production", "old").await;
+    let held = Flow { held: true, ..Flow::default() };
+    fleet.node("c2").link().set_flows(held, Flow::default());
+    fleet.push("production", &[("manifests/site.pp", "# new\n")]);
+    let socket = fleet.main().config().socket.clone();
+    let mut command = program("bunraku")
+        .unwrap()
+        .arg("--socket")
+        .arg(socket)
+        .args(["deploy", "production"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    // It has begun to look when it says what it sees.
+    let mut said = BufReader::new(command.stderr.take().unwrap());
+    let mut first = String::new();
+    said.read_line(&mut first).unwrap();
+    let id = fleet.main().status().await.active[0].id;
+    assert!(first.starts_with(&format!("deploy {id} of production: ")), "{first}");
+    fleet.main().until_phase(id, "staging").await;
+    let pid = rustix::process::Pid::from_child(&command);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let mut rest = String::new();
+    said.read_to_string(&mut rest).unwrap();
+    assert_eq!(command.wait().unwrap().code(), Some(130), "{rest}");
+    let look =
+        format!("no longer looking; deploy {id} of production goes on\nhint: bunraku deploys show {id}\n");
+    assert!(rest.ends_with(&look), "{rest}");
+    assert_eq!(fleet.main().show_deploy(id).await.phase, "staging");
     fleet.node("c2").reconnect();
     let deploy = fleet.main().until_ended(id).await;
     assert_eq!(deploy.phase, "live", "{deploy:#?}");
