@@ -10,17 +10,17 @@ use std::{
 };
 
 use bunraku_common::{Generation, NodeName};
-use bunraku_engine::{IdleView, Millis, RolloutId, State, Turn, TurnPhase};
+use bunraku_engine::{IdleView, Millis, Presence, RolloutId, State, Turn, TurnPhase};
 use bunraku_proto::v1::{IdleReply, IdleRequest};
 use tokio::task::JoinSet;
 use tonic::{Code, Request};
 
 use crate::{clock::wall_ms, driver::Driver, nodes::Connections, words::plain};
 
-/// Whoever is under way is asked at each of these, and at once when something was decided about it.
-const LOOK: Duration = Duration::from_millis(500);
-/// Between two questions for the same reason: decisions about others come as they come.
-const PAUSE: Duration = Duration::from_millis(400);
+/// How often it is looked whether somebody is to be asked.
+const LOOK: Duration = Duration::from_millis(250);
+/// Between two questions to one compiler for the same reason: they cost Puppet Server something.
+const PAUSE: Duration = Duration::from_millis(900);
 /// Shorter than what the engine believes in: a compiler that needs longer has not said whether it is idle.
 const DEADLINE: Duration = Duration::from_secs(5);
 /// After a drain by hand nobody waits any longer for what the compiler says.
@@ -68,7 +68,13 @@ impl Said {
 }
 
 /// Why a compiler is asked whether it is idle. Where this changes it is asked at once.
-type Why = (Generation, Option<Millis>);
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Why {
+    generation: Generation,
+    agreed_at: Option<Millis>,
+    /// The balancers show no session of it.
+    is_empty: bool,
+}
 
 impl Turns {
     /// A node goes on with what this order asked for, or says why not. Empty: nothing to tell any more.
@@ -112,14 +118,17 @@ impl Turns {
             let now = driver.shared.clock.now();
             let (wanted, known) = {
                 let state = driver.shared.state();
-                (to_ask(&state, now), state.rollouts().keys().copied().collect::<BTreeSet<_>>())
+                (
+                    to_ask(&state, &driver.shared.presence(), now),
+                    state.rollouts().keys().copied().collect::<BTreeSet<_>>(),
+                )
             };
             asked.retain(|compiler, _| wanted.contains_key(compiler));
             self.forget(&wanted, &known);
             for (compiler, why) in wanted {
                 let due = asked.get(&compiler).is_none_or(|(at, was)| *was != why || at.elapsed() >= PAUSE);
                 // One whose answer is awaited is asked again at the next tick.
-                asked.entry(compiler.clone()).or_insert((Instant::now(), (Generation::default(), None)));
+                asked.entry(compiler.clone()).or_insert((Instant::now(), Why::default()));
                 if !due || open.contains(&compiler) || !connections.is_connected(&compiler) {
                     continue;
                 }
@@ -145,14 +154,8 @@ impl Turns {
         });
     }
 
-    async fn ask(
-        &self,
-        compiler: &NodeName,
-        (_, agreed_at): Why,
-        driver: &Driver,
-        connections: &Connections,
-    ) {
-        let at = asked_at(driver.shared.clock.now(), agreed_at);
+    async fn ask(&self, compiler: &NodeName, why: Why, driver: &Driver, connections: &Connections) {
+        let at = asked_at(driver.shared.clock.now(), why.agreed_at);
         let Some(mut client) = connections.client(compiler) else { return };
         let mut request = Request::new(IdleRequest {});
         request.set_timeout(DEADLINE);
@@ -194,20 +197,24 @@ fn view(at: Millis, reply: &IdleReply) -> IdleView {
 }
 
 /// Compilers whose turns are open, and those that were drained a short while ago.
-fn to_ask(state: &State, now: Millis) -> BTreeMap<NodeName, Why> {
-    let agreed_at = |compiler: &NodeName| state.balance().get(compiler).and_then(|balance| balance.agreed_at);
+fn to_ask(state: &State, presence: &Presence, now: Millis) -> BTreeMap<NodeName, Why> {
     let lately = |at: Millis| now.saturating_sub(at) < LOOKS_END;
-    let drained =
-        state.balance().iter().filter(|(_, balance)| balance.is_drained() && lately(balance.decided_at));
-    let mut wanted: BTreeMap<NodeName, Why> = drained
-        .map(|(compiler, balance)| (compiler.clone(), (balance.generation, balance.agreed_at)))
-        .collect();
+    let why = |compiler: &NodeName, generation| {
+        let mut servers = presence.balancers().values().flat_map(|view| view.servers_of(compiler));
+        let agreed_at = state.balance().get(compiler).and_then(|balance| balance.agreed_at);
+        Why { generation, agreed_at, is_empty: servers.all(|server| server.sessions == Some(0)) }
+    };
+    let mut wanted = BTreeMap::new();
+    for (compiler, balance) in state.balance() {
+        if balance.is_drained() && lately(balance.decided_at) {
+            wanted.insert(compiler.clone(), why(compiler, balance.generation));
+        }
+    }
     for rollout in state.rollouts().values().filter(|rollout| !rollout.is_ended()) {
-        let open = rollout
-            .turns
-            .iter()
-            .filter(|(_, turn)| turn.phase != TurnPhase::Waiting && !turn.phase.is_over());
-        wanted.extend(open.map(|(node, turn)| (node.clone(), (turn.generation, agreed_at(node)))));
+        let is_open = |turn: &Turn| turn.phase != TurnPhase::Waiting && !turn.phase.is_over();
+        for (node, turn) in rollout.turns.iter().filter(|(_, turn)| is_open(turn)) {
+            wanted.insert(node.clone(), why(node, turn.generation));
+        }
     }
     wanted
 }
