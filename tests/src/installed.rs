@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::{
     process::{Service, output_of, wait_for},
-    stack::{BUILD_USER, CA_NAME, DOMAIN, MAIN_ADDRESS, PuppetServer, Stack},
+    stack::{BACKEND, BUILD_USER, CA_NAME, DOMAIN, MAIN_ADDRESS, PuppetServer, Stack},
 };
 
 const PORT: u16 = 8170;
@@ -190,16 +190,52 @@ impl Bunraku {
         Ok(())
     }
 
+    /// Lets rollouts restart and reload the running Puppet Server of a compiler, and run its Puppet agent. For the
+    /// agent's next start.
+    pub fn grant_rollouts(&self, compiler: &mut PuppetServer) -> Result<()> {
+        let path = self.agent_config(compiler.name());
+        let mut config: toml::Table = fs::read_to_string(&path)?.parse()?;
+        let pid_file = self.data_dir(compiler.name()).join("puppetserver.pid");
+        let mut services = toml::Table::new();
+        services.insert("puppetserver".into(), compiler.hand_over(&pid_file)?.into());
+        config.insert("services".into(), services.into());
+        fs::write(&path, config.to_string()).with_context(|| format!("could not write {}", path.display()))
+    }
+
     /// The configuration of the agent beside the balancer: it has no Puppet certificate and joins by token.
-    pub fn configure_balancer(&self) -> Result<()> {
+    pub fn configure_balancer(&self, stack: &Stack) -> Result<()> {
         let data = self.data_dir("lb");
         fs::create_dir_all(&data)?;
+        let mapped: String = stack
+            .compilers
+            .iter()
+            .map(|compiler| format!("'{}' = ['{BACKEND}/{}']\n", compiler.certname(), compiler.name()))
+            .collect();
         let config = format!(
-            "controller = '{MAIN_ADDRESS}:{PORT}'\nname = 'lb.{DOMAIN}'\ndata_dir = '{}'\n",
-            data.display()
+            "controller = '{MAIN_ADDRESS}:{PORT}'\nname = 'lb.{DOMAIN}'\ndata_dir = '{}'\n\n\
+             [balancer]\ndriver = 'haproxy'\n\n[balancer.compilers]\n{mapped}\n\
+             [balancer.haproxy]\nsocket = '{}'\nmaster_socket = '{}'\nstate_file = '{}'\n",
+            data.display(),
+            stack.balancer.socket().display(),
+            stack.balancer.master_socket().display(),
+            stack.balancer.state_file().display(),
         );
         fs::write(self.agent_config("lb"), config)?;
         Ok(())
+    }
+
+    /// The agent beside the balancer joins with a one-time token, and is started.
+    pub fn join_balancer(&mut self, stack: &Stack) -> Result<String> {
+        let lb = balancer_node();
+        self.configure_balancer(stack)?;
+        let token = self.json(&["token", "create", &lb, "--role", "load-balancer"])?;
+        let secret = token["token"].as_str().context("no token")?;
+        let controller = token["controller"].as_str().context("no address")?;
+        let arguments = ["enroll", "--controller", controller, "--pin", &self.pin, "--token-file", "-"];
+        let said = self.agent_command("lb", &arguments, Some(secret))?;
+        ensure!(said.succeeded(), "enroll ended with {}:\n{}{}", said.code, said.out, said.err);
+        self.start_agent("lb")?;
+        Ok(lb)
     }
 
     /// Where the agent of a node keeps its identity, its memory and its helpers.

@@ -7,6 +7,7 @@ pub mod bench;
 pub mod fleet;
 pub mod http;
 pub mod installed;
+pub mod load;
 pub mod namespace;
 pub mod process;
 pub mod progress;

@@ -10,7 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use bunraku_tests::{
-    installed::{Bunraku, Said, balancer_node, program},
+    installed::{Bunraku, Said, program},
+    load::under_load,
     namespace,
     process::wait_for,
     progress::Progress,
@@ -45,6 +46,7 @@ const STEPS: &[Step] = &[
     ("a bad commit changes nothing anywhere", bad_commit),
     ("a rollback takes seconds, and holds the environment", rollback),
     ("kill -9 of the controller in the middle of a deploy ends well", killed_controller),
+    ("every Puppet Server is restarted, one after the other, and no agent notices", rolling_restart),
     ("what an operator sees", status),
 ];
 
@@ -85,18 +87,12 @@ fn nodes_join(demo: &mut Demo) -> Result<()> {
     bunraku.start_controller()?;
     progress.say(format_args!("the controller runs; CA pin {}…", &bunraku.pin[..16]));
 
-    let lb = balancer_node();
-    bunraku.configure_balancer()?;
-    let token = bunraku.json(&["token", "create", &lb, "--role", "load-balancer"])?;
-    let secret = token["token"].as_str().context("no token")?;
-    let controller = token["controller"].as_str().context("no address")?;
-    let arguments = ["enroll", "--controller", controller, "--pin", &bunraku.pin, "--token-file", "-"];
-    succeeded("enroll", &bunraku.agent_command("lb", &arguments, Some(secret))?)?;
-    bunraku.start_agent("lb")?;
+    let lb = bunraku.join_balancer(&demo.stack)?;
     progress.say(format_args!("{lb} joins with a one-time token"));
 
-    for compiler in &demo.stack.compilers {
+    for compiler in &mut demo.stack.compilers {
         bunraku.configure_compiler(compiler)?;
+        bunraku.grant_rollouts(compiler)?;
         bunraku.start_agent(compiler.name())?;
         progress.say(format_args!("{} joins with its Puppet certificate", compiler.certname()));
     }
@@ -212,6 +208,34 @@ fn killed_controller(demo: &mut Demo) -> Result<()> {
     ));
     show_served(demo, "production")?;
     agent_run(demo, "survived")
+}
+
+/// Catalogs and real agent runs go through the balancer all the while.
+fn rolling_restart(demo: &mut Demo) -> Result<()> {
+    let pids = |demo: &Demo| -> Result<Vec<u32>> {
+        demo.stack.compilers.iter().map(stack::PuppetServer::handed_over_pid).collect()
+    };
+    let before = pids(demo)?;
+    let began = Instant::now();
+    let (counted, said) = under_load(&demo.stack, 0, || {
+        demo.bunraku.tell(&["rollout", "start", "restart", "--yes", "--bake", "2s"])
+    })?;
+    for line in said.out.lines() {
+        demo.progress.say(line);
+    }
+    let after = pids(demo)?;
+    ensure!(before.iter().zip(&after).all(|(before, after)| before != after), "a compiler was not restarted");
+    let (catalogs, failed) = (counted.answered.len(), counted.failed.len());
+    demo.progress.say(format_args!(
+        "meanwhile, in {:.0} s: {catalogs} catalogs and {} agent runs through the balancer, {failed} failed; {} of {} \
+         compilers in service at the least",
+        began.elapsed().as_secs_f64(),
+        counted.runs,
+        counted.fewest,
+        after.len()
+    ));
+    ensure!(failed == 0 && catalogs > 0 && counted.fewest > 0, "{:#?}", counted.failed);
+    Ok(())
 }
 
 fn status(demo: &mut Demo) -> Result<()> {

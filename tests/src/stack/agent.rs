@@ -72,7 +72,12 @@ impl Agent {
 
     /// The catalog that `host` compiles for this agent; anything but 200 is an error that shows the answer.
     pub fn catalog(&self, host: &str, environment: &str) -> Result<Value> {
-        let facts = json!({ "name": self.certname(), "values": { "os": { "family": "Debian" } } });
+        self.catalog_with(host, environment, json!({ "os": { "family": "Debian" } }))
+    }
+
+    /// The same, with these facts.
+    pub fn catalog_with(&self, host: &str, environment: &str, facts: Value) -> Result<Value> {
+        let facts = json!({ "name": self.certname(), "values": facts });
         let fields = [
             ("environment", environment),
             ("facts_format", "application/json"),

@@ -14,7 +14,7 @@ use super::{BALANCER_ADDRESS, BALANCER_NAME, PuppetServer, copy_file, make_direc
 use crate::process::{Service, output_of, wait_for};
 
 /// The backend that holds the compilers.
-const BACKEND: &str = "compilers";
+pub const BACKEND: &str = "compilers";
 
 /// What an operator (or a load-balancer node) sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +77,11 @@ impl Balancer {
     /// The socket of the master process, for reloads.
     pub fn master_socket(&self) -> PathBuf {
         self.directory.join("master.sock")
+    }
+
+    /// Where it reads the servers' states at a start.
+    pub fn state_file(&self) -> PathBuf {
+        self.directory.join("state")
     }
 
     pub fn configuration(&self) -> PathBuf {

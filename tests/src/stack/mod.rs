@@ -24,7 +24,7 @@ use serde_json::Value;
 
 pub use self::{
     agent::{Agent, AgentRun},
-    balancer::{Balancer, ServerState, SetState},
+    balancer::{BACKEND, Balancer, ServerState, SetState},
     layout::{
         BALANCER_ADDRESS, BALANCER_NAME, BUILD_USER, CA_NAME, DOMAIN, MAIN_ADDRESS, compiler_address, world,
     },
@@ -44,11 +44,13 @@ pub struct Options {
     pub compilers: usize,
     /// How the compilers are configured.
     pub setup: Setup,
+    /// Catalogs that each compiler can compile at once.
+    pub interpreters: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { compilers: 2, setup: Setup::AsInstalled }
+        Self { compilers: 2, setup: Setup::AsInstalled, interpreters: 1 }
     }
 }
 
@@ -79,7 +81,7 @@ impl Stack {
         authority.give_main(&main)?;
         let mut compilers = Vec::new();
         for (number, name) in (1..).zip(&names) {
-            let compiler = PuppetServer::compiler(directory, number, &jar);
+            let compiler = PuppetServer::compiler(directory, number, &jar, options.interpreters);
             compiler.configure(options.setup)?;
             authority.give_server(name, &compiler)?;
             compilers.push(compiler);

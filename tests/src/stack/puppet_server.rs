@@ -28,9 +28,14 @@ use crate::{
 const PACKAGED: &str = "/etc/puppet/puppetserver";
 
 /// C1 and the serial collector make a start three times cheaper; JRuby's own compiler would cost another second, and
-/// pays only in servers that live longer. 384 MB are enough for one interpreter.
-const JVM_FLAGS: [&str; 5] =
-    ["-Xms384m", "-Xmx384m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Djruby.jit.threshold=-1"];
+/// pays only in servers that live longer.
+const JVM_FLAGS: [&str; 3] = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Djruby.jit.threshold=-1"];
+
+/// 384 MB are enough for one interpreter.
+fn memory(interpreters: u64) -> [String; 2] {
+    let megabytes = 256 + 128 * interpreters;
+    [format!("-Xms{megabytes}m"), format!("-Xmx{megabytes}m")]
+}
 
 /// A compiler's CA services: the CA is off, the watch on CRL files stays on.
 const CA_OFF: &str = "\
@@ -56,21 +61,25 @@ pub struct PuppetServer {
     directory: PathBuf,
     jar: PathBuf,
     has_ca: bool,
+    interpreters: u64,
     service: Option<Service>,
+    /// The pid file, where a node agent restarts it.
+    handed_over: Option<PathBuf>,
 }
 
 impl PuppetServer {
     pub(super) fn main(parent: &Path, jar: &Path) -> Self {
-        Self::new("ca", MAIN_ADDRESS, parent, jar, true)
+        Self::new("ca", MAIN_ADDRESS, parent, jar, 1)
     }
 
-    pub(super) fn compiler(parent: &Path, number: u8, jar: &Path) -> Self {
-        Self::new(&format!("c{number}"), compiler_address(number), parent, jar, false)
+    pub(super) fn compiler(parent: &Path, number: u8, jar: &Path, interpreters: u64) -> Self {
+        Self::new(&format!("c{number}"), compiler_address(number), parent, jar, interpreters)
     }
 
-    fn new(name: &str, address: Ipv4Addr, parent: &Path, jar: &Path, has_ca: bool) -> Self {
-        let (name, directory) = (name.to_owned(), parent.join(name));
-        Self { name, address, directory, jar: jar.to_owned(), has_ca, service: None }
+    fn new(name: &str, address: Ipv4Addr, parent: &Path, jar: &Path, interpreters: u64) -> Self {
+        let (name, directory, jar) = (name.to_owned(), parent.join(name), jar.to_owned());
+        let has_ca = name == "ca";
+        Self { name, address, directory, jar, has_ca, interpreters, service: None, handed_over: None }
     }
 
     /// `ca`, `c1`, `c2`, …; also its name in the balancer.
@@ -173,28 +182,74 @@ impl PuppetServer {
     /// Starts it; see [`PuppetServer::wait_until_ready`].
     pub fn start(&mut self) -> Result<()> {
         self.write_restart_file()?;
-        let directory = &self.directory;
-        let shown = |below: &str| directory.join(below).display().to_string();
         let mut command = Command::new("sh");
         command
-            .args(["-c", "umask 027; exec \"$@\"", "sh", "java"])
-            .args(JVM_FLAGS)
-            .args(["-Djruby.logger.class=com.puppetlabs.jruby_utils.jruby.Slf4jLogger", "-Dlogappender=F1"])
-            .args(["-Djruby.lib=/usr/share/jruby/lib", "-XX:+CrashOnOutOfMemoryError"])
-            .arg(format!("-XX:ErrorFile={}", shown("log/hs_err_pid%p.log")))
-            .arg(format!("-Djava.io.tmpdir={}", shown("run")))
-            .args(["-cp", &format!("{}:{PACKAGED_JAR}", self.jar.display())])
-            .args(["clojure.main", "-m", "puppetlabs.trapperkeeper.main"])
-            .args(["--config", &shown("conf.d"), "--bootstrap-config", &shown("services.d")])
-            .args(["--restart-file", &shown("run/restart")])
+            .args(["-c", "umask 027; exec \"$@\"", "sh"])
+            .args(self.words())
             .env_clear()
             .envs([("PATH", "/usr/bin:/bin"), ("LANG", "C.UTF-8")])
-            .env("HOME", directory)
-            .current_dir(directory);
+            .env("HOME", &self.directory)
+            .current_dir(&self.directory);
         let command = User::named("puppet")?.runs(&mut command);
-        let service = Service::spawn(&self.name, command, &directory.join("log/stdout.log"))?;
+        let service = Service::spawn(&self.name, command, &self.directory.join("log/stdout.log"))?;
         self.service = Some(service);
         Ok(())
+    }
+
+    /// The server in the foreground.
+    fn words(&self) -> Vec<String> {
+        let shown = |below: &str| self.directory.join(below).display().to_string();
+        let mut words = vec!["java".to_owned()];
+        words.extend(JVM_FLAGS.map(str::to_owned));
+        words.extend(memory(self.interpreters));
+        words.extend(
+            [
+                "-Djruby.logger.class=com.puppetlabs.jruby_utils.jruby.Slf4jLogger",
+                "-Dlogappender=F1",
+                "-Djruby.lib=/usr/share/jruby/lib",
+                "-XX:+CrashOnOutOfMemoryError",
+            ]
+            .map(str::to_owned),
+        );
+        words.push(format!("-XX:ErrorFile={}", shown("log/hs_err_pid%p.log")));
+        words.push(format!("-Djava.io.tmpdir={}", shown("run")));
+        words.extend(["-cp".to_owned(), format!("{}:{PACKAGED_JAR}", self.jar.display())]);
+        words.extend(["clojure.main", "-m", "puppetlabs.trapperkeeper.main"].map(str::to_owned));
+        words.extend(["--config".to_owned(), shown("conf.d")]);
+        words.extend(["--bootstrap-config".to_owned(), shown("services.d")]);
+        words.extend(["--restart-file".to_owned(), shown("run/restart")]);
+        words
+    }
+
+    /// Gives the running server to a node agent, as systemd has it elsewhere: a `[services]` entry with its pid file
+    /// and the words that start it as Puppet's user.
+    pub fn hand_over(&mut self, pid_file: &Path) -> Result<toml::Table> {
+        write_file(pid_file, self.service()?.pid().to_string())?;
+        self.handed_over = Some(pid_file.to_owned());
+        let directory = self.directory.display().to_string();
+        let mut words: Vec<String> =
+            ["/usr/bin/env", "-i", "PATH=/usr/bin:/bin", "LANG=C.UTF-8"].map(str::to_owned).into();
+        words.push(format!("HOME={directory}"));
+        words.extend(
+            ["setpriv", "--reuid", "puppet", "--regid", "puppet", "--clear-groups"].map(str::to_owned),
+        );
+        words.extend(["sh", "-c", "cd \"$1\"; shift; umask 027; exec \"$@\"", "sh"].map(str::to_owned));
+        words.push(directory);
+        words.extend(self.words());
+        let shown = |path: PathBuf| toml::Value::from(path.display().to_string());
+        let mut entry = toml::Table::new();
+        entry.insert("driver".into(), "process".into());
+        entry.insert("pid_file".into(), shown(pid_file.to_owned()));
+        entry.insert("command".into(), words.into());
+        entry.insert("log".into(), shown(self.directory.join("log/stdout.log")));
+        entry.insert("restart_file".into(), shown(self.restart_file()));
+        Ok(entry)
+    }
+
+    /// The process id of a server that was handed over.
+    pub fn handed_over_pid(&self) -> Result<u32> {
+        let path = self.handed_over.as_ref().with_context(|| format!("{} was not handed over", self.name))?;
+        read_file(path)?.trim().parse().with_context(|| format!("no process id in {}", path.display()))
     }
 
     /// Waits until all its services run, and says how long that took and how much memory it has.
@@ -220,8 +275,27 @@ impl PuppetServer {
 
     /// `systemctl stop`.
     pub fn stop(&mut self) -> Result<()> {
+        if self.handed_over.is_some() {
+            return self.stop_handed_over();
+        }
         let service = self.service.take().with_context(|| format!("{} is not started", self.name))?;
         service.stop(Duration::from_secs(60)).map(drop)
+    }
+
+    /// Whoever started it.
+    fn stop_handed_over(&mut self) -> Result<()> {
+        let pid = self.handed_over_pid()?;
+        self.handed_over = None;
+        let own = self.service.take().filter(|service| service.pid() == pid);
+        if let Some(service) = own {
+            return service.stop(Duration::from_secs(60)).map(drop);
+        }
+        output_of(Command::new("kill").arg(pid.to_string()))?;
+        let process = PathBuf::from(format!("/proc/{pid}/exe"));
+        // A process that nobody has waited for yet has no program any more.
+        wait_for(&format!("the end of {}", self.name), Duration::from_secs(60), || {
+            Ok(fs::read_link(&process).is_err().then_some(()))
+        })
     }
 
     /// kill -9.
@@ -300,10 +374,11 @@ impl PuppetServer {
     server-var-dir: {directory}/var
     server-run-dir: {directory}/run
     server-log-dir: {directory}/log
-    max-active-instances: 1
+    max-active-instances: {}
 }}
 http-client: {{}}
-profiler: {{}}\n"
+profiler: {{}}\n",
+                self.interpreters
             ),
         )?;
         if self.has_ca {
