@@ -178,6 +178,29 @@ async fn i8_a_revoked_name_cannot_join_by_token_until_it_is_allowed_and_then_cat
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn i8_a_removed_node_is_cut_and_waited_for_by_nobody_until_it_enrols_anew() {
+    let fleet = Fleet::new().nodes(2).up().await;
+    let old = fleet.deploy_change("production", "old").await;
+    let node = fleet.node("c2");
+    fleet.main().client().remove_node(v1::NodeRequest { node: "c2".into() }).await.unwrap();
+    // Its certificate has a day to live; it dials again and again, and stays out.
+    let dialled = node.link().connections();
+    until("the removed node has dialled again", || async { node.link().connections() >= dialled + 2 }).await;
+    let names = async || fleet.main().status().await.nodes.into_iter().map(|n| n.name).collect::<Vec<_>>();
+    assert_eq!(names().await, ["c1"]);
+    fleet.push("production", &[("manifests/site.pp", "# new\n")]);
+    let deploy = fleet.deploy("production").await;
+    assert_eq!((deploy.phase.as_str(), deploy.nodes.len()), ("live", 1), "{deploy:#?}");
+    assert_eq!(node.live("production"), Some(old), "I9: it serves what it served");
+    node.stop().await;
+    node.enrol(fleet.main()).await;
+    node.start().await.unwrap();
+    fleet.main().until_connected("c2").await;
+    fleet.until_all_serve("production", digest_of(&deploy)).await;
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn two_hosts_with_one_identity_raise_an_alarm() {
     let fleet = Fleet::new().nodes(2).up().await;
     let snapshot = fleet.deploy_change("production", "one").await;
