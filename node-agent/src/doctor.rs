@@ -56,7 +56,12 @@ async fn compiler(
         clock_ahead_ms,
         now: SystemTime::now(),
     };
-    let facts = gather(puppet, &about).await.map_err(|error| Chain(&error).to_string())?;
+    let facts = match gather(puppet, &about).await {
+        Ok(facts) => facts,
+        Err(error) => {
+            return error.finding().map(|finding| vec![finding]).ok_or_else(|| Chain(&error).to_string());
+        }
+    };
     let mut findings = check(&facts);
     let name = config.name.as_ref().map_or(facts.settings.certname.as_str(), NodeName::as_str);
     findings.extend(code_group(code, facts.settings.environmentpath, &environments, name));

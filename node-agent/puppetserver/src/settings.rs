@@ -77,6 +77,11 @@ pub enum SettingsError {
     Ask(#[source] CommandError),
     #[error("could not ask puppet for its version")]
     Version(#[source] CommandError),
+    /// Puppet ends with success, and answers what it would do without the file.
+    #[error(
+        "puppet does not understand its configuration: {said}\nhint: mend that line; `puppet config print` says when it is right"
+    )]
+    Ignored { said: String },
     #[error("`{command}` did not answer with a JSON object")]
     NotJson {
         command: String,
@@ -101,11 +106,16 @@ impl Puppet {
     /// The settings as they are at this moment.
     pub async fn ask(&self) -> Result<Settings, SettingsError> {
         let mut args: Vec<OsString> =
-            ["config", "print", "--section", "server", "--render-as", "json"].map(Into::into).into();
+            ["config", "print", "--color=false", "--section", "server", "--render-as", "json"]
+                .map(Into::into)
+                .into();
         args.extend(self.args.iter().cloned());
         args.extend(NAMES.map(Into::into));
         let run = self.invocation(args, Path::new("/"), ASKING);
-        let Output { stdout, .. } = run.run().await.map_err(SettingsError::Ask)?;
+        let Output { stdout, stderr } = run.run().await.map_err(SettingsError::Ask)?;
+        if let Some(said) = not_understood(&stderr) {
+            return Err(SettingsError::Ignored { said });
+        }
         parse(&stdout, &run.to_string())
     }
 
@@ -129,6 +139,15 @@ impl Puppet {
     ) -> Invocation<'a> {
         Invocation { program: &self.program, args, run_as: None, home, deadline }
     }
+}
+
+/// What Puppet says of a configuration file that it leaves out, on one line.
+fn not_understood(stderr: &str) -> Option<String> {
+    let (_, said) = stderr.split_once("Error: Could not parse ")?;
+    let mut lines = said.lines();
+    let first = lines.next()?;
+    let more = lines.take_while(|line| line.starts_with(' '));
+    Some(std::iter::once(first).chain(more).map(str::trim).collect::<Vec<_>>().join(" "))
 }
 
 fn parse(stdout: &str, command: &str) -> Result<Settings, SettingsError> {
@@ -204,5 +223,28 @@ mod tests {
         std::fs::remove_file(config).unwrap();
         assert_eq!(puppet.settings().await.unwrap().certname, "c9.example");
         assert!(puppet.version().await.unwrap().split('.').all(|part| part.parse::<u32>().is_ok()));
+    }
+    /// Regression: Puppet ends with success then, and everything else was done with its defaults.
+    #[tokio::test]
+    async fn a_puppet_conf_that_puppet_leaves_out_is_an_error_and_a_finding_with_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("puppet.conf");
+        let puppet = Puppet::new("puppet", ["--config".into(), config.clone().into()]);
+        for broken in ["[main]\ncertname = c9.example\n[server\n", "[main]\ncertname = c9.example\nhm\n"] {
+            std::fs::write(&config, broken).unwrap();
+            let error = puppet.ask().await.unwrap_err();
+            assert!(matches!(error, SettingsError::Ignored { .. }), "{error:?}");
+            let finding = crate::doctor::FactsError::Settings(error).finding().unwrap();
+            assert_eq!((finding.check, finding.severity), ("puppet-conf", crate::doctor::Severity::Error));
+            let place = format!("(file: {}, line: 3)", config.display());
+            assert!(finding.found.contains(&place), "{}", finding.found);
+            assert!(
+                !finding.found.contains("hint") && finding.mend.contains("mend that line"),
+                "{finding:?}"
+            );
+        }
+        // What Puppet only does not know is no reason to stop.
+        std::fs::write(&config, "[main]\ncertname = c9.example\nunknown_to_puppet = 1\n").unwrap();
+        assert_eq!(puppet.ask().await.unwrap().certname, "c9.example");
     }
 }

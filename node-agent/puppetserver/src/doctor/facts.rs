@@ -11,10 +11,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bunraku_common::{Chain, EnvironmentName};
+use bunraku_common::{Chain, EnvironmentName, hint};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
-use super::ini;
+use super::{Finding, Severity, ini};
 use crate::{
     Account, Places, Puppet, PuppetServer, ServerError, Settings, SettingsError,
     account::Access,
@@ -140,6 +140,15 @@ pub enum FactsError {
         #[source]
         source: io::Error,
     },
+}
+
+impl FactsError {
+    /// What to mend before anything else can be looked at, if that is known.
+    pub fn finding(&self) -> Option<Finding> {
+        let Self::Settings(ignored @ SettingsError::Ignored { .. }) = self else { return None };
+        let (found, mend) = hint::split(&ignored.to_string());
+        Some(Finding { check: "puppet-conf", severity: Severity::Error, found, mend, fix: None })
+    }
 }
 
 /// Looks at everything. Blocks on the disk for some milliseconds.

@@ -11,7 +11,7 @@ pub(crate) mod hocon;
 mod ini;
 mod judge;
 
-pub use facts::{Facts, Surroundings, gather};
+pub use facts::{Facts, FactsError, Surroundings, gather};
 pub use fix::{Applied, Fix, Refused, apply};
 pub use judge::check;
 
