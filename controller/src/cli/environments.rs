@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 
 use super::{
     Failure, Reach, client,
-    output::{given, hinted, or_dash, short, table},
+    output::{alike, given, hinted, or_dash, short, table},
 };
 
 #[derive(Debug, Subcommand)]
@@ -51,7 +51,7 @@ impl Release {
 }
 
 fn list_text(reply: &ListEnvironmentsReply) -> String {
-    let mut out = environment_table(&reply.environments);
+    let mut out = environment_table(&reply.environments, false);
     for environment in &reply.environments {
         for node in environment.nodes.iter().filter(|node| !node.note.is_empty()) {
             let why = format!("{} in {}: {}", node.node, environment.name, node.note);
@@ -61,10 +61,11 @@ fn list_text(reply: &ListEnvironmentsReply) -> String {
     out
 }
 
-pub(super) fn environment_table(environments: &[EnvironmentInfo]) -> String {
+/// With `counted`, compilers that serve the same share a row.
+pub(super) fn environment_table(environments: &[EnvironmentInfo], counted: bool) -> String {
     let mut out = table(
         &["ENVIRONMENT", "SNAPSHOT", "COMMIT", "NODE", "SERVES", "STATE"],
-        environments.iter().flat_map(environment_rows),
+        environments.iter().flat_map(|environment| environment_rows(environment, counted)),
         "no environments yet\nhint: bunraku deploy --all",
     );
     for environment in environments {
@@ -73,8 +74,8 @@ pub(super) fn environment_table(environments: &[EnvironmentInfo]) -> String {
     out
 }
 
-/// One row a node; the environment's own columns only in the first.
-pub(super) fn environment_rows(environment: &EnvironmentInfo) -> Vec<Vec<String>> {
+/// One row a node, or a group of them; the environment's own columns only in the first.
+pub(super) fn environment_rows(environment: &EnvironmentInfo, counted: bool) -> Vec<Vec<String>> {
     let own = [
         environment.name.clone(),
         short(&environment.committed).to_owned(),
@@ -83,11 +84,19 @@ pub(super) fn environment_rows(environment: &EnvironmentInfo) -> Vec<Vec<String>
     if environment.nodes.is_empty() {
         return vec![[own.as_slice(), &["-".to_owned(), "-".to_owned(), "-".to_owned()]].concat()];
     }
-    let rows = environment.nodes.iter().enumerate().map(|(row, node)| {
+    let nodes = &environment.nodes;
+    let groups = if counted {
+        alike(nodes, |node| (node.live.clone(), node.state.clone()))
+    } else {
+        nodes.iter().map(|node| vec![node]).collect()
+    };
+    let rows = groups.iter().enumerate().map(|(row, group)| {
+        let node = group[0];
+        let name = if group.len() == 1 { node.node.clone() } else { format!("{} compilers", group.len()) };
         let own = if row == 0 { own.clone() } else { Default::default() };
         // The table of nodes says since when.
         let state = or_dash(&node.state).replace("not connected", "away");
-        let of_node = [node.node.clone(), short(&node.live).to_owned(), state];
+        let of_node = [name, short(&node.live).to_owned(), state];
         [own.as_slice(), &of_node].concat()
     });
     rows.collect()

@@ -77,8 +77,8 @@ enum Command {
     #[command(after_help = "Example: bunraku serve --config /etc/bunraku/bunraku.toml")]
     Serve(serve::Serve),
     /// One screen: controller, nodes, environments, what is going on
-    #[command(after_help = "Example: bunraku status")]
-    Status,
+    #[command(after_help = "Examples:\n  bunraku status\n  bunraku status --wide")]
+    Status(status::Status),
     /// Bring environments to the newest (or a given) commit on every compiler
     #[command(after_help = "Examples:\n  bunraku deploy production\n  bunraku deploy --all\n  \
                             bunraku deploy production --plan\n  bunraku deploy production --commit 4b825dc6…")]
@@ -171,7 +171,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
             clap_complete::generate(shell, &mut Cli::command(), "bunraku", &mut std::io::stdout());
             Ok(())
         }
-        Command::Status => status::run(reach).await,
+        Command::Status(status) => status.run(reach).await,
         Command::Deploy(deploy) => deploy.run(reach).await,
         Command::Deploys(deploys) => deploys.run(reach).await,
         Command::Rollback(rollback) => rollback.run(reach).await,

@@ -75,7 +75,7 @@ impl Nodes {
         let (node, text): (_, fn(&NodeInfo) -> String) = match self {
             Self::List => {
                 let reply = client.list_nodes(ListNodesRequest {}).await?.into_inner();
-                return reach.output.print(&reply, |reply| node_table(&reply.nodes));
+                return reach.output.print(&reply, |reply| node_table(&reply.nodes, false));
             }
             Self::Remove { node, yes } => {
                 confirm(&format!("Forget {node}? Its identity ends and it must enrol again."), yes)?;

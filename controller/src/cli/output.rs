@@ -99,6 +99,19 @@ pub(crate) fn columns(rows: impl Iterator<Item = [String; 3]>) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
+/// What is alike together, in the order in which it comes first. No group is empty.
+pub(crate) fn alike<T, K: PartialEq>(all: &[T], key: impl Fn(&T) -> K) -> Vec<Vec<&T>> {
+    let mut groups: Vec<(K, Vec<&T>)> = Vec::new();
+    for one in all {
+        let key = key(one);
+        match groups.iter_mut().find(|(known, _)| *known == key) {
+            Some((_, group)) => group.push(one),
+            None => groups.push((key, vec![one])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
 /// A text and, on a line of its own below it, its hint.
 pub(crate) fn hinted(indent: &str, text: &str) -> String {
     let (reason, hint) = hint::split(text);

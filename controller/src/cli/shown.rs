@@ -194,6 +194,30 @@ fn status() {
     shown!("status of a superseded controller", status::text(&superseded));
 }
 
+/// Of 40 environments on 30 compilers: what differs is named, what is alike is counted.
+#[test]
+fn status_of_a_large_fleet() {
+    let name = |number: usize| format!("c{number:02}.example.com");
+    let mut nodes: Vec<NodeInfo> = (1..=30).map(|number| node(&name(number))).collect();
+    nodes[6] = ailing(&name(7));
+    nodes[22] = gone(&name(23));
+    let environments = (1..=40).map(|number| {
+        let mut nodes: Vec<EnvironmentNode> = (1..=30).map(|n| serves(&name(n), NEW, "proven")).collect();
+        nodes[22].state = "held".into();
+        if number == 13 {
+            nodes[6] = serves(&name(7), OLD, "behind");
+        }
+        let name = format!("feature_{number:02}");
+        EnvironmentInfo { name, nodes, held: String::new(), ..environment() }
+    });
+    let large = status_of(nodes, environments.collect());
+    let text = status::text(&large);
+    assert!(text.lines().count() < 100, "{text}");
+    shown!("status of a large fleet", text);
+    let wide = status::screen(&large, true);
+    assert!((1..=30).all(|number| wide.matches(&name(number)).count() == 41), "each by name, everywhere");
+}
+
 #[test]
 fn nodes_show() {
     let shown =

@@ -1,21 +1,39 @@
 //! `bunraku status`: one screen.
 
 use bunraku_proto::v1::{NodeInfo, StatusReply, StatusRequest};
+use clap::Args;
 
 use super::{
     Failure, Reach, client,
     environments::environment_table,
     lb::compiler_line,
-    output::{ago, hinted, or_dash, span, table},
+    output::{ago, alike, hinted, or_dash, span, table},
     rollout,
 };
 
-pub(super) async fn run(reach: &Reach) -> Result<(), Failure> {
-    let status = client::connect(reach).await?.status(StatusRequest {}).await?.into_inner();
-    reach.output.print(&status, text)
+/// A table of more rows counts what is alike.
+pub(super) const ROWS: usize = 20;
+
+#[derive(Debug, Args)]
+pub(super) struct Status {
+    /// Name every compiler, also where many are alike
+    #[arg(long)]
+    wide: bool,
 }
 
+impl Status {
+    pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
+        let status = client::connect(reach).await?.status(StatusRequest {}).await?.into_inner();
+        reach.output.print(&status, |status| screen(status, self.wide))
+    }
+}
+
+#[cfg(test)]
 pub(super) fn text(status: &StatusReply) -> String {
+    screen(status, false)
+}
+
+pub(super) fn screen(status: &StatusReply, wide: bool) -> String {
     let mut out = format!(
         "controller  {} (bunraku {}, fleet {}, term {}, up {})\n            {}\n\n",
         status.controller,
@@ -25,9 +43,14 @@ pub(super) fn text(status: &StatusReply) -> String {
         span(status.uptime_s),
         hinted("            ", &status.standing).trim_end()
     );
-    out.push_str(&node_table(&status.nodes));
+    let rows: usize = status.environments.iter().map(|environment| environment.nodes.len().max(1)).sum();
+    let (count_nodes, count_serving) = (!wide && status.nodes.len() > ROWS, !wide && rows > ROWS);
+    out.push_str(&node_table(&status.nodes, count_nodes));
     out.push('\n');
-    out.push_str(&environment_table(&status.environments));
+    out.push_str(&environment_table(&status.environments, count_serving));
+    if count_nodes || count_serving {
+        out.push_str("what is alike is counted; by name: bunraku status --wide\n");
+    }
     if !status.out_of_service.is_empty() {
         out.push_str("\nat the balancers\n");
         status.out_of_service.iter().for_each(|compiler| out.push_str(&compiler_line(compiler)));
@@ -55,15 +78,25 @@ fn puppetserver(node: &NodeInfo) -> &str {
     if node.connected || word.is_empty() { or_dash(word) } else { "unknown" }
 }
 
-pub(super) fn node_table(nodes: &[NodeInfo]) -> String {
+/// With `counted`, nodes that are alike share a row.
+pub(super) fn node_table(nodes: &[NodeInfo], counted: bool) -> String {
+    let like = |node: &NodeInfo| {
+        (node.roles.clone(), node.connected, puppetserver(node).to_owned(), node.standing.clone())
+    };
+    let groups = if counted { alike(nodes, like) } else { nodes.iter().map(|node| vec![node]).collect() };
     table(
         &["NODE", "ROLES", "CONNECTED", "SINCE", "PUPPET SERVER", "STANDING"],
-        nodes.iter().map(|node| {
+        groups.iter().map(|group| {
+            let node = group[0];
+            let (name, since) = match group.len() {
+                1 => (node.name.clone(), ago(node.since_ms)),
+                many => (format!("{many} nodes"), "-".to_owned()),
+            };
             vec![
-                node.name.clone(),
+                name,
                 node.roles.join(","),
                 if node.connected { "yes" } else { "no" }.to_owned(),
-                ago(node.since_ms),
+                since,
                 puppetserver(node).to_owned(),
                 node.standing.clone(),
             ]
