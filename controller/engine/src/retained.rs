@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bunraku_common::{Digest, EnvironmentName, NodeName};
 
-use crate::{Event, Fact, NodeRecord, Phase, Presence, Seen, Stage, State, Step};
+use crate::{Event, Fact, Phase, Presence, Seen, Stage, State, Step};
 
 /// What connected nodes lack.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,24 +113,19 @@ impl State {
         let busy: BTreeSet<NodeName> = steps.iter().filter_map(|step| step.node().cloned()).collect();
         for (node, lacks) in presence.lacking.0.iter().filter(|(_, lacks)| !lacks.environments.is_empty()) {
             let record = self.fleet.nodes.get(node).filter(|record| record.is_active_compiler());
-            let Some(record) = record.filter(|_| presence.is_connected(node) && !busy.contains(node)) else {
+            // Who is not proven is busy: it is brought to what is committed.
+            if record.is_none() || !presence.is_connected(node) || busy.contains(node) {
                 continue;
-            };
+            }
             let mut lacks = lacks.environments.iter();
-            steps.extend(lacks.find_map(|(name, lacks)| self.retain_on(node, record, name, lacks)));
+            steps.extend(lacks.find_map(|(name, lacks)| self.retain_on(node, name, lacks)));
         }
     }
 
-    fn retain_on(
-        &self,
-        node: &NodeName,
-        record: &NodeRecord,
-        name: &EnvironmentName,
-        lacks: &[Digest],
-    ) -> Option<Step> {
+    fn retain_on(&self, node: &NodeName, name: &EnvironmentName, lacks: &[Digest]) -> Option<Step> {
         let environment = self.environments.get(name)?;
         let committed = environment.committed.as_ref().filter(|_| !environment.adopting)?;
-        if self.is_moving(environment) || !record.has_proven(name, committed) {
+        if self.is_moving(environment) {
             return None;
         }
         let retained: Vec<Digest> = environment.retained.iter().map(|kept| kept.snapshot).collect();
