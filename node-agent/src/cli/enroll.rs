@@ -62,7 +62,7 @@ impl Enroll {
             IdentityFiles::new(&dir).save(&identity).map_err(|error| Failure::failed(&error))
         })?;
         println!(
-            "{name} is enrolled; its identity is in {}\nnext: systemctl enable --now bunraku-agent",
+            "{name} is enrolled; its identity is in {}\nnext: systemctl enable bunraku-agent && systemctl restart bunraku-agent",
             dir.display()
         );
         Ok(())
