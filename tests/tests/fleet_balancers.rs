@@ -177,7 +177,7 @@ async fn who_was_put_out_by_somebody_else_is_named_and_never_enabled_by_us() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t6_a_compiler_that_claims_to_be_a_balancer_is_neither_asked_nor_heard() {
-    let fleet = Fleet::new()
+    let mut fleet = Fleet::new()
         .nodes(2)
         .agents(|config| {
             let mapping = "driver = 'haproxy'\n[compilers]\nc1 = ['puppet/c1']\nc2 = ['puppet/c2']";
@@ -185,9 +185,13 @@ async fn t6_a_compiler_that_claims_to_be_a_balancer_is_neither_asked_nor_heard()
         })
         .up()
         .await;
+    // A true one, so that the controller has asked all whom it asks when this one is known.
+    fleet.add_balancer("lb1", &["c2"]).await;
     let reply =
         fleet.main().client().balancer_status(v1::BalanceStatusRequest {}).await.unwrap().into_inner();
-    assert_eq!((reply.balancers.len(), reply.compilers.len()), (0, 0));
+    let names: Vec<&str> = reply.balancers.iter().map(|balancer| balancer.balancer.as_str()).collect();
+    assert_eq!(names, ["lb1"]);
+    assert!(reply.compilers.iter().all(|compiler| compiler.compiler != "c1"), "{reply:?}");
     let refused = fleet.main().drain("c1", "new memory").await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
     assert!(refused.message().contains("no balancer carries c1"), "{refused}");

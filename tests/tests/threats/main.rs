@@ -3,7 +3,7 @@
 //! Each test begins with the number of the threat (T) or fault (F) that it answers: stolen tokens (`join`), stolen
 //! keys (`stolen`), hostile signing requests (`requests`), calls above one's right (`rights`), a hostile controller
 //! (`packs`, `orders`), downgrades (`versions`), names that would be commands (`names`), peers that are slow
-//! (`starving`), silent (`silence`) or talk nonsense (`nonsense`), secrets (`secrets`), and texts that nobody wrote
+//! (`starving`), silent (`silence`) or talk nonsense (`nonsense`), secrets (`secrets`, `canary`), and texts that nobody wrote
 //! (`decoders`), and words that are meant to do harm (`lies`), and orders to load balancers (`balancers`). `raw` is the attacker's client, `usurper` its controller,
 //! `liar` its compiler.
 
@@ -13,6 +13,7 @@
 )]
 
 mod balancers;
+mod canary;
 mod decoders;
 mod join;
 mod liar;
