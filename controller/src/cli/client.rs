@@ -53,10 +53,11 @@ async fn somebody_listens(socket: &Path) -> Result<(), Failure> {
     Err(Failure::new(Exit::NoAnswer, why).hint("systemctl status bunraku"))
 }
 
-/// `--identity`, else `~/.config/bunraku`.
+/// `--identity`, else `BUNRAKU_IDENTITY`, else `~/.config/bunraku`.
 pub(super) fn identity_dir(reach: &Reach) -> Option<PathBuf> {
     let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config/bunraku"));
-    reach.identity.clone().or_else(home)
+    let named = || std::env::var_os("BUNRAKU_IDENTITY").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    reach.identity.clone().or_else(named).or_else(home)
 }
 
 async fn with_identity(dir: &Path) -> Result<Control, Failure> {

@@ -57,15 +57,22 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Reach {
-    /// The controller's unix socket (root on its host)
-    #[arg(long, global = true, env = "BUNRAKU_SOCKET", hide_env_values = true, default_value = DEFAULT_SOCKET, value_name = "PATH")]
+    /// The controller's unix socket (root on its host) [env: BUNRAKU_SOCKET] [default: /run/bunraku/control.sock]
+    #[arg(long, global = true, default_value_os_t = usual_socket(), hide_default_value = true, value_name = "PATH")]
     pub socket: PathBuf,
     /// The folder with your operator identity (made by `bunraku login`); used when it exists and the socket does not
-    #[arg(long, global = true, env = "BUNRAKU_IDENTITY", hide_env_values = true, value_name = "DIR")]
+    /// [env: BUNRAKU_IDENTITY]
+    #[arg(long, global = true, value_name = "DIR")]
     pub identity: Option<PathBuf>,
     /// How to print
     #[arg(short, long, global = true, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+}
+
+/// Read here and not by clap, whose usage lines then demand the option from whoever has set the variable.
+fn usual_socket() -> PathBuf {
+    let named = std::env::var_os("BUNRAKU_SOCKET").filter(|path| !path.is_empty());
+    named.map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
 }
 
 #[derive(Debug, Subcommand)]
@@ -198,6 +205,14 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    /// Regression: with BUNRAKU_SOCKET set, every usage line demanded `--socket <PATH>`.
+    #[test]
+    fn no_usage_line_demands_what_a_variable_says() {
+        let cli = Cli::command();
+        let from_variables = cli.get_arguments().filter(|argument| argument.get_env().is_some());
+        assert_eq!(from_variables.map(|argument| argument.get_id().as_str()).next(), None);
     }
 
     /// House rule: every command has help with an example.
