@@ -50,15 +50,41 @@ pub(crate) fn apt_get_without_starts() -> Result<Command> {
 
 /// Removes the mount point of a run that was killed.
 pub(crate) fn remove_leftover() -> Result<()> {
-    if !marker().exists() {
+    remove_noted(Path::new(PATH), &marker())
+}
+
+/// Only what is empty: a policy of this host's own may have come since.
+fn remove_noted(mount_point: &Path, marker: &Path) -> Result<()> {
+    if !marker.exists() {
         return Ok(());
     }
-    if fs::metadata(PATH).is_ok_and(|file| file.len() == 0) {
-        succeed(as_root("rm").args(["-f", PATH]))?;
+    if fs::metadata(mount_point).is_ok_and(|file| file.len() == 0) {
+        succeed(as_root("rm").arg("-f").arg(mount_point))?;
     }
-    fs::remove_file(marker()).context("could not remove the note about a mount point")
+    fs::remove_file(marker).context("could not remove the note about a mount point")
 }
 
 fn marker() -> PathBuf {
     cargo::state().join("policy-rc.d.mount-point-made")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mount_point_that_a_killed_run_left_is_removed_and_a_hosts_own_policy_stays() {
+        let dir = cargo::state().join(format!("policy-test-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let (mount_point, marker) = (dir.join("policy-rc.d"), dir.join("made"));
+        for (text, noted, stays) in [("", true, false), ("", false, true), ("#!/bin/sh\n", true, true)] {
+            fs::write(&mount_point, text).unwrap();
+            if noted {
+                fs::write(&marker, "").unwrap();
+            }
+            remove_noted(&mount_point, &marker).unwrap();
+            assert_eq!((mount_point.exists(), marker.exists()), (stays, false), "{text:?} {noted}");
+        }
+        fs::remove_dir_all(dir).unwrap();
+    }
 }
