@@ -177,6 +177,7 @@ async fn f12_i7_a_node_whose_disk_stands_still_delays_nobody_and_follows_when_it
     assert_eq!(node.serves("production"), Some(old), "what is there can be read");
     let late = deploy.nodes.iter().find(|node| node.node == "c2").unwrap();
     assert!(late.note.contains("not staged within 5 s"), "{late:?}");
+    assert!(late.note.contains("hint: journalctl -u bunraku-agent"), "{late:?}");
     assert!(fleet.main().status().await.alarms.iter().any(|alarm| alarm.contains("c2 is behind")));
     // Nor does it keep other environments waiting.
     fleet.push("testing", &[("manifests/site.pp", "# testing\n")]);

@@ -229,6 +229,16 @@ fn nodes_show() {
 }
 
 #[test]
+fn allowing_a_node_that_was_not_revoked_says_so_and_another_may_enrol_in_its_role() {
+    let balancer = NodeInfo { roles: vec!["load-balancer".into()], ..node("lb1.example.com") };
+    let next =
+        "lb1.example.com may enrol again\nnext: bunraku token create lb1.example.com --role load-balancer\n";
+    assert_eq!(nodes::allowed(&balancer), next);
+    let unchanged = NodeInfo { unchanged: true, ..balancer };
+    assert_eq!(nodes::allowed(&unchanged), "lb1.example.com is not revoked: there is nothing to allow\n");
+}
+
+#[test]
 fn deploys_show() {
     let mut live =
         deploy_of("live", &[("c1.example.com", "proven", ""), ("compiler2.example.com", "proven", "")]);
