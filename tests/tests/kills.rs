@@ -1,4 +1,5 @@
 //! F1 and F2: kill -9 of the controller and of an agent at every step of a deploy, each step a case of its own.
+//! F3: the same at every step of a rollout, of the balancer's agent too, behind a real HAProxy.
 //! F11: clocks that are wrong, and clocks that jump.
 //!
 //! Real: both programs as processes, git, g10k, TLS. Stand-ins: Puppet Server and the `puppet` program. A program is
@@ -22,6 +23,8 @@ mod controller;
 mod journal;
 #[path = "kills/release.rs"]
 mod release;
+#[path = "kills/rollouts.rs"]
+mod rollouts;
 #[path = "kills/storm.rs"]
 mod storm;
 #[path = "kills/witness.rs"]
@@ -49,7 +52,14 @@ impl Case {
 }
 
 fn main() -> ExitCode {
-    let cases = [release::cases(), storm::cases(), controller::cases(), agent::cases(), clocks::cases()];
+    let cases = [
+        release::cases(),
+        storm::cases(),
+        controller::cases(),
+        agent::cases(),
+        clocks::cases(),
+        rollouts::cases(),
+    ];
     let cases: Vec<Case> = cases.into_iter().flatten().filter(|case| is_selected(&case.name)).collect();
     if std::env::args().any(|argument| argument == "--list") {
         cases.iter().for_each(|case| println!("{}: test", case.name));

@@ -102,6 +102,8 @@ impl Turns {
         let mut turn = tokio::time::interval(LOOK);
         turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut decided = driver.shared.head.subscribe();
+        // What an earlier run of the controller began is under way at the start.
+        decided.mark_changed();
         let mut questions: JoinSet<NodeName> = JoinSet::new();
         let mut open: BTreeSet<NodeName> = BTreeSet::new();
         let mut asked: BTreeMap<NodeName, (Instant, Why)> = BTreeMap::new();

@@ -11,7 +11,7 @@ use std::{
 use bunraku_common::Digest;
 use bunraku_proto::v1;
 use bunraku_tests::{
-    fleet::{Fleet, MainServer, Node, digest_of, found, until},
+    fleet::{Fleet, MainServer, Node, digest_of, found, grant, until},
     installed::program,
     process::{Service, tail},
 };
@@ -20,11 +20,14 @@ use super::{clock::Clock, journal::Journal, witness::Witness};
 
 pub(crate) const ENVIRONMENT: &str = "production";
 pub(crate) const NODES: [&str; 2] = ["c1", "c2"];
+pub(crate) const BALANCER: &str = "lb1";
 
 /// Two compilers and a main server.
 pub(crate) struct World {
     controller: Option<Service>,
     agents: [Option<Service>; 2],
+    /// The agent beside HAProxy, where there is one.
+    balancer: Option<Service>,
     /// Of those whose clock is not the machine's.
     clocks: BTreeMap<String, Clock>,
     pub(crate) witness: Witness,
@@ -64,7 +67,30 @@ impl World {
 
     /// Everything is enrolled and stopped; no environment is there.
     pub(crate) async fn empty() -> Self {
-        let mut fleet = Fleet::new().nodes(NODES.len()).up().await;
+        let fleet = Fleet::new().nodes(NODES.len()).up().await;
+        Self::of(fleet).await
+    }
+
+    /// Two compilers whose services rollouts may restart, behind a real HAProxy; everything runs, `A` is live.
+    pub(crate) async fn balanced() -> Self {
+        let plan = Fleet::new().nodes(NODES.len()).agents(grant);
+        let mut fleet = plan.controller(|config| config.balancers.agree_s = 8).up().await;
+        fleet.push(ENVIRONMENT, &[("manifests/site.pp", "# A\n")]);
+        assert_eq!(fleet.deploy(ENVIRONMENT).await.phase, "live");
+        fleet.add_balancer(BALANCER, &NODES).await;
+        fleet.balancer(BALANCER).node().stop().await;
+        let mut world = Self::of(fleet).await;
+        for who in ["controller", BALANCER, "c1", "c2"] {
+            world.start(who, None).await;
+        }
+        for node in NODES {
+            world.main().until_balanced(node, "in service").await;
+        }
+        world
+    }
+
+    /// Ends what runs in this process.
+    async fn of(mut fleet: Fleet) -> Self {
         for node in fleet.nodes() {
             node.stop().await;
         }
@@ -76,6 +102,7 @@ impl World {
         Self {
             controller: None,
             agents: [None, None],
+            balancer: None,
             clocks: BTreeMap::new(),
             witness,
             old: None,
@@ -94,7 +121,15 @@ impl World {
     }
 
     pub(crate) fn node(&self, name: &str) -> &Node {
-        self.fleet.node(name)
+        match name {
+            BALANCER => self.fleet.balancer(BALANCER).node(),
+            compiler => self.fleet.node(compiler),
+        }
+    }
+
+    /// How many compilers HAProxy itself shows in service.
+    pub(crate) async fn in_service(&self) -> usize {
+        self.fleet.balancer(BALANCER).haproxy().up().await
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {
@@ -152,6 +187,9 @@ impl World {
     }
 
     fn process(&mut self, who: &str) -> &mut Option<Service> {
+        if who == BALANCER {
+            return &mut self.balancer;
+        }
         match NODES.iter().position(|node| *node == who) {
             Some(at) => &mut self.agents[at],
             None => &mut self.controller,
@@ -255,7 +293,7 @@ impl World {
     }
 
     /// I12, as an operator asks.
-    fn audit_verifies(&self) {
+    pub(crate) fn audit_verifies(&self) {
         let socket = self.main().config().socket.clone();
         let mut verify = program("bunraku").unwrap();
         let said = verify.args(["audit", "verify", "--socket"]).arg(socket).output().unwrap();
