@@ -21,7 +21,7 @@ use bunraku_tests::{
 
 const STARTS_WITHIN: Duration = Duration::from_secs(240);
 /// So many that one is under way on every compiler whenever its turn comes.
-const SLOW: usize = 2;
+const SLOW: usize = 4;
 /// Long enough that slow catalogs are under way on both compilers.
 const WARM: Duration = Duration::from_secs(12);
 

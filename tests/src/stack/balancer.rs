@@ -152,6 +152,7 @@ impl Balancer {
 
 /// `client-fin` and `server-fin`: without them a session whose server has closed counts as open until the client
 /// closes, too.
+/// `timeout check`: a server that is slow under load is not down; without it a check has as long as `inter`.
 fn configuration_for(directory: &Path, compilers: &[PuppetServer]) -> String {
     let directory = directory.display();
     let mut text = format!(
@@ -166,6 +167,7 @@ defaults
   timeout server 5m
   timeout client-fin 2s
   timeout server-fin 2s
+  timeout check 10s
   load-server-state-from-file global
 frontend puppet
   bind {BALANCER_ADDRESS}:8140
