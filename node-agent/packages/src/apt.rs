@@ -1,6 +1,9 @@
 //! apt and dpkg, of Debian and Ubuntu.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
     Called, Plan,
@@ -26,6 +29,14 @@ const ENVIRONMENT: [&str; 6] = [
 const FIXED: [&str; 5] =
     ["-y", "-q", "--no-install-recommends", "-oAPT::Sandbox::User=root", "-oDpkg::Use-Pty=0"];
 
+/// Without repositories, and without spoiling apt's cache of them.
+const ALONE: [&str; 4] = [
+    "-oDir::Etc::sourcelist=/dev/null",
+    "-oDir::Etc::sourceparts=/dev/null",
+    "-oDir::Cache::pkgcache=",
+    "-oDir::Cache::srcpkgcache=",
+];
+
 impl Apt {
     fn words<'a>(&self, words: impl IntoIterator<Item = &'a str>) -> Vec<String> {
         self.enter.iter().cloned().chain(words.into_iter().map(str::to_owned)).collect()
@@ -36,8 +47,8 @@ impl Apt {
         words
             .extend(["-oDpkg::Options::=--force-confdef".into(), "-oDpkg::Options::=--force-confold".into()]);
         words.push(format!("-oDPkg::Lock::Timeout={}", lock.as_secs()));
-        // What was planned is what is done: all of it is here.
-        words.push("--no-download".into());
+        // What was planned is what is done: apt knows no repository (`--no-download` refuses files by path).
+        words.extend(ALONE.map(str::to_owned));
         if downgrades {
             words.push("--allow-downgrades".into());
         }
@@ -67,9 +78,9 @@ impl Manager for Apt {
 
     fn read_installed(&self, called: &Called) -> Option<String> {
         let states = called.stdout.lines().filter_map(|line| line.split_once('\t'));
-        let installed =
+        let mut installed =
             states.filter(|(state, _)| *state == "installed").map(|(_, version)| version.to_owned());
-        installed.last()
+        installed.next_back()
     }
 
     fn audit(&self) -> Option<Vec<String>> {
@@ -120,13 +131,15 @@ impl Manager for Apt {
         Ok(Simulated { changes, downgrades: called.stdout.contains("will be DOWNGRADED") })
     }
 
-    fn download(&self, package: &str, version: &str) -> Vec<String> {
+    fn download(&self, package: &str, version: &str, into: &Path) -> Vec<String> {
         let spec = format!("{package}={version}");
-        self.words(["apt-get", "-q", "-oAPT::Sandbox::User=root", "download", "--", &spec])
+        let chdir = format!("--chdir={}", into.display());
+        self.words(["env", &chdir, "apt-get", "-q", "-oAPT::Sandbox::User=root", "download", "--", &spec])
     }
 
-    fn rebuild(&self, package: &str) -> Option<Vec<String>> {
-        Some(self.words(["dpkg-repack", package]))
+    fn rebuild(&self, package: &str, into: &Path) -> Option<Vec<String>> {
+        let chdir = format!("--chdir={}", into.display());
+        Some(self.words(["env", &chdir, "dpkg-repack", package]))
     }
 
     fn cache(&self) -> PathBuf {

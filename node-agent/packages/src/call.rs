@@ -1,6 +1,6 @@
 //! One command of a package manager: fixed words, no shell, a deadline.
 
-use std::{io, path::Path, process::Stdio, time::Duration};
+use std::{io, process::Stdio, time::Duration};
 
 use tokio::process::Command;
 
@@ -42,17 +42,13 @@ impl Called {
     }
 }
 
-/// Runs it in `directory`. It is ended when its deadline has passed.
-pub(crate) async fn call(
-    words: &[String],
-    directory: &Path,
-    deadline: Duration,
-) -> Result<Called, CallError> {
+/// It is ended when its deadline has passed.
+pub(crate) async fn call(words: &[String], deadline: Duration) -> Result<Called, CallError> {
     let (program, arguments) = words.split_first().map_or((String::new(), &[][..]), |(p, a)| (p.clone(), a));
     let mut command = Command::new(&program);
     command
         .args(arguments)
-        .current_dir(directory)
+        .current_dir("/")
         .env("LC_ALL", "C.UTF-8")
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())

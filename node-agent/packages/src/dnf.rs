@@ -1,6 +1,9 @@
 //! dnf and rpm, of Red Hat and its relatives.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{
     Called, Plan,
@@ -112,12 +115,13 @@ impl Manager for Dnf {
         table(&called.stdout).ok_or_else(|| Refusal::Other("dnf prints an unknown table".into()))
     }
 
-    fn download(&self, package: &str, version: &str) -> Vec<String> {
+    fn download(&self, package: &str, version: &str, into: &Path) -> Vec<String> {
         let spec = format!("{package}-{version}");
-        self.words(["dnf", "-q", "download", "--", &spec])
+        let into = format!("--destdir={}", into.display());
+        self.words(["dnf", "-q", "download", &into, "--", &spec])
     }
 
-    fn rebuild(&self, _: &str) -> Option<Vec<String>> {
+    fn rebuild(&self, _: &str, _: &Path) -> Option<Vec<String>> {
         None
     }
 

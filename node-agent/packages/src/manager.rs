@@ -1,6 +1,10 @@
 //! What differs between package managers. Pure: commands are built and answers are read, nothing runs here.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use crate::{Called, Plan};
 
@@ -63,11 +67,11 @@ pub trait Manager: fmt::Debug + Send + Sync {
 
     fn read_simulated(&self, package: &str, version: &str, called: &Called) -> Result<Simulated, Refusal>;
 
-    /// Fetches one package's file into the working directory.
-    fn download(&self, package: &str, version: &str) -> Vec<String>;
+    /// Fetches one package's file into a directory.
+    fn download(&self, package: &str, version: &str, into: &Path) -> Vec<String>;
 
-    /// Makes the file of an installed package again, in the working directory.
-    fn rebuild(&self, package: &str) -> Option<Vec<String>>;
+    /// Makes the file of an installed package again, in a directory.
+    fn rebuild(&self, package: &str, into: &Path) -> Option<Vec<String>>;
 
     /// Where files of packages that were installed lie.
     fn cache(&self) -> PathBuf;

@@ -189,7 +189,7 @@ impl Packages<'_> {
     }
 
     async fn wanted(&self, package: &str, version: &str, into: &Path) -> Result<PathBuf, PrepareError> {
-        let called = call(&self.manager.download(package, version), into, FETCHING).await?;
+        let called = call(&self.manager.download(package, version, into), FETCHING).await?;
         self.file(package, version, into).ok_or_else(|| PrepareError::Fetch {
             package: package.into(),
             version: version.into(),
@@ -204,7 +204,7 @@ impl Packages<'_> {
         version: &str,
         into: &Path,
     ) -> Result<Option<PathBuf>, PrepareError> {
-        call(&self.manager.download(package, version), into, FETCHING).await?;
+        call(&self.manager.download(package, version, into), FETCHING).await?;
         if let Some(file) = self.file(package, version, into) {
             return Ok(Some(file));
         }
@@ -214,9 +214,9 @@ impl Packages<'_> {
         {
             return Ok(Some(into.join(name)));
         }
-        if let Some(words) = self.manager.rebuild(package) {
+        if let Some(words) = self.manager.rebuild(package, into) {
             // Its program need not be there.
-            call(&words, into, FETCHING).await.ok();
+            call(&words, FETCHING).await.ok();
         }
         Ok(self.file(package, version, into))
     }
@@ -229,6 +229,6 @@ impl Packages<'_> {
     }
 
     async fn ask(&self, words: &[String]) -> Result<Called, CallError> {
-        call(words, Path::new("/"), ASKING).await
+        call(words, ASKING).await
     }
 }

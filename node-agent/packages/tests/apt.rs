@@ -1,0 +1,282 @@
+//! Real apt and dpkg, in a root of their own (an overlay that only this test sees) with a repository that holds two
+//! versions of a small server with a configuration file.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use bunraku_packages::{Allowed, Apt, Packages, Plan, PrepareError, Refusal, Target};
+use rustix::fs::{FlockOperation, fcntl_lock};
+
+/// Mounts the root, and lives until its input ends.
+const WORLD: &str = r#"
+set -e
+mount -t tmpfs tmpfs "$1/overlay"
+cd "$1/overlay"
+mkdir upper work root
+mount -t overlay overlay -o lowerdir=/,upperdir="$PWD/upper",workdir="$PWD/work" root
+mkdir -p "root$1/shared"
+mount --bind "$1/shared" "root$1/shared"
+mount --bind /dev root/dev
+rm -rf root/etc/apt/sources.list root/etc/apt/sources.list.d/* root/etc/apt/preferences.d/*
+echo "deb [trusted=yes] file:$1/shared/repo ./" > root/etc/apt/sources.list
+echo 'APT::Sandbox::User "root";' > root/etc/apt/apt.conf.d/99sandbox
+echo ready
+cat > /dev/null
+"#;
+
+const CONF: &str = "/etc/toyserver/toy.conf";
+const LOCK: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct World {
+    holder: Child,
+    directory: tempfile::TempDir,
+    apt: Apt,
+}
+
+impl World {
+    /// With version 1.0 installed, and 2.0 in the repository too, which needs `toylib`.
+    fn new() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "this test mounts an overlay: it needs root");
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["overlay", "shared", "shared/repo", "shared/plan", "build"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", WORLD, "sh"])
+            .arg(directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "the root was not made");
+        let root = directory.path().join("overlay/root");
+        let pid = holder.id().to_string();
+        let enter = ["nsenter", "--target", &pid, "--mount", "--", "chroot", root.to_str().unwrap()];
+        let apt = Apt { enter: enter.map(str::to_owned).to_vec() };
+        let world = Self { holder, directory, apt };
+        world.package("toyserver", "1.0", "", "");
+        world.package("toyserver", "2.0", "Depends: toylib\n", "");
+        world.package("toylib", "0.1", "", "");
+        world.index();
+        world.fine(&["apt-get", "-y", "-q", "install", "toyserver=1.0"]);
+        world
+    }
+
+    fn shared(&self) -> PathBuf {
+        self.directory.path().join("shared")
+    }
+
+    fn package(&self, name: &str, version: &str, fields: &str, postinst: &str) {
+        let tree = self.directory.path().join(format!("build/{name}-{version}"));
+        let control = tree.join("DEBIAN");
+        fs::create_dir_all(&control).unwrap();
+        let text = format!(
+            "Package: {name}\nVersion: {version}\nArchitecture: all\nMaintainer: T <t@t.example>\n{fields}Description: toy\n"
+        );
+        fs::write(control.join("control"), text).unwrap();
+        if name == "toyserver" {
+            fs::create_dir_all(tree.join("etc/toyserver")).unwrap();
+            fs::write(tree.join(&CONF[1..]), format!("shipped with {version}\n")).unwrap();
+            fs::write(control.join("conffiles"), format!("{CONF}\n")).unwrap();
+        }
+        if !postinst.is_empty() {
+            let path = control.join("postinst");
+            fs::write(&path, format!("#!/bin/sh\n{postinst}\n")).unwrap();
+            fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        let file = self.shared().join(format!("repo/{name}_{version}_all.deb"));
+        let status =
+            Command::new("dpkg-deb").arg("--build").arg(&tree).arg(file).stdout(Stdio::null()).status();
+        assert!(status.unwrap().success());
+    }
+
+    fn index(&self) {
+        let repo = self.shared().join("repo");
+        let mut scan = Command::new("dpkg-scanpackages");
+        let index = scan.args(["-m", "."]).current_dir(&repo).stderr(Stdio::null()).output().unwrap();
+        assert!(index.status.success());
+        fs::write(repo.join("Packages"), index.stdout).unwrap();
+        self.fine(&["apt-get", "-q", "update"]);
+    }
+
+    fn run(&self, words: &[String]) -> Output {
+        Command::new(&words[0]).args(&words[1..]).current_dir("/").stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn inside(&self, words: &[&str]) -> Output {
+        let words = words.iter().map(|word| (*word).to_owned());
+        self.run(&self.apt.enter.iter().cloned().chain(words).collect::<Vec<_>>())
+    }
+
+    fn fine(&self, words: &[&str]) -> String {
+        let output = self.inside(words);
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn packages(&self) -> Packages<'_> {
+        Packages { manager: &self.apt, directory: self.shared().join("plan") }
+    }
+
+    async fn prepare(&self, version: &str, allowed: &Allowed) -> Result<Plan, PrepareError> {
+        let target = Target { package: "toyserver".into(), version: version.into() };
+        self.packages().prepare(&target, allowed).await
+    }
+
+    async fn installed(&self, package: &str) -> Option<String> {
+        self.packages().installed(package).await.unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        self.holder.wait().ok();
+    }
+}
+
+fn toyserver() -> Allowed {
+    Allowed { packages: vec!["toyserver".into()], ..Allowed::default() }
+}
+
+fn assert_fine(output: &Output) {
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn an_update_and_its_revert_restore_the_whole_set_without_a_repository() {
+    let world = World::new();
+    world.fine(&["sh", "-c", "echo of the site > /etc/toyserver/toy.conf"]);
+    let plan = world.prepare("2.0", &toyserver()).await.unwrap();
+    let mut names: Vec<&str> = plan.changes.iter().map(|change| change.package.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["toylib", "toyserver"]);
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"), "preparing changes nothing");
+
+    fs::remove_dir_all(world.shared().join("repo")).unwrap();
+    let saved = Plan::open(&world.shared().join("plan")).unwrap().unwrap();
+    assert_eq!(saved, plan);
+    assert_fine(&world.run(&saved.act(&world.apt, LOCK)));
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("2.0"));
+    assert_eq!(world.installed("toylib").await.as_deref(), Some("0.1"));
+    assert_eq!(world.fine(&["cat", CONF]), "of the site\n");
+
+    // Asked again it is done, and the way back is not lost.
+    assert_eq!(world.prepare("2.0", &toyserver()).await.unwrap(), plan);
+    assert_fine(&world.run(&saved.revert(&world.apt, LOCK).unwrap()));
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
+    assert_eq!(world.installed("toylib").await, None);
+    assert_eq!(world.fine(&["cat", CONF]), "of the site\n");
+}
+
+#[tokio::test]
+async fn what_is_held_not_granted_older_or_missing_is_refused_before_anything_is_fetched() {
+    let world = World::new();
+    world.fine(&["apt-mark", "hold", "toyserver"]);
+    let held = world.prepare("2.0", &toyserver()).await.unwrap_err();
+    assert!(held.to_string().starts_with("toyserver is held"), "{held}");
+    world.fine(&["apt-mark", "unhold", "toyserver"]);
+
+    let not = world.prepare("2.0", &Allowed::default()).await.unwrap_err();
+    assert!(matches!(&not, PrepareError::NotAllowed { package, .. } if package == "toyserver"), "{not}");
+    let missing = world.prepare("7.0", &toyserver()).await.unwrap_err();
+    assert!(matches!(missing, PrepareError::Refused(Refusal::Missing { .. })), "{missing}");
+
+    world.fine(&["apt-get", "-y", "-q", "install", "toyserver=2.0"]);
+    let older = world.prepare("1.0", &toyserver()).await.unwrap_err();
+    assert!(matches!(older, PrepareError::Downgrade { .. }), "{older}");
+    assert!(Plan::open(&world.shared().join("plan")).unwrap().is_none());
+    let asked = Allowed { downgrade: true, ..toyserver() };
+    let plan = world.prepare("1.0", &asked).await.unwrap();
+    assert_fine(&world.run(&plan.act(&world.apt, LOCK)));
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
+}
+
+#[tokio::test]
+async fn a_package_that_would_go_or_change_along_is_refused_with_its_name() {
+    let world = World::new();
+    world.package("toyold", "1.0", "", "");
+    world.package("toyserver", "3.0", "Conflicts: toyold\n", "");
+    world.index();
+    world.fine(&["apt-get", "-y", "-q", "install", "toyold"]);
+    let refused = world.prepare("3.0", &toyserver()).await.unwrap_err();
+    assert!(refused.to_string().contains("toyold, which toyserver 3.0 removes"), "{refused}");
+    let both = Allowed { packages: vec!["toyserver".into(), "toyold".into()], ..Allowed::default() };
+    let plan = world.prepare("3.0", &both).await.unwrap();
+    assert_fine(&world.run(&plan.act(&world.apt, LOCK)));
+    assert_eq!(world.installed("toyold").await, None);
+    assert_fine(&world.run(&plan.revert(&world.apt, LOCK).unwrap()));
+    assert_eq!(world.installed("toyold").await.as_deref(), Some("1.0"));
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
+}
+
+#[tokio::test]
+async fn a_present_package_that_no_repository_has_is_rebuilt_or_there_is_no_way_back() {
+    let world = World::new();
+    fs::remove_file(world.shared().join("repo/toyserver_1.0_all.deb")).unwrap();
+    world.index();
+    world.fine(&["rm", "-f", "/usr/bin/dpkg-repack"]);
+    let lost = world.prepare("2.0", &toyserver()).await.unwrap_err();
+    assert!(matches!(&lost, PrepareError::NoWayBack { lost, .. } if lost == "toyserver"), "{lost}");
+    let plan = world.prepare("2.0", &Allowed { no_way_back: true, ..toyserver() }).await.unwrap();
+    assert_eq!(plan.no_way_back(), ["toyserver"]);
+    assert_eq!(plan.revert(&world.apt, LOCK), None);
+
+    // It plays dpkg-repack: it leaves the package's file in the working directory.
+    let rebuilt = world.directory.path().join("build/toyserver-1.0");
+    let kept = world.shared().join("kept.deb");
+    assert_fine(&Command::new("dpkg-deb").arg("--build").arg(rebuilt).arg(&kept).output().unwrap());
+    let script = format!(
+        "printf '#!/bin/sh\\ncp {} {}/old/$1_1.0_all.deb\\n' > /usr/local/bin/dpkg-repack && chmod 755 /usr/local/bin/dpkg-repack",
+        kept.display(),
+        world.shared().join("plan").display()
+    );
+    world.fine(&["sh", "-c", &script]);
+    let plan = world.prepare("2.0", &toyserver()).await.unwrap();
+    assert_fine(&world.run(&plan.act(&world.apt, LOCK)));
+    assert_fine(&world.run(&plan.revert(&world.apt, LOCK).unwrap()));
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
+}
+
+#[tokio::test]
+async fn a_half_configured_package_is_named_with_the_command_that_mends_it() {
+    let world = World::new();
+    world.package("toybroken", "1.0", "", "test -e /mended");
+    world.index();
+    assert!(!world.inside(&["apt-get", "-y", "-q", "install", "toybroken"]).status.success());
+    let refused = world.prepare("2.0", &toyserver()).await.unwrap_err();
+    assert!(
+        matches!(&refused, PrepareError::Refused(Refusal::HalfConfigured(name)) if name == "toybroken"),
+        "{refused}"
+    );
+    assert!(refused.to_string().contains("dpkg --configure -a"));
+    world.fine(&["touch", "/mended"]);
+    world.fine(&["dpkg", "--configure", "-a"]);
+    world.prepare("2.0", &toyserver()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_transaction_whose_lock_is_held_gives_up_at_its_deadline_and_changes_nothing() {
+    let world = World::new();
+    let plan = world.prepare("2.0", &toyserver()).await.unwrap();
+    let root = Path::new("/proc").join(world.holder.id().to_string()).join("root");
+    let inside = world.directory.path().join("overlay/root/var/lib/dpkg/lock-frontend");
+    let lock = File::options().write(true).open(root.join(inside.strip_prefix("/").unwrap())).unwrap();
+    fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let output = world.run(&plan.act(&world.apt, Duration::from_secs(1)));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("dpkg frontend lock"), "{said}");
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
+    drop(lock);
+    assert_fine(&world.run(&plan.act(&world.apt, LOCK)));
+}
