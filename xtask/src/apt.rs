@@ -27,6 +27,7 @@ pub(crate) const STACK: &[&str] = &[
     "curl",
     "iproute2",
     "util-linux",
+    "dpkg-dev",
     "e2fsprogs",
     "systemd-container",
     "dbus",
