@@ -24,7 +24,7 @@ use crate::{
     config::{CodeConfig, Config},
     helpers,
     memory::{Memory, MemoryError},
-    turn::Turns,
+    turn::kept::Turns,
 };
 
 #[derive(Debug, thiserror::Error)]

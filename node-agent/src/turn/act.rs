@@ -9,7 +9,7 @@ use bunraku_services::{
     puppetserver::{ActError, ConfigCheck, GoodCopies, PuppetserverService, ready},
 };
 
-use super::{Action, Answer, record::Begun, server};
+use super::{action::Action, reach::server, record::Begun, step::Answer};
 use crate::node::{Compiler, Node};
 
 /// For each of both, telling a service and its being ready. Puppet Server takes 10 to 60 s, on a loaded machine more.

@@ -12,7 +12,7 @@ use bunraku_common::{Fence, crash};
 use bunraku_services::Mark;
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Answer};
+use super::{action::Action, step::Answer};
 
 #[derive(Debug)]
 pub(super) struct Record {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use bunraku_common::Chain;
 use bunraku_services::puppet_agent::{Held, Hold, LockFiles, Released};
 
-use super::Answer;
+use super::step::Answer;
 use crate::node::{Compiler, Node};
 
 /// Asked of Puppet (a second of Ruby) only when puppet.conf changed.

@@ -6,7 +6,7 @@ use bunraku_common::Chain;
 use bunraku_puppetserver::server::Status;
 use bunraku_services::{State, puppetserver::GoodCopies};
 
-use super::{Answer, server};
+use super::{reach::server, step::Answer};
 use crate::node::{Compiler, Node};
 
 /// A catalog of a large site takes half a minute on a cold server.

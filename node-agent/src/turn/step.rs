@@ -1,0 +1,73 @@
+//! An order of a turn, and what comes of it.
+
+use std::fmt;
+
+use bunraku_common::hint;
+use bunraku_proto::v1::{self, turn_reply::Outcome};
+use serde::{Deserialize, Serialize};
+
+use super::action::Action;
+
+/// What is ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    Prepare(Action),
+    /// Puppet's own agent is to rest.
+    Hold {
+        owner: String,
+    },
+    Release,
+    Act(Action),
+    Verify {
+        certname: String,
+    },
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    /// With what an operator should know though it went well.
+    Done(String),
+    /// What it waits for.
+    GoingOn(String),
+    Failed {
+        reason: String,
+        /// It serves as it did before the order.
+        unchanged: bool,
+    },
+}
+
+impl Answer {
+    pub(super) fn unchanged(reason: impl fmt::Display) -> Self {
+        Self::Failed { reason: reason.to_string(), unchanged: true }
+    }
+
+    pub(super) fn changed(reason: impl fmt::Display) -> Self {
+        Self::Failed { reason: reason.to_string(), unchanged: false }
+    }
+
+    pub(super) fn wire(self) -> v1::TurnReply {
+        let outcome = match self {
+            Self::Done(note) => Outcome::Done(v1::TurnDone { note }),
+            Self::GoingOn(what) => Outcome::GoingOn(v1::TurnGoingOn { what }),
+            Self::Failed { reason, unchanged } => {
+                let (reason, hint) = hint::split(&reason);
+                Outcome::Failed(v1::TurnFailed { reason, hint, unchanged })
+            }
+        };
+        v1::TurnReply { outcome: Some(outcome) }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prepare(action) => write!(f, "the check before {action}"),
+            Self::Hold { .. } => f.write_str("the rest of Puppet's agent"),
+            Self::Release => f.write_str("the release of Puppet's agent"),
+            Self::Act(action) => action.fmt(f),
+            Self::Verify { .. } => f.write_str("the check of Puppet Server"),
+        }
+    }
+}
