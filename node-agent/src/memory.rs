@@ -112,6 +112,11 @@ impl Memory {
         Ok(aside)
     }
 
+    /// The pin of the fleet whose controllers are obeyed.
+    pub(crate) fn fleet(&self) -> Option<Digest> {
+        self.kept.fleet
+    }
+
     /// Whether what controllers of this fleet say counts.
     pub(crate) fn belongs_to(&self, fleet: &Digest) -> bool {
         self.kept.fleet.as_ref() == Some(fleet)

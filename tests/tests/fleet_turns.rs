@@ -171,3 +171,29 @@ async fn a_broken_configuration_or_a_command_without_a_grant_fails_before_the_dr
     }
     end(fleet).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i5_what_another_fleet_ordered_under_the_same_number_is_not_taken_for_done() {
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    let only = || v1::RolloutRequest { nodes: vec!["c1".to_owned()], ..request(Kind::Restart) };
+    done(&fleet, only()).await;
+    let path = c1.config().data_dir.join("turns/acting.json");
+    let record = || -> serde_json::Value { serde_json::from_slice(&fs::read(&path).unwrap()).unwrap() };
+    let first = record()["fence"]["generation"].as_u64().unwrap();
+    done(&fleet, only()).await;
+    let each = record()["fence"]["generation"].as_u64().unwrap() - first;
+
+    // As if another fleet's controller had given the order with the number that comes next.
+    c1.stop().await;
+    let mut other = record();
+    other["fleet"] = "00".repeat(32).into();
+    other["fence"]["generation"] = (first + 2 * each).into();
+    fs::write(&path, other.to_string()).unwrap();
+    c1.start().await.unwrap();
+    fleet.main().until_connected("c1").await;
+    done(&fleet, only()).await;
+    assert_eq!(record()["fence"]["generation"], first + 2 * each);
+    assert_eq!(left(c1, "did"), ["start", "start", "start"]);
+    end(fleet).await;
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bunraku_common::{Chain, Fence, crash};
+use bunraku_common::{Chain, Digest, Fence, crash};
 use bunraku_services::{
     Acted, Mark, OrderId, Outcome, Verb,
     puppet_agent::{Run, RunResult},
@@ -23,7 +23,8 @@ const TAIL: usize = 600;
 
 pub(super) async fn once(node: &Node, compiler: &Compiler, fence: Fence, action: &Action) -> Answer {
     // The number alone says which order it is: a controller that restarted gives the same one in its next term.
-    let same = |begun: &&Begun| begun.fence.generation == fence.generation;
+    let fleet = node.memory().fleet();
+    let same = |begun: &&Begun| begun.fence.generation == fence.generation && begun.fleet == fleet;
     let known = node.turns.record().newest().filter(same).cloned();
     let mark = match known {
         Some(begun) if begun.action != *action => {
@@ -61,7 +62,7 @@ pub(super) async fn once(node: &Node, compiler: &Compiler, fence: Fence, action:
         }
     };
     crash::point("turn-act-done");
-    let begun = Begun { fence, action: action.clone(), mark: before, answer: Some(answer.clone()) };
+    let begun = Begun { fleet, fence, action: action.clone(), mark: before, answer: Some(answer.clone()) };
     if let Err(error) = node.turns.record().keep(begun) {
         // It is found out again.
         tracing::error!(error = %Chain(&error), "the result of an order could not be kept");
@@ -83,12 +84,18 @@ async fn note(node: &Node, fence: Fence, action: &Action) -> Result<Mark, String
         | Action::Update { .. }
         | Action::AgentUpdate { .. } => Mark::default(),
     };
-    let before = node.turns.record().newest().map(|begun| begun.fence);
-    let begun = Begun { fence, action: action.clone(), mark: mark.clone(), answer: None };
+    let before = node.turns.record().newest().map(|begun| (begun.fleet, begun.fence));
+    let begun = Begun {
+        fleet: node.memory().fleet(),
+        fence,
+        action: action.clone(),
+        mark: mark.clone(),
+        answer: None,
+    };
     node.turns.record().keep(begun).map_err(|error| Chain(&error).to_string())?;
     // Its result is on record, or nobody asks for it any more.
-    if let Some(before) = before
-        && let Err(error) = node.turns.orders.forget(&order_id(before)?).await
+    if let Some((fleet, fence)) = before
+        && let Err(error) = node.turns.orders.forget(&order_id(fleet, fence)?).await
     {
         tracing::warn!(error = %Chain(&error), "what an earlier order left could not be removed");
     }
@@ -116,28 +123,46 @@ async fn tell(node: &Node, compiler: &Compiler, verb: Verb, mark: Option<Mark>, 
         copies: GoodCopies::new(node.turns.directory.join("good"), &places.conf_d, &settings.config),
         restart_file: None,
     };
+    let mut told = verb;
     if let Some(mark) = mark {
         let until = tokio::time::Instant::now() + SERVICE;
         loop {
             match service.acted_since(verb, &mark).await {
                 Ok(Acted::GoingOn) if tokio::time::Instant::now() < until => tokio::time::sleep(LOOK).await,
+                // Told already: it is not told again, also when it does not get well.
                 Ok(Acted::Yes) => {
-                    if ready::wait(service, &server, None, SERVICE).await.is_ok() {
-                        return Answer::Done(puppetserver.is_good().no_copies.unwrap_or_default());
-                    }
+                    return match ready::wait(service, &server, None, SERVICE).await {
+                        Ok(()) => Answer::Done(puppetserver.is_good().no_copies.unwrap_or_default()),
+                        Err(not_ready) => Answer::changed(format!(
+                            "Puppet Server is not ready after the {verb}, during which this agent ended: {not_ready}"
+                        )),
+                    };
+                }
+                // Cut short between its stop and its start.
+                Ok(Acted::Amiss(_)) => {
+                    told = Verb::Start;
                     break;
                 }
-                // It was not told, or was cut short between its stop and its start.
-                Ok(Acted::No | Acted::GoingOn | Acted::Amiss(_) | Acted::CannotTell) | Err(_) => break,
+                // A plain process does not say whether it got the signal; a second reload of a drained server harms nobody.
+                Ok(Acted::No | Acted::CannotTell) => break,
+                Ok(Acted::GoingOn) => {
+                    return Answer::changed(format!(
+                        "the {verb} goes on since before this agent was started"
+                    ));
+                }
+                Err(error) => {
+                    return Answer::changed(format!("whether it did {verb} is not known: {}", Chain(&error)));
+                }
             }
         }
     }
     let name = fence.generation.0.to_string();
-    match puppetserver.act(verb, &name, SERVICE).await {
+    match puppetserver.act(told, &name, SERVICE).await {
         Ok(done) => Answer::Done(done.no_copies.unwrap_or_default()),
         Err(error) => {
             let unchanged = match &error {
-                ActError::Check(_) | ActError::Restored { .. } => true,
+                ActError::Check(_) => told == verb,
+                ActError::Restored { .. } => true,
                 ActError::Service { .. } | ActError::Down { .. } => false,
             };
             Answer::Failed { reason: Chain(&error).to_string(), unchanged }
@@ -177,7 +202,7 @@ async fn command(node: &Node, fence: Fence, words: &[String], what: &str) -> Ans
 
 /// Runs a command under the order's own name until its end: exit code and output.
 async fn run(node: &Node, fence: Fence, words: &[String]) -> Result<(i32, String), Answer> {
-    let id = order_id(fence).map_err(Answer::unchanged)?;
+    let id = order_id(node.memory().fleet(), fence).map_err(Answer::unchanged)?;
     let orders = &node.turns.orders;
     let mut outcome = orders.run(&id, words).await;
     loop {
@@ -195,8 +220,9 @@ async fn run(node: &Node, fence: Fence, words: &[String]) -> Result<(i32, String
     }
 }
 
-fn order_id(fence: Fence) -> Result<OrderId, String> {
-    let text = format!("turn-{}", fence.generation.0);
+fn order_id(fleet: Option<Digest>, fence: Fence) -> Result<OrderId, String> {
+    let fleet = fleet.map(|fleet| fleet.short()).unwrap_or_default();
+    let text = format!("turn-{fleet}-{}", fence.generation.0);
     OrderId::parse(&text).map_err(|error| error.to_string())
 }
 

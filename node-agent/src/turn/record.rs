@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use bunraku_common::{Fence, crash};
+use bunraku_common::{Digest, Fence, crash};
 use bunraku_services::Mark;
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +24,8 @@ pub(super) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Begun {
+    /// Whose order it is: another fleet's numbers begin anew.
+    pub fleet: Option<Digest>,
     pub fence: Fence,
     pub action: Action,
     /// Where the service stood before.
