@@ -233,7 +233,10 @@ impl Service {
     /// What this node's configuration grants.
     fn abilities(&self) -> Vec<String> {
         let (code, balancer) = (self.node.compiler.is_some(), self.node.balancer.is_some());
-        let serves = code && !self.node.config.services.is_empty();
+        let (rollout, services) = (&self.node.config.rollout, &self.node.config.services);
+        let anything =
+            services.contains_key(&rollout.service) || rollout.puppet_run || !rollout.exec.is_empty();
+        let serves = code && anything;
         let granted = [("code", code), ("balance", balancer), ("services", serves)];
         granted.into_iter().filter(|(_, granted)| *granted).map(|(ability, _)| ability.to_owned()).collect()
     }

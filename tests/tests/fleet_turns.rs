@@ -158,7 +158,8 @@ async fn a_broken_configuration_or_a_command_without_a_grant_fails_before_the_dr
     fs::write(c1.dir().join("conf.d/bad.conf"), "webserver: {").unwrap();
     for (request, reason) in [
         (request(Kind::Restart), "Puppet Server's configuration has errors"),
-        (exec("rm"), "this node does not grant the command `rm`, only fail, say"),
+        (exec("rm"), "this node does not grant the command `rm`, only fail, near, say"),
+        (exec("near"), "[rollout.exec] names `sh` for `near`, which is no program by its whole path"),
     ] {
         let id = fleet.main().start_rollout(request).await.unwrap();
         let paused = fleet.main().until_rollout(id, "paused").await;

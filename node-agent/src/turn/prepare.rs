@@ -30,11 +30,13 @@ impl Action {
                     let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
                     not(&format!("the command `{name}`, only {known}"), "name it below [rollout.exec]")
                 }
-                Some(words) if !words.first().is_some_and(|program| Path::new(program).is_file()) => {
-                    let program = words.first().map_or("", String::as_str);
-                    Err(format!("there is no program {program}, which [rollout.exec] names for `{name}`"))
-                }
-                Some(_) => Ok(()),
+                Some(words) => match words.first().map(Path::new) {
+                    Some(program) if program.is_absolute() && program.is_file() => Ok(()),
+                    program => Err(format!(
+                        "[rollout.exec] names `{}` for `{name}`, which is no program by its whole path",
+                        program.unwrap_or(Path::new("")).display()
+                    )),
+                },
             },
             Self::Update { .. } | Self::AgentUpdate { .. } => {
                 Err("this agent does not change packages".to_owned())

@@ -30,6 +30,7 @@ pub fn grant(config: &mut bunraku_agent::Config) {
     config.rollout.exec = [
         ("say".to_owned(), say("echo said >> \"$0\"")),
         ("fail".to_owned(), say("echo no such luck >&2; exit 3")),
+        ("near".to_owned(), vec!["sh".to_owned()]),
     ]
     .into();
 }
