@@ -130,9 +130,9 @@ const ACTIONS_HELP: &str = "What is done to each compiler while it is out of ser
     restart               Puppet Server is restarted\n\
     reload                Puppet Server reads its configuration again\n\
     flush-pool            its JRuby pool is made anew\n\
-    update PACKAGE=VERSION  a package is brought to this version\n\
+    update PACKAGE=VERSION  not yet: node agents refuse it before the drain\n\
     puppet-run            the compiler's own Puppet agent runs once\n\
-    agent-update VERSION  the node agent is brought to this version\n\
+    agent-update VERSION  not yet, as update\n\
     exec NAME             a command that the node's own configuration names";
 
 #[derive(Debug, Args)]
