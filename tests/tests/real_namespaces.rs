@@ -5,7 +5,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::Read,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
@@ -114,10 +114,16 @@ fn failed(_: &mut ()) -> Result<()> {
 fn start(word: &str) -> Result<Child> {
     let own = std::env::current_exe()?;
     let mut run = Command::new(own).arg(word).process_group(0).stdout(Stdio::piped()).spawn()?;
-    let mut out = BufReader::new(run.stdout.take().context("no standard output")?);
-    let ready = out.by_ref().lines().any(|line| line.is_ok_and(|line| line == "ready"));
-    ensure!(ready, "the run ended before it was ready");
-    run.stdout = Some(out.into_inner());
+    // Byte by byte: what it says next is for the test, and would be lost in a buffer.
+    let out = run.stdout.as_mut().context("no standard output")?;
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while line != b"ready" {
+        ensure!(out.read(&mut byte)? == 1, "the run ended before it was ready");
+        match byte {
+            [b'\n'] => line.clear(),
+            [other] => line.push(other),
+        }
+    }
     Ok(run)
 }
 
