@@ -28,6 +28,7 @@ pub(crate) const STACK: &[&str] = &[
     "iproute2",
     "util-linux",
     "dpkg-dev",
+    "dpkg-repack",
     "e2fsprogs",
     "systemd-container",
     "dbus",

@@ -97,6 +97,11 @@ impl Manager for Apt {
         }
     }
 
+    fn finish(&self) -> Option<Vec<String>> {
+        let words = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"];
+        Some(self.words(ENVIRONMENT.into_iter().chain(words)))
+    }
+
     fn held(&self) -> Option<Vec<String>> {
         Some(self.words(["apt-mark", "showhold"]))
     }
@@ -149,6 +154,10 @@ impl Manager for Apt {
     fn file_prefix(&self, package: &str, version: &str) -> String {
         let name = package.split(':').next().unwrap_or(package);
         format!("{name}_{}_", version.replace(':', "%3a"))
+    }
+
+    fn is_locked(&self, _: i32) -> bool {
+        false
     }
 
     fn act(&self, plan: &Plan, lock: Duration) -> Vec<String> {

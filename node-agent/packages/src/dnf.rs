@@ -17,6 +17,9 @@ pub struct Dnf {
     pub enter: Vec<String>,
 }
 
+/// How dnf ends when somebody else holds its lock.
+const LOCKED: i32 = 200;
+
 /// What dnf prints above each part of its table.
 const PARTS: [(&str, Part); 7] = [
     ("Installing:", Part::New),
@@ -83,6 +86,10 @@ impl Manager for Dnf {
         Ok(())
     }
 
+    fn finish(&self) -> Option<Vec<String>> {
+        None
+    }
+
     /// A version that is locked away is one that the simulation does not find.
     fn held(&self) -> Option<Vec<String>> {
         None
@@ -133,6 +140,11 @@ impl Manager for Dnf {
     fn file_prefix(&self, package: &str, version: &str) -> String {
         let version = version.split_once(':').map_or(version, |(_, version)| version);
         format!("{package}-{version}.")
+    }
+
+    /// With `exit_on_lock` (dnf.conf(5)).
+    fn is_locked(&self, code: i32) -> bool {
+        code == LOCKED
     }
 
     fn act(&self, plan: &Plan, _: Duration) -> Vec<String> {

@@ -17,6 +17,6 @@ mod prepare;
 pub use apt::Apt;
 pub use call::{CallError, Called};
 pub use dnf::Dnf;
-pub use manager::{Change, Manager, Refusal, Simulated};
+pub use manager::{Change, Manager, Refusal, Simulated, of_this_host};
 pub use plan::{Plan, PlanError, Planned};
 pub use prepare::{Allowed, Packages, PrepareError, Target};

@@ -43,6 +43,16 @@ pub enum Refusal {
     Other(String),
 }
 
+/// The manager of this host; `None`: it has neither apt nor dnf.
+pub fn of_this_host() -> Option<Box<dyn Manager>> {
+    let has = |program: &str| Path::new("/usr/bin").join(program).exists();
+    match (has("dpkg") && has("apt-get"), has("dnf")) {
+        (true, _) => Some(Box::new(crate::Apt::default())),
+        (false, true) => Some(Box::new(crate::Dnf::default())),
+        (false, false) => None,
+    }
+}
+
 /// A package manager.
 pub trait Manager: fmt::Debug + Send + Sync {
     fn is_package(&self, text: &str) -> bool;
@@ -58,6 +68,9 @@ pub trait Manager: fmt::Debug + Send + Sync {
     fn audit(&self) -> Option<Vec<String>>;
 
     fn read_audit(&self, called: &Called) -> Result<(), Refusal>;
+
+    /// Completes what was cut short; `None`: it needs nothing.
+    fn finish(&self) -> Option<Vec<String>>;
 
     /// Prints the packages that must not change, one a line; `None`: the simulation knows them.
     fn held(&self) -> Option<Vec<String>>;
@@ -79,7 +92,11 @@ pub trait Manager: fmt::Debug + Send + Sync {
     /// What the name of a package's file begins with.
     fn file_prefix(&self, package: &str, version: &str) -> String;
 
-    /// The transaction. It waits for other users of the package database for at most `lock`.
+    /// Whether a transaction ended with this code, and nothing changed, because somebody else is at the package database.
+    /// Only of a manager that does not wait itself.
+    fn is_locked(&self, code: i32) -> bool;
+
+    /// The transaction. A manager that can waits for other users of the package database for at most `lock`.
     fn act(&self, plan: &Plan, lock: Duration) -> Vec<String>;
 
     /// The transaction back to what was before.

@@ -29,7 +29,9 @@ pub struct Allowed {
     /// Packages that may get another version, or be removed. New ones that these depend on may come.
     pub packages: Vec<String>,
     pub downgrade: bool,
-    /// Whether it may be done though there is no way back.
+    /// Whether it may become older: it was asked for.
+    pub older: bool,
+    /// Whether it may be done though there is no way back: it was asked for.
     pub no_way_back: bool,
 }
 
@@ -52,11 +54,15 @@ pub enum PrepareError {
     )]
     NotAllowed { package: String, because: String },
     #[error(
-        "{package} {version} would be older than what is installed\nhint: downgrade = true below [packages] in agent.toml"
+        "{package} {version} would be older than what is installed\nhint: add --downgrade, if that is meant"
+    )]
+    Older { package: String, version: String },
+    #[error(
+        "this node does not grant that {package} becomes older, as {version} is\nhint: downgrade = true below [packages] in agent.toml, and restart bunraku-agent"
     )]
     Downgrade { package: String, version: String },
     #[error(
-        "there is no way back from {package} {version}: the present version of {lost} is in no repository, not in the cache, and could not be rebuilt\nhint: install dpkg-repack, or no_way_back = true below [packages] in agent.toml"
+        "there is no way back from {package} {version}: the present version of {lost} is in no repository, not in the cache, and could not be rebuilt\nhint: install dpkg-repack there, or add --no-revert: then a failed update stays as it is"
     )]
     NoWayBack { package: String, version: String, lost: String },
     #[error("could not fetch {package} {version}: {why}")]
@@ -93,6 +99,24 @@ impl Packages<'_> {
         }
     }
 
+    /// What is not as the plan wants it, the way back included: the first package that differs.
+    pub async fn differs(&self, plan: &Plan, back: bool) -> Result<Option<String>, PrepareError> {
+        let Target { package, version } = &plan.target;
+        let whole = [(package, None, Some(version))];
+        let changes = plan.changes.iter().map(|it| (&it.package, it.from.as_ref(), it.to.as_ref()));
+        for (package, from, to) in changes.chain(whole.into_iter().filter(|_| !back)) {
+            let wanted = if back { from } else { to };
+            let found = self.installed(package).await?;
+            if found.as_ref() != wanted {
+                let word =
+                    |version: Option<&String>| version.map_or("not installed".to_owned(), Clone::clone);
+                let (found, wanted) = (word(found.as_ref()), word(wanted));
+                return Ok(Some(format!("{package} is {found}, and should be {wanted}")));
+            }
+        }
+        Ok(None)
+    }
+
     /// Simulates, judges, fetches, and saves the plan. Nothing on this host changes but our own directory.
     pub async fn prepare(&self, target: &Target, allowed: &Allowed) -> Result<Plan, PrepareError> {
         let Target { package, version } = target;
@@ -115,6 +139,9 @@ impl Packages<'_> {
             change.from = self.installed(&change.package).await?;
         }
         self.judge(target, &simulated.changes, allowed).await?;
+        if simulated.downgrades && !allowed.older {
+            return Err(PrepareError::Older { package: package.clone(), version: version.clone() });
+        }
         if simulated.downgrades && !allowed.downgrade {
             return Err(PrepareError::Downgrade { package: package.clone(), version: version.clone() });
         }
