@@ -36,6 +36,9 @@ pub struct Config {
     /// What a rollout may do here.
     #[serde(default)]
     pub rollout: RolloutConfig,
+    /// Which packages a rollout may change here.
+    #[serde(default)]
+    pub packages: PackagesConfig,
     /// How to reach Puppet and its server on this host.
     #[serde(default)]
     pub puppet: PuppetConfig,
@@ -108,6 +111,16 @@ impl Default for RolloutConfig {
     }
 }
 
+/// Which packages a rollout may change.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PackagesConfig {
+    /// Their names. What would change or go along with one of them must stand here too; what newly comes need not.
+    pub allow: Vec<String>,
+    /// Whether one may become older, when that is asked for. The way back from a failed update needs no grant.
+    pub downgrade: bool,
+}
+
 /// Puppet's own programs and its server on this host.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -174,6 +187,7 @@ mod tests {
             "[balancer.nginx]",
             "[balancer.hook]",
             "[rollout]",
+            "[packages]",
             "[puppet]",
             "[enroll]",
         ] {

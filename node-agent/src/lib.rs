@@ -21,6 +21,7 @@ mod node;
 mod service;
 mod stage;
 mod turn;
+mod types;
 mod watchdog;
 
 pub use agent::Agent;

@@ -26,7 +26,7 @@ use crate::{
     memory::{Memory, Refused},
     node::{Compiler, Node},
     stage::{self, Stage},
-    turn::{self, Action, Step},
+    turn::{self, Action, Consent, Step},
 };
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -196,8 +196,9 @@ impl node_server::Node for Service {
     }
 
     async fn prepare(&self, request: Request<v1::PrepareRequest>) -> Answer<v1::TurnReply> {
-        let v1::PrepareRequest { order, action } = request.into_inner();
-        self.turn(order, Step::Prepare(Action::parse(action)?)).await
+        let v1::PrepareRequest { order, action, no_revert, downgrade } = request.into_inner();
+        let consent = Consent { downgrade, no_revert };
+        self.turn(order, Step::Prepare { action: Action::parse(action)?, consent }).await
     }
 
     async fn settle(&self, request: Request<v1::SettleRequest>) -> Answer<v1::TurnReply> {
@@ -208,18 +209,17 @@ impl node_server::Node for Service {
 
     async fn act(&self, request: Request<v1::ActRequest>) -> Answer<v1::TurnReply> {
         let v1::ActRequest { order, action, revert } = request.into_inner();
-        if revert {
-            return Err(Status::unimplemented("this agent cannot go back from an action"));
-        }
-        self.turn(order, Step::Act(Action::parse(action)?)).await
+        let action = Action::parse(action)?;
+        self.turn(order, if revert { Step::Revert(action) } else { Step::Act(action) }).await
     }
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Answer<v1::TurnReply> {
-        let v1::VerifyRequest { order, action: _, certname } = request.into_inner();
+        let v1::VerifyRequest { order, action, certname, back } = request.into_inner();
         if !certname.is_empty() {
             parse::<NodeName>(&certname)?;
         }
-        self.turn(order, Step::Verify { certname }).await
+        let action = if back { None } else { Some(Action::parse(action)?) };
+        self.turn(order, Step::Verify { action, certname }).await
     }
 }
 
@@ -236,6 +236,7 @@ impl Service {
         let (rollout, services) = (&self.node.config.rollout, &self.node.config.services);
         let anything =
             services.contains_key(&rollout.service) || rollout.puppet_run || !rollout.exec.is_empty();
+        let anything = anything || !self.node.config.packages.allow.is_empty();
         let serves = code && anything;
         let granted = [("code", code), ("balance", balancer), ("services", serves)];
         granted.into_iter().filter(|(_, granted)| *granted).map(|(ability, _)| ability.to_owned()).collect()

@@ -6,23 +6,22 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use bunraku_common::{Chain, Digest, EnvironmentName, crash, hint};
 use bunraku_proto::v1::{StageFailed, Staged, stage_failed};
-use bunraku_puppetserver::{ServerError, types::GenerateTypes};
+use bunraku_puppetserver::ServerError;
 use bunraku_versions::{Fault, ForeignFile, RESOURCE_TYPES, Retained, StageError};
 use tokio::runtime::Handle;
 use tonic::transport::Channel;
 
 use crate::{
     content::Packs,
-    node::{Compiler, Node, puppet_account},
+    node::{Compiler, Node},
+    types::{self, GenerateError},
 };
 
-/// `puppet generate types` starts a Ruby and reads every type: seconds, on a loaded host tens of them.
-const TYPES_DEADLINE: Duration = Duration::from_secs(300);
 /// Files found at an adoption that are named in the answer; all of them are kept.
 const FOREIGN_NAMED: usize = 20;
 /// What builders write about a deploy. A snapshot holds it without its times, so it always differs.
@@ -127,21 +126,9 @@ impl Stage {
     }
 
     async fn generate(&self, node: &Node, compiler: &Compiler, version: &Path) -> Result<(), StageFailed> {
-        let account = puppet_account(&node.config.puppet.user).map_err(|why| node_fault(&why, ""))?;
-        let run = GenerateTypes {
-            puppet: &node.puppet,
-            environment: &self.environment,
-            version,
-            scratch: &compiler.scratch,
-            run_as: account.as_ref(),
-            group: compiler.group,
-            deadline: TYPES_DEADLINE,
-        };
-        match run.run().await {
-            Ok(generated) => {
-                tracing::info!(environment = %self.environment, types = generated.types, "types generated");
-                Ok(())
-            }
+        match types::generate(node, compiler, &self.environment, version).await {
+            Ok(()) => Ok(()),
+            Err(error @ GenerateError::Account(_)) => Err(node_fault(&error.to_string(), "")),
             Err(error) => {
                 let fault =
                     if error.is_content() { stage_failed::Fault::Content } else { stage_failed::Fault::Node };
@@ -149,7 +136,7 @@ impl Stage {
                     "mend the type, or leave it out: no_types = [\"{}\"] in the [code] table of agent.toml",
                     self.environment
                 );
-                Err(stage_failed(fault, &Chain(&error).to_string(), &otherwise))
+                Err(stage_failed(fault, &error.to_string(), &otherwise))
             }
         }
     }

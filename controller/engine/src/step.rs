@@ -75,6 +75,10 @@ pub enum Step {
         node: NodeName,
         generation: Generation,
         action: Action,
+        /// It may be done though there is no way back.
+        no_revert: bool,
+        /// A package may become older.
+        downgrade: bool,
     },
     /// Hold back the node's own Puppet agent, or let it go again if it is we who hold it.
     Settle {
@@ -88,12 +92,18 @@ pub enum Step {
         node: NodeName,
         generation: Generation,
         action: Action,
+        /// Not the action, but back to what was before it.
+        back: bool,
     },
     /// Whether Puppet Server is up and well.
     Verify {
         node: NodeName,
         generation: Generation,
         action: Action,
+        /// It is on its way back: nothing of the action need be so.
+        back: bool,
+        /// A catalog is compiled for it; empty: none is.
+        certname: String,
     },
 }
 

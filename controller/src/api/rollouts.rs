@@ -102,8 +102,8 @@ impl Api {
 /// The rest the node itself grants or refuses, before it is drained.
 fn needs_services(action: &Action) -> bool {
     match action {
-        Action::Restart | Action::Reload | Action::FlushPool => true,
-        Action::Update { .. } | Action::PuppetRun | Action::AgentUpdate { .. } | Action::Exec { .. } => false,
+        Action::Restart | Action::Reload | Action::FlushPool | Action::Update { .. } => true,
+        Action::PuppetRun | Action::AgentUpdate { .. } | Action::Exec { .. } => false,
     }
 }
 
@@ -125,6 +125,9 @@ fn ask_of(request: v1::RolloutRequest) -> Result<Ask, Status> {
             }
         },
         bake: millis(request.bake_s, known.bake, "the bake")?,
+        revert: !request.no_revert,
+        downgrade: request.downgrade,
+        test_catalog: certname(request.test_catalog)?,
         ..known
     };
     let action = action_of(request.action.unwrap_or_default())?;
@@ -153,6 +156,17 @@ fn action_of(action: v1::Action) -> Result<Action, Status> {
     let shown: String = action.to_string().escape_debug().take(80).collect();
     Err(Status::invalid_argument(format!(
         "`{shown}` cannot be the name of a package, a version or the name of a command"
+    )))
+}
+
+/// Whom a test catalog is compiled for; empty: nobody.
+fn certname(text: String) -> Result<String, Status> {
+    if text.is_empty() || NodeName::parse(&text).is_ok() {
+        return Ok(text);
+    }
+    let shown: String = text.escape_debug().take(80).collect();
+    Err(Status::invalid_argument(format!(
+        "`{shown}` is not a certname\nhint: --test-catalog agent1.example.com"
     )))
 }
 

@@ -28,23 +28,23 @@ impl Hands {
         let about =
             |node: &NodeName, generation| Some(order_about(term, generation, &format!("turn {node}")));
         match step {
-            Step::Prepare { node, generation, action } => {
-                let request =
-                    PrepareRequest { order: about(&node, generation), action: Some(wire_action(&action)) };
+            Step::Prepare { node, generation, action, no_revert, downgrade } => {
+                let (order, action) = (about(&node, generation), Some(wire_action(&action)));
+                let request = PrepareRequest { order, action, no_revert, downgrade };
                 self.asked(node, generation, request, async |mut c: Client, r| c.prepare(r).await).await
             }
             Step::Settle { node, generation, hold, owner } => {
                 let request = SettleRequest { order: about(&node, generation), hold, owner };
                 self.asked(node, generation, request, async |mut c: Client, r| c.settle(r).await).await
             }
-            Step::Act { node, generation, action } => {
+            Step::Act { node, generation, action, back } => {
                 let order = about(&node, generation);
-                let request = ActRequest { order, action: Some(wire_action(&action)), revert: false };
+                let request = ActRequest { order, action: Some(wire_action(&action)), revert: back };
                 self.asked(node, generation, request, async |mut c: Client, r| c.act(r).await).await
             }
-            Step::Verify { node, generation, action } => {
+            Step::Verify { node, generation, action, back, certname } => {
                 let (order, action) = (about(&node, generation), Some(wire_action(&action)));
-                let request = VerifyRequest { order, action, certname: String::new() };
+                let request = VerifyRequest { order, action, certname, back };
                 self.asked(node, generation, request, async |mut c: Client, r| c.verify(r).await).await
             }
             Step::Build { .. }

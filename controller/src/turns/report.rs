@@ -2,8 +2,8 @@
 
 use bunraku_common::NodeName;
 use bunraku_engine::{
-    Ask, Batch, Millis, OnDrainDeadline, Plan, Presence, Rollout, RolloutOutcome, RolloutPhase, State, Turn,
-    TurnPhase, Wave,
+    Action, Ask, Batch, Millis, OnDrainDeadline, Plan, Presence, Rollout, RolloutOutcome, RolloutPhase,
+    State, Turn, TurnPhase, Wave,
 };
 use bunraku_proto::v1::{RolloutBlock, RolloutInfo, RolloutPlan, RolloutPolicy, RolloutWave, TurnInfo};
 
@@ -18,7 +18,7 @@ impl Reporter {
         };
         RolloutPlan {
             action: ask.action.to_string(),
-            policy: Some(policy(&ask.policy)),
+            policy: Some(policy(&ask.policy, &ask.action)),
             waves: plan.waves.iter().map(wave).collect(),
             undrained: plan.undrained.iter().map(ToString::to_string).collect(),
             floors: plan.floors.clone(),
@@ -45,7 +45,7 @@ impl Reporter {
             who: rollout.who.clone(),
             requested_ms: self.shown(rollout.requested_at),
             ended_ms,
-            policy: Some(policy(&rollout.policy)),
+            policy: Some(policy(&rollout.policy, &rollout.action)),
             waves: rollout.waves.iter().map(wave).collect(),
             turns: known.map(|(node, turn)| look.turn(rollout, node, turn, turns)).collect(),
             waits_for,
@@ -187,7 +187,7 @@ fn wave(wave: &Wave) -> RolloutWave {
     RolloutWave { nodes: wave.nodes.iter().map(ToString::to_string).collect(), canary: wave.canary }
 }
 
-fn policy(policy: &bunraku_engine::RolloutPolicy) -> RolloutPolicy {
+fn policy(policy: &bunraku_engine::RolloutPolicy, action: &Action) -> RolloutPolicy {
     RolloutPolicy {
         canary: count(policy.canary),
         batch: match policy.batch {
@@ -202,5 +202,8 @@ fn policy(policy: &bunraku_engine::RolloutPolicy) -> RolloutPolicy {
         }
         .to_owned(),
         bake_s: policy.bake / 1000,
+        reverts: policy.revert && action.is_revertible(),
+        downgrade: policy.downgrade,
+        test_catalog: policy.test_catalog.clone(),
     }
 }

@@ -2,67 +2,95 @@
 
 use std::time::Duration;
 
-use bunraku_common::{Chain, Digest, Fence, crash};
+use bunraku_common::{Chain, Fence, crash};
+use bunraku_packages::Target;
 use bunraku_services::{
-    Acted, Mark, OrderId, Outcome, Verb,
+    Acted, Mark, Verb,
     puppet_agent::{Run, RunResult},
     puppetserver::{ActError, ConfigCheck, GoodCopies, PuppetserverService, ready},
 };
 
-use super::{action::Action, reach::server, record::Begun, step::Answer};
+use super::{
+    action::Action,
+    command::{self, Ended, tail},
+    packages,
+    reach::server,
+    record::Begun,
+    step::Answer,
+    types,
+};
 use crate::node::{Compiler, Node};
 
 /// For each of both, telling a service and its being ready. Puppet Server takes 10 to 60 s, on a loaded machine more.
 const SERVICE: Duration = Duration::from_secs(300);
 /// A service that was told before a crash is looked at this often.
 const LOOK: Duration = Duration::from_millis(500);
-/// A command that runs is looked at again after this, should its end have been missed.
-const COMMAND: Duration = Duration::from_secs(60);
-/// Of a command's output, in a reason that people read.
-const TAIL: usize = 600;
 
-pub(super) async fn once(node: &Node, compiler: &Compiler, fence: Fence, action: &Action) -> Answer {
+/// `back`: to what was before the action.
+pub(super) async fn once(
+    node: &Node,
+    compiler: &Compiler,
+    fence: Fence,
+    action: &Action,
+    back: bool,
+) -> Answer {
     // The number alone says which order it is: a controller that restarted gives the same one in its next term.
     let fleet = node.memory().fleet();
     let same = |begun: &&Begun| begun.fence.generation == fence.generation && begun.fleet == fleet;
     let known = node.turns.record().newest().filter(same).cloned();
-    let mark = match known {
-        Some(begun) if begun.action != *action => {
+    let known = match known {
+        Some(begun) if begun.action != *action || begun.back != back => {
             return Answer::unchanged(format!("{} was asked for under this order before", begun.action));
         }
         Some(Begun { answer: Some(answer), .. }) => return answer,
-        Some(begun) => Some(begun.mark),
+        Some(begun) => Some(begun),
         None => None,
     };
+    let mark = known.as_ref().map(|begun| begun.mark.clone());
     // An order that was begun is finished, whatever the configuration says by now.
-    if mark.is_none()
+    if known.is_none()
         && let Err(why) = action.granted(node)
     {
         return Answer::unchanged(why);
     }
-    let before = match &mark {
-        Some(mark) => mark.clone(),
-        None => match note(node, fence, action).await {
-            Ok(mark) => mark,
+    let begun = match known {
+        Some(begun) => begun,
+        None => match note(node, fence, action, back).await {
+            Ok(begun) => begun,
             Err(why) => return Answer::unchanged(why),
         },
     };
     crash::point("turn-act-noted");
     let answer = match action {
+        Action::Update { package, version } => {
+            let target = Target { package: package.clone(), version: version.clone() };
+            update(node, compiler, &begun, &target).await
+        }
+        Action::AgentUpdate { version } => {
+            let target = Target { package: packages::OWN.to_owned(), version: version.clone() };
+            let changed = match back {
+                true => packages::revert(node, fence, &target).await,
+                false => packages::update(node, fence, &target).await.map(drop),
+            };
+            changed.err().unwrap_or_else(|| Answer::Done(String::new()))
+        }
+        // What was before is what it is.
+        Action::Restart | Action::Reload | Action::FlushPool | Action::PuppetRun | Action::Exec(_)
+            if back =>
+        {
+            Answer::changed(format!("there is no way back from {action}"))
+        }
         Action::Restart => tell(node, compiler, Verb::Restart, mark, fence).await,
         Action::Reload => tell(node, compiler, Verb::Reload, mark, fence).await,
         Action::FlushPool => flush(node, compiler).await,
         Action::PuppetRun => puppet_run(node, fence).await,
         Action::Exec(name) => match node.config.rollout.exec.get(name) {
-            Some(words) => command(node, fence, words, &format!("the command {name}")).await,
+            Some(words) => exec(node, fence, words, name).await,
             None => Answer::changed(format!("the command {name} is no longer in this node's configuration")),
         },
-        Action::Update { .. } | Action::AgentUpdate { .. } => {
-            Answer::unchanged("this agent does not change packages")
-        }
     };
     crash::point("turn-act-done");
-    let begun = Begun { fleet, fence, action: action.clone(), mark: before, answer: Some(answer.clone()) };
+    let begun = Begun { answer: Some(answer.clone()), ..begun };
     if let Err(error) = node.turns.record().keep(begun) {
         // It is found out again.
         tracing::error!(error = %Chain(&error), "the result of an order could not be kept");
@@ -71,35 +99,42 @@ pub(super) async fn once(node: &Node, compiler: &Compiler, fence: Fence, action:
 }
 
 /// Puts on record that it begins, and where the service stands.
-async fn note(node: &Node, fence: Fence, action: &Action) -> Result<Mark, String> {
+async fn note(node: &Node, fence: Fence, action: &Action, back: bool) -> Result<Begun, String> {
     let mark = match action {
-        Action::Restart | Action::Reload => {
+        Action::Restart | Action::Reload | Action::Update { .. } => {
             let service = node.turns.services.granted(&node.config.rollout.service);
             let service = service.map_err(|error| Chain(&error).to_string())?;
             service.status().await.map_err(|error| Chain(&error).to_string())?.mark
         }
-        Action::FlushPool
-        | Action::PuppetRun
-        | Action::Exec(_)
-        | Action::Update { .. }
-        | Action::AgentUpdate { .. } => Mark::default(),
+        Action::FlushPool | Action::PuppetRun | Action::Exec(_) | Action::AgentUpdate { .. } => {
+            Mark::default()
+        }
     };
-    let before = node.turns.record().newest().map(|begun| (begun.fleet, begun.fence));
-    let begun = Begun {
-        fleet: node.memory().fleet(),
-        fence,
-        action: action.clone(),
-        mark: mark.clone(),
-        answer: None,
+    let updates = matches!(action, Action::Update { .. });
+    let puppet = if updates { node.puppet.version().await.ok() } else { None };
+    let fleet = node.memory().fleet();
+    let begun = Begun { fleet, fence, action: action.clone(), back, mark, puppet, answer: None };
+    node.turns.record().keep(begun.clone()).map_err(|error| Chain(&error).to_string())?;
+    command::forget_before(node, fence).await;
+    Ok(begun)
+}
+
+/// Another version, or that of before, served by a Puppet Server that was started with it.
+async fn update(node: &Node, compiler: &Compiler, begun: &Begun, target: &Target) -> Answer {
+    let changed = match begun.back {
+        true => packages::revert(node, begun.fence, target).await.map(|()| true),
+        false => packages::update(node, begun.fence, target).await,
     };
-    node.turns.record().keep(begun).map_err(|error| Chain(&error).to_string())?;
-    // Its result is on record, or nobody asks for it any more.
-    if let Some((fleet, fence)) = before
-        && let Err(error) = node.turns.orders.forget(&order_id(fleet, fence)?).await
-    {
-        tracing::warn!(error = %Chain(&error), "what an earlier order left could not be removed");
+    match changed {
+        Ok(true) => {}
+        Ok(false) => return Answer::Done(format!("{} {} was installed", target.package, target.version)),
+        Err(answer) => return answer,
     }
-    Ok(mark)
+    if let Err(why) = types::made_again(node, compiler, begun.puppet.as_deref()).await {
+        return Answer::changed(why);
+    }
+    // Packages restart their own services, mostly: then it is not told a second time.
+    tell(node, compiler, Verb::Restart, Some(begun.mark.clone()), begun.fence).await
 }
 
 /// `mark`: it was begun before this agent ended; what has become of it is looked at first.
@@ -183,52 +218,21 @@ async fn flush(node: &Node, compiler: &Compiler) -> Answer {
 async fn puppet_run(node: &Node, fence: Fence) -> Answer {
     // Its own name for the lock of a disabled agent: it is we who hold the agent.
     let words = Run::command(&node.puppet, &node.turns.directory.join("never-disabled"));
-    match run(node, fence, &words).await {
+    match command::run(node, fence, "", &words).await {
         Err(answer) => answer,
-        Ok((code, output)) => match RunResult::of(code) {
+        Ok(Ended { code, output }) => match RunResult::of(code) {
             result if result.is_success() => Answer::Done(result.to_string()),
             result => Answer::changed(format!("{result}: {}", tail(&output))),
         },
     }
 }
 
-async fn command(node: &Node, fence: Fence, words: &[String], what: &str) -> Answer {
-    match run(node, fence, words).await {
+async fn exec(node: &Node, fence: Fence, words: &[String], name: &str) -> Answer {
+    match command::run(node, fence, "", words).await {
         Err(answer) => answer,
-        Ok((0, _)) => Answer::Done(String::new()),
-        Ok((code, output)) => Answer::changed(format!("{what} ended with {code}: {}", tail(&output))),
-    }
-}
-
-/// Runs a command under the order's own name until its end: exit code and output.
-async fn run(node: &Node, fence: Fence, words: &[String]) -> Result<(i32, String), Answer> {
-    let id = order_id(node.memory().fleet(), fence).map_err(Answer::unchanged)?;
-    let orders = &node.turns.orders;
-    let mut outcome = orders.run(&id, words).await;
-    loop {
-        match outcome {
-            Ok(Outcome::Ended { code, output }) => return Ok((code, output)),
-            Ok(Outcome::Running) => outcome = orders.wait(&id, COMMAND).await,
-            Ok(Outcome::Unknown { why }) => {
-                return Err(Answer::changed(format!("nobody knows how it ended: {why}")));
-            }
-            Ok(Outcome::NeverAsked | Outcome::NotBegun) => {
-                return Err(Answer::unchanged("the command did not begin"));
-            }
-            Err(error) => return Err(Answer::changed(Chain(&error))),
+        Ok(Ended { code: 0, .. }) => Answer::Done(String::new()),
+        Ok(Ended { code, output }) => {
+            Answer::changed(format!("the command {name} ended with {code}: {}", tail(&output)))
         }
     }
-}
-
-fn order_id(fleet: Option<Digest>, fence: Fence) -> Result<OrderId, String> {
-    let fleet = fleet.map(|fleet| fleet.short()).unwrap_or_default();
-    let text = format!("turn-{fleet}-{}", fence.generation.0);
-    OrderId::parse(&text).map_err(|error| error.to_string())
-}
-
-/// The end of an output, on one line.
-fn tail(output: &str) -> String {
-    let words = output.split_whitespace().collect::<Vec<_>>().join(" ");
-    let skip = words.chars().count().saturating_sub(TAIL);
-    words.chars().skip(skip).filter(|character| !character.is_control()).collect()
 }

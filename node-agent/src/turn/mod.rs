@@ -3,13 +3,16 @@
 
 mod act;
 mod action;
+mod command;
 mod idle;
 pub(crate) mod kept;
+mod packages;
 mod prepare;
 mod reach;
 mod record;
 mod rest;
 mod step;
+mod types;
 mod verify;
 
 use std::{sync::Arc, time::Duration};
@@ -18,7 +21,11 @@ use bunraku_common::Fence;
 use bunraku_proto::v1;
 
 use self::step::Answer;
-pub(crate) use self::{action::Action, idle::idle, step::Step};
+pub(crate) use self::{
+    action::Action,
+    idle::idle,
+    step::{Consent, Step},
+};
 use crate::node::Node;
 
 /// An order is answered within this, if only that it goes on. The controller waits for 30 s.
@@ -48,10 +55,11 @@ async fn carry_out(node: &Node, fence: Fence, step: &Step) -> Answer {
         return Answer::unchanged("this node's configuration grants no code");
     };
     match step {
-        Step::Prepare(action) => action.prepare(node, compiler).await,
+        Step::Prepare { action, consent } => action.prepare(node, compiler, *consent).await,
         Step::Hold { owner } => rest::hold(node, compiler, owner).await,
         Step::Release => rest::release(node, compiler).await,
-        Step::Act(action) => act::once(node, compiler, fence, action).await,
-        Step::Verify { certname } => verify::verify(node, compiler, certname).await,
+        Step::Act(action) => act::once(node, compiler, fence, action, false).await,
+        Step::Revert(action) => act::once(node, compiler, fence, action, true).await,
+        Step::Verify { action, certname } => verify::verify(node, compiler, action.as_ref(), certname).await,
     }
 }

@@ -3,9 +3,15 @@
 use std::path::Path;
 
 use bunraku_common::Chain;
+use bunraku_packages::Target;
 use bunraku_services::puppetserver::ConfigCheck;
 
-use super::{action::Action, reach::server, step::Answer};
+use super::{
+    action::Action,
+    packages,
+    reach::server,
+    step::{Answer, Consent},
+};
 use crate::node::{Compiler, Node};
 
 impl Action {
@@ -38,14 +44,16 @@ impl Action {
                     )),
                 },
             },
-            Self::Update { .. } | Self::AgentUpdate { .. } => {
-                Err("this agent does not change packages".to_owned())
+            Self::Update { package, .. } => {
+                packages::granted(node, package)?;
+                Self::Restart.granted(node)
             }
+            Self::AgentUpdate { .. } => packages::granted(node, packages::OWN),
         }
     }
 
     /// What can be found out before the drain. Nothing changes.
-    pub(super) async fn prepare(&self, node: &Node, compiler: &Compiler) -> Answer {
+    pub(super) async fn prepare(&self, node: &Node, compiler: &Compiler, consent: Consent) -> Answer {
         if let Err(why) = self.granted(node) {
             return Answer::unchanged(why);
         }
@@ -58,9 +66,19 @@ impl Action {
                 },
                 Err(why) => Answer::unchanged(why),
             },
-            Self::PuppetRun | Self::Exec(_) | Self::Update { .. } | Self::AgentUpdate { .. } => {
-                Answer::Done(String::new())
+            Self::Update { package, version } => {
+                match self.prepare_service(node, compiler).await {
+                    Answer::Done(_) => {}
+                    failed @ (Answer::GoingOn(_) | Answer::Failed { .. }) => return failed,
+                }
+                let target = Target { package: package.clone(), version: version.clone() };
+                packages::prepare(node, &target, consent).await
             }
+            Self::AgentUpdate { version } => {
+                let target = Target { package: packages::OWN.to_owned(), version: version.clone() };
+                packages::prepare(node, &target, consent).await
+            }
+            Self::PuppetRun | Self::Exec(_) => Answer::Done(String::new()),
         }
     }
 

@@ -28,8 +28,14 @@ pub(super) struct Begun {
     pub fleet: Option<Digest>,
     pub fence: Fence,
     pub action: Action,
+    /// Not the action, but back to what was before it.
+    #[serde(default)]
+    pub back: bool,
     /// Where the service stood before.
     pub mark: Mark,
+    /// Puppet's version before; `None`: not known, or not asked for.
+    #[serde(default)]
+    pub puppet: Option<String>,
     /// `None`: it goes on, or was cut short.
     pub answer: Option<Answer>,
 }

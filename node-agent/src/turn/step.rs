@@ -11,16 +11,32 @@ use super::action::Action;
 /// What is ordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
-    Prepare(Action),
+    Prepare {
+        action: Action,
+        consent: Consent,
+    },
     /// Puppet's own agent is to rest.
     Hold {
         owner: String,
     },
     Release,
     Act(Action),
+    /// Back to what was before the action.
+    Revert(Action),
     Verify {
+        /// What must be so by now; `None`: on its way back nothing of it need be.
+        action: Option<Action>,
         certname: String,
     },
+}
+
+/// What whoever started the rollout has said yes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Consent {
+    /// A package may become older.
+    pub downgrade: bool,
+    /// It may be done though there is no way back.
+    pub no_revert: bool,
 }
 
 /// What came of a step.
@@ -43,6 +59,12 @@ impl Answer {
         Self::Failed { reason: reason.to_string(), unchanged: true }
     }
 
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Self::Done(text) | Self::GoingOn(text) | Self::Failed { reason: text, .. } => text,
+        }
+    }
+
     pub(super) fn changed(reason: impl fmt::Display) -> Self {
         Self::Failed { reason: reason.to_string(), unchanged: false }
     }
@@ -63,10 +85,11 @@ impl Answer {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Prepare(action) => write!(f, "the check before {action}"),
+            Self::Prepare { action, .. } => write!(f, "the check before {action}"),
             Self::Hold { .. } => f.write_str("the rest of Puppet's agent"),
             Self::Release => f.write_str("the release of Puppet's agent"),
             Self::Act(action) => action.fmt(f),
+            Self::Revert(action) => write!(f, "the way back from {action}"),
             Self::Verify { .. } => f.write_str("the check of Puppet Server"),
         }
     }

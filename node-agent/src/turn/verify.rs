@@ -3,16 +3,34 @@
 use std::time::Duration;
 
 use bunraku_common::Chain;
+use bunraku_packages::Target;
 use bunraku_puppetserver::server::Status;
 use bunraku_services::{State, puppetserver::GoodCopies};
 
-use super::{reach::server, step::Answer};
+use super::{action::Action, packages, reach::server, step::Answer};
 use crate::node::{Compiler, Node};
 
 /// A catalog of a large site takes half a minute on a cold server.
 const CATALOG: Duration = Duration::from_secs(120);
 
-pub(super) async fn verify(node: &Node, compiler: &Compiler, certname: &str) -> Answer {
+pub(super) async fn verify(
+    node: &Node,
+    compiler: &Compiler,
+    action: Option<&Action>,
+    certname: &str,
+) -> Answer {
+    let target = match action {
+        Some(Action::Update { package, version }) => Some((package.as_str(), version)),
+        Some(Action::AgentUpdate { version }) => Some((packages::OWN, version)),
+        Some(Action::Restart | Action::Reload | Action::FlushPool | Action::PuppetRun | Action::Exec(_))
+        | None => None,
+    };
+    if let Some((package, version)) = target {
+        let target = Target { package: package.to_owned(), version: version.clone() };
+        if let Some(why) = packages::differs(node, &target).await {
+            return Answer::changed(why);
+        }
+    }
     if let Ok(service) = node.turns.services.granted(&node.config.rollout.service) {
         match service.status().await {
             Ok(status) if status.state == State::Running => {}

@@ -43,6 +43,13 @@ impl Versions {
         Ok(true)
     }
 
+    /// Takes the generated types of a version away.
+    pub fn drop_resource_types(&self, env: &EnvironmentName, digest: &Digest) -> Result<(), VersionsError> {
+        let turn = self.turn(env);
+        let _turn = locked(&turn);
+        self.throw_away(&self.resolve(env, digest).join(RESOURCE_TYPES))
+    }
+
     /// An empty directory in a staged version for `puppet generate types` to write into, owned by this user and
     /// group. `settle_resource_types` must follow.
     pub fn make_resource_types(

@@ -73,6 +73,7 @@ impl Node {
             balancer: None,
             services: Default::default(),
             rollout: Default::default(),
+            packages: Default::default(),
             enroll: None,
         };
         change(&mut config);

@@ -63,6 +63,14 @@ impl Action {
         }
     }
 
+    /// Whether a node can bring back what was before it.
+    pub fn is_revertible(&self) -> bool {
+        match self {
+            Self::Update { .. } | Self::AgentUpdate { .. } => true,
+            Self::Restart | Self::Reload | Self::FlushPool | Self::PuppetRun | Self::Exec { .. } => false,
+        }
+    }
+
     /// Its kind, in one word.
     pub fn name(&self) -> &'static str {
         match self {

@@ -13,6 +13,11 @@ impl State {
         }
         let (rollout, turn) = self.turn_in(node, generation)?;
         let aborted = rollout.retreat();
+        if turn.phase == TurnPhase::Reverting {
+            let reason = format!("{}; it was brought back to what was before", turn.reason());
+            let retreat = Some(Retreat { reason, skip: false });
+            return Some(self.turn(rollout, node, TurnPhase::Verifying, retreat, 0));
+        }
         let to = match turn.phase {
             TurnPhase::Preparing => TurnPhase::Settling,
             TurnPhase::Settling if rollout.undrained.contains(node) => TurnPhase::Acting,
@@ -23,6 +28,7 @@ impl State {
             TurnPhase::Verifying => TurnPhase::Enabling,
             TurnPhase::Waiting
             | TurnPhase::Draining
+            | TurnPhase::Reverting
             | TurnPhase::Enabling
             | TurnPhase::Releasing
             | TurnPhase::Baking
@@ -47,7 +53,8 @@ impl State {
             TurnPhase::Preparing => TurnPhase::Failed,
             // As it was: once that is seen it may serve again.
             TurnPhase::Acting if unchanged && drained => TurnPhase::Verifying,
-            TurnPhase::Settling | TurnPhase::Acting => TurnPhase::Releasing,
+            TurnPhase::Acting if !unchanged && rollout.reverts() => TurnPhase::Reverting,
+            TurnPhase::Settling | TurnPhase::Acting | TurnPhase::Reverting => TurnPhase::Releasing,
             // Not healthy yet: it is asked again until the deadline. What cannot be released is asked on.
             TurnPhase::Verifying | TurnPhase::Releasing => return None,
             TurnPhase::Waiting
@@ -58,7 +65,13 @@ impl State {
             | TurnPhase::Failed
             | TurnPhase::Skipped => return None,
         };
-        let stays = turn.phase == TurnPhase::Acting && to == TurnPhase::Releasing && drained;
+        let acted = matches!(turn.phase, TurnPhase::Acting | TurnPhase::Reverting);
+        let stays = acted && to == TurnPhase::Releasing && drained;
+        let reason = if turn.phase == TurnPhase::Reverting {
+            format!("{}; it could not be brought back: {reason}", turn.reason())
+        } else {
+            reason
+        };
         let reason = if stays { format!("{reason}; it stays drained") } else { reason };
         Some(self.turn(rollout, node, to, Some(Retreat { reason, skip: false }), 0))
     }

@@ -105,6 +105,7 @@ impl State {
             TurnPhase::Failed if self.is_drained_by(rollout, node) => TurnPhase::Verifying,
             TurnPhase::Failed => TurnPhase::Skipped,
             TurnPhase::Acting
+            | TurnPhase::Reverting
             | TurnPhase::Verifying
             | TurnPhase::Enabling
             | TurnPhase::Releasing

@@ -60,6 +60,13 @@ pub struct RolloutPolicy {
     pub bake: Millis,
     /// For everything else that a node is asked: from the beginning of a phase until it counts as failed.
     pub phase_deadline: Millis,
+    /// A compiler on which the action failed is brought back to what was before, where the action can be undone. What
+    /// cannot be brought back is refused before the drain, then.
+    pub revert: bool,
+    /// A package may become older.
+    pub downgrade: bool,
+    /// A catalog is compiled for this certname before a compiler is enabled; empty: none is.
+    pub test_catalog: String,
 }
 
 /// Compilers of each wave after the first.
@@ -134,6 +141,8 @@ pub enum TurnPhase {
     Settling,
     Draining,
     Acting,
+    /// What was before the action is brought back.
+    Reverting,
     Verifying,
     /// Ready is told to the balancers, and it is watched coming into service.
     Enabling,
@@ -165,6 +174,9 @@ impl Default for RolloutPolicy {
             on_drain_deadline: OnDrainDeadline::Abort,
             bake: MINUTE / 2,
             phase_deadline: 10 * MINUTE,
+            revert: true,
+            downgrade: false,
+            test_catalog: String::new(),
         }
     }
 }
@@ -200,6 +212,11 @@ impl Rollout {
         }
     }
 
+    /// Whether a compiler whose action failed is brought back.
+    pub(crate) fn reverts(&self) -> bool {
+        self.policy.revert && self.action.is_revertible()
+    }
+
     pub(crate) fn has_failed(&self) -> bool {
         self.turns.values().any(|turn| turn.phase == TurnPhase::Failed)
     }
@@ -227,6 +244,7 @@ impl TurnPhase {
             Self::Settling => "settling",
             Self::Draining => "draining",
             Self::Acting => "acting",
+            Self::Reverting => "reverting",
             Self::Verifying => "verifying",
             Self::Enabling => "enabling",
             Self::Releasing => "releasing",

@@ -28,20 +28,27 @@ impl State {
     ) -> Option<Step> {
         let (name, generation, action) = (node.clone(), turn.generation, rollout.action.clone());
         match turn.phase {
-            TurnPhase::Preparing => Some(Step::Prepare { node: name, generation, action }),
+            TurnPhase::Preparing => {
+                let (no_revert, downgrade) = (!rollout.policy.revert, rollout.policy.downgrade);
+                Some(Step::Prepare { node: name, generation, action, no_revert, downgrade })
+            }
             TurnPhase::Settling => {
                 let owner = format!("rollout {}", rollout.id);
                 Some(Step::Settle { node: name, generation, hold: true, owner })
             }
             // The drain is looked at again before each order, also after a restart of the controller.
-            TurnPhase::Acting => {
+            TurnPhase::Acting | TurnPhase::Reverting => {
                 let may = match rollout.undrained.contains(node) {
                     true => self.sight(presence, now).is_ok_and(|sight| !sight.is_carried(node)),
                     false => self.is_drained_by(rollout, node) && self.is_out(node, presence, now),
                 };
-                may.then_some(Step::Act { node: name, generation, action })
+                let back = turn.phase == TurnPhase::Reverting;
+                may.then_some(Step::Act { node: name, generation, action, back })
             }
-            TurnPhase::Verifying => Some(Step::Verify { node: name, generation, action }),
+            TurnPhase::Verifying => {
+                let (back, certname) = (turn.retreat.is_some(), rollout.policy.test_catalog.clone());
+                Some(Step::Verify { node: name, generation, action, back, certname })
+            }
             TurnPhase::Waiting
             | TurnPhase::Draining
             | TurnPhase::Enabling

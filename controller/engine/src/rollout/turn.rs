@@ -7,10 +7,14 @@
 //! | settling | the node's Puppet agent rests | draining, acting if undrained | back: releasing |
 //! | draining | nobody is served any more | acting | back: enabling; or acting by force |
 //! | acting | the node has done it, or failed and left all as it was (back) | verifying | back: releasing, stays drained |
+//! | reverting | the node has brought back what was before | verifying | back: releasing, stays drained |
 //! | verifying | it is healthy and proven | enabling | back: releasing, stays drained |
 //! | enabling | it is in service everywhere | releasing | back: releasing |
 //! | releasing | the node's Puppet agent may run | baking, or what the retreat says | the same; asked on |
 //! | baking | it stayed in service | done | failed |
+//!
+//! An update that failed, or after which the compiler does not get healthy in time, goes to reverting, unless that was
+//! declined.
 
 use bunraku_common::{Generation, NodeName};
 
@@ -77,7 +81,12 @@ impl State {
             TurnPhase::Settling if late => back(TurnPhase::Releasing, no_answer()),
             TurnPhase::Draining if aborted.is_some() => go(TurnPhase::Enabling, aborted),
             TurnPhase::Draining => self.due_drain(rollout, node, turn, late, presence, now, before),
-            TurnPhase::Acting | TurnPhase::Verifying if late => {
+            TurnPhase::Acting | TurnPhase::Verifying
+                if late && turn.retreat.is_none() && rollout.reverts() =>
+            {
+                back(TurnPhase::Reverting, no_answer())
+            }
+            TurnPhase::Acting | TurnPhase::Reverting | TurnPhase::Verifying if late => {
                 let before = turn.retreat.as_ref().map(|retreat| format!("{}; then ", retreat.reason));
                 let reason = format!("{}{}; it stays drained", before.unwrap_or_default(), no_answer());
                 back(TurnPhase::Releasing, reason)
@@ -111,6 +120,7 @@ impl State {
             TurnPhase::Preparing
             | TurnPhase::Settling
             | TurnPhase::Acting
+            | TurnPhase::Reverting
             | TurnPhase::Verifying
             | TurnPhase::Enabling
             | TurnPhase::Releasing
@@ -219,6 +229,7 @@ impl State {
                 | TurnPhase::Settling
                 | TurnPhase::Draining
                 | TurnPhase::Acting
+                | TurnPhase::Reverting
                 | TurnPhase::Verifying
                 | TurnPhase::Enabling => false,
             })
@@ -240,6 +251,7 @@ impl State {
             TurnPhase::Preparing
             | TurnPhase::Settling
             | TurnPhase::Acting
+            | TurnPhase::Reverting
             | TurnPhase::Verifying
             | TurnPhase::Enabling
             | TurnPhase::Releasing => policy.phase_deadline,

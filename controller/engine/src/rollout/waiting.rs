@@ -55,7 +55,7 @@ impl State {
             TurnPhase::Failed => {
                 let what = format!(
                     "for a decision (`bunraku rollout retry {id} {node}`, `skip` or `abort`): {}",
-                    reason(turn)
+                    turn.reason()
                 );
                 let waits = Waits { what, until: None, then: String::new() };
                 return self.is_drained_by(rollout, node).then_some(waits);
@@ -76,13 +76,29 @@ impl State {
                 };
                 (self.drain_waiting(rollout, node, presence, now), then)
             }
-            TurnPhase::Acting if self.turn_is_blocked(rollout, node, presence, now) => (
-                "for the balancers to show it drained again".to_owned(),
-                "it stays drained and the rollout halts",
+            TurnPhase::Acting | TurnPhase::Reverting
+                if self.turn_is_blocked(rollout, node, presence, now) =>
+            {
+                (
+                    "for the balancers to show it drained again".to_owned(),
+                    "it stays drained and the rollout halts",
+                )
+            }
+            TurnPhase::Acting if rollout.reverts() => (
+                format!("for the end of its {}", rollout.action.name()),
+                "what was before is brought back and the rollout halts",
             ),
             TurnPhase::Acting => (
                 format!("for the end of its {}", rollout.action.name()),
                 "it stays drained and the rollout halts",
+            ),
+            TurnPhase::Reverting => (
+                "for what was before to be brought back".to_owned(),
+                "it stays drained and the rollout halts",
+            ),
+            TurnPhase::Verifying if turn.retreat.is_none() && rollout.reverts() => (
+                "to be healthy and proven".to_owned(),
+                "what was before is brought back and the rollout halts",
             ),
             TurnPhase::Verifying => {
                 ("to be healthy and proven".to_owned(), "it stays drained and the rollout halts")
@@ -136,6 +152,9 @@ impl State {
     }
 }
 
-fn reason(turn: &Turn) -> &str {
-    turn.retreat.as_ref().map_or("", |retreat| retreat.reason.as_str())
+impl Turn {
+    /// Why it goes back; empty: it does not.
+    pub(crate) fn reason(&self) -> &str {
+        self.retreat.as_ref().map_or("", |retreat| retreat.reason.as_str())
+    }
 }

@@ -16,12 +16,16 @@ pub(crate) struct Compiler {
     pub(crate) refuses_to_prepare: bool,
     /// The restart fails; whether Puppet Server is as it was.
     pub(crate) cannot_act: Option<bool>,
+    /// Nor can what was before be brought back.
+    pub(crate) cannot_revert: bool,
     /// By us.
     pub(crate) puppet_disabled: bool,
     /// A run of its own Puppet agent goes on.
     pub(crate) puppet_runs: bool,
     /// Restarts that were really made.
     pub(crate) restarts: usize,
+    /// Times that what was before was really brought back.
+    pub(crate) reverts: usize,
     acted: BTreeSet<(u64, Generation)>,
     fence: Option<Fence>,
 }
@@ -48,9 +52,11 @@ impl Compiler {
             breaks: false,
             refuses_to_prepare: false,
             cannot_act: None,
+            cannot_revert: false,
             puppet_disabled: false,
             puppet_runs: false,
             restarts: 0,
+            reverts: 0,
             acted: BTreeSet::new(),
             fence: None,
         }
@@ -69,6 +75,16 @@ impl Compiler {
             Step::Settle { hold: true, .. } if self.puppet_runs => Did::Waits,
             Step::Settle { hold, .. } => {
                 self.puppet_disabled = *hold;
+                Did::Done
+            }
+            Step::Act { back: true, .. } if self.cannot_revert => {
+                Did::Failed { reason: "the old package is gone".into(), unchanged: false }
+            }
+            Step::Act { back: true, generation, .. } => {
+                if self.acted.insert((0, *generation)) {
+                    self.reverts += 1;
+                    self.up = true;
+                }
                 Did::Done
             }
             Step::Act { .. } if let Some(unchanged) = self.cannot_act => {

@@ -38,7 +38,7 @@ pub(crate) struct Ghost {
     wanted_out: BTreeMap<NodeName, u32>,
     /// How often each node's turn has begun.
     attempts: BTreeMap<(RolloutId, NodeName), u32>,
-    acted: BTreeSet<(RolloutId, NodeName, u32)>,
+    acted: BTreeSet<(RolloutId, NodeName, u32, bool)>,
     /// What one number of one subject stands for.
     stands_for: BTreeMap<(String, u64, Generation), String>,
 }
@@ -118,7 +118,9 @@ impl Ghost {
             }
             Step::Prepare { node, .. } => (format!("turn {node}"), "prepare".to_owned()),
             Step::Settle { node, hold, .. } => (format!("turn {node}"), format!("settle {hold}")),
-            Step::Act { node, .. } => (format!("turn {node}"), "act".to_owned()),
+            Step::Act { node, back, .. } => {
+                (format!("turn {node}"), if *back { "revert" } else { "act" }.to_owned())
+            }
             Step::Verify { node, .. } => (format!("turn {node}"), "verify".to_owned()),
             _ => return,
         };
@@ -130,14 +132,20 @@ impl Ghost {
         }
     }
 
-    /// A compiler was really restarted. `turn`: the rollout in which its turn acts now.
-    pub(crate) fn restarted(&mut self, node: &NodeName, turn: Option<RolloutId>, balancers: &[Balancer]) {
+    /// A compiler was really restarted. `turn`: the rollout in which its turn acts now. `back`: by a revert.
+    pub(crate) fn restarted(
+        &mut self,
+        node: &NodeName,
+        turn: Option<RolloutId>,
+        back: bool,
+        balancers: &[Balancer],
+    ) {
         self.counts.restarts += 1;
         let Some(rollout) = turn else {
             return;
         };
         let attempt = self.attempts[&(rollout, node.clone())];
-        if !self.acted.insert((rollout, node.clone(), attempt)) {
+        if !self.acted.insert((rollout, node.clone(), attempt, back)) {
             self.breaks(Property::I5, format!("{node} was restarted twice in one turn"));
         }
         let carries = |balancer: &&Balancer| {

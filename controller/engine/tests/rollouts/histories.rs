@@ -24,6 +24,9 @@ pub(crate) enum Operation {
         batch: usize,
         min_available: u32,
         force: bool,
+        /// A package is updated, which can be undone.
+        updates: bool,
+        reverts: bool,
     },
     Pause {
         rollout: u64,
@@ -104,6 +107,12 @@ pub(crate) enum Operation {
         node: usize,
         breaks: bool,
     },
+    /// The next actions fail, and say whether all is as it was; whether a revert succeeds.
+    Fails {
+        node: usize,
+        unchanged: Option<bool>,
+        reverts: bool,
+    },
     Busy {
         node: usize,
         busy: bool,
@@ -139,8 +148,10 @@ fn operation() -> impl Strategy<Value = Operation> {
     let which = 0..64_usize;
     let min = prop_oneof![4 => Just(0_u32), 1 => 1..3_u32];
     let by_people = prop_oneof![
-        6 => (1..8_u8, 1..3_usize, min.clone(), prop::bool::weighted(0.2))
-            .prop_map(|(nodes, batch, min_available, force)| Operation::Start { nodes, batch, min_available, force }),
+        6 => (1..8_u8, 1..3_usize, min.clone(), prop::bool::weighted(0.2), any::<bool>(), prop::bool::weighted(0.8))
+            .prop_map(|(nodes, batch, min_available, force, updates, reverts)| {
+                Operation::Start { nodes, batch, min_available, force, updates, reverts }
+            }),
         1 => rollout.clone().prop_map(|rollout| Operation::Pause { rollout }),
         4 => rollout.clone().prop_map(|rollout| Operation::Resume { rollout }),
         1 => rollout.clone().prop_map(|rollout| Operation::Abort { rollout }),
@@ -173,6 +184,8 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|away| Operation::KillController { away }),
         2 => (compiler.clone(), prop::bool::weighted(0.7)).prop_map(|(node, up)| Operation::PuppetServer { node, up }),
         1 => (compiler.clone(), prop::bool::weighted(0.4)).prop_map(|(node, breaks)| Operation::Breaks { node, breaks }),
+        1 => (compiler.clone(), prop::option::of(any::<bool>()), prop::bool::weighted(0.7))
+            .prop_map(|(node, unchanged, reverts)| Operation::Fails { node, unchanged, reverts }),
         2 => (compiler.clone(), prop::bool::weighted(0.3)).prop_map(|(node, busy)| Operation::Busy { node, busy }),
         1 => (compiler.clone(), prop::bool::weighted(0.3)).prop_map(|(node, runs)| Operation::PuppetRuns { node, runs }),
         1 => (balancer.clone(), compiler.clone(), any::<bool>())

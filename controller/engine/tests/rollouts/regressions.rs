@@ -11,7 +11,14 @@ fn holds(operations: &[Operation]) {
 #[test]
 fn a_puppet_agent_that_is_still_held_is_not_released_under_the_number_of_the_next_turns_checks() {
     holds(&[
-        Operation::Start { nodes: 7, batch: 1, min_available: 0, force: false },
+        Operation::Start {
+            nodes: 7,
+            batch: 1,
+            min_available: 0,
+            force: false,
+            updates: false,
+            reverts: true,
+        },
         Operation::Wait { ms: 1 },
         Operation::Calm { rounds: 7 },
         Operation::Wait { ms: 60_000 },

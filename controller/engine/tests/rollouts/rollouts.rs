@@ -5,7 +5,7 @@ use bunraku_engine::{
     Ask, Event, OnDrainDeadline, Request, RolloutId, RolloutOutcome, RolloutPhase, Step, TurnPhase,
 };
 
-use crate::site::{Site, drain, node, restart};
+use crate::site::{Site, drain, node, restart, update};
 
 fn outcome(site: &Site, id: RolloutId) -> RolloutOutcome {
     match &site.rollout(id).phase {
@@ -515,4 +515,79 @@ fn f15_a_failure_that_left_the_server_down_keeps_the_compiler_drained_whatever_i
         assert!(retreat.reason.starts_with("the restart failed"), "{}", retreat.reason);
         assert!(retreat.reason.ends_with("it stays drained"), "{}", retreat.reason);
     }
+}
+
+#[test]
+fn a_failed_update_is_brought_back_and_its_compiler_serves_again() {
+    let mut site = Site::new();
+    let id = site.start(update());
+    site.compiler("c1").cannot_act = Some(false);
+    site.until(id, "c1", TurnPhase::Reverting);
+    let revert = |step: &Step| matches!(step, Step::Act { back: true, .. });
+    assert!(site.steps().iter().any(revert), "{:?}", site.steps());
+    site.until(id, "c1", TurnPhase::Failed);
+    let RolloutPhase::Paused { reason, .. } = &site.rollout(id).phase else { panic!() };
+    assert_eq!(reason, "c1 failed: the restart failed; it was brought back to what was before");
+    site.round();
+    assert_eq!(site.phase(id, "c2"), TurnPhase::Waiting, "nothing is done to the others");
+    site.compiler("c1").cannot_act = None;
+    everything_is_as_before(&mut site);
+}
+
+#[test]
+fn a_compiler_that_does_not_get_healthy_after_its_update_is_brought_back() {
+    let mut site = Site::new();
+    let id = site.start(update());
+    site.compiler("c1").breaks = true;
+    site.until(id, "c1", TurnPhase::Verifying);
+    assert!(site.waiting(id)[0].contains("then what was before is brought back"), "{:?}", site.waiting(id));
+    site.now += site.rollout(id).policy.phase_deadline;
+    site.look();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Reverting);
+    site.until(id, "c1", TurnPhase::Failed);
+    site.compiler("c1").breaks = false;
+    everything_is_as_before(&mut site);
+}
+
+#[test]
+fn what_cannot_be_brought_back_stays_drained_with_both_reasons() {
+    let mut site = Site::new();
+    let id = site.start(update());
+    site.compiler("c1").cannot_act = Some(false);
+    site.compiler("c1").cannot_revert = true;
+    site.until(id, "c1", TurnPhase::Failed);
+    let RolloutPhase::Paused { reason, .. } = &site.rollout(id).phase else { panic!() };
+    assert_eq!(
+        reason,
+        "c1 failed: the restart failed; it could not be brought back: the old package is gone; it stays drained"
+    );
+    site.round();
+    assert!(!site.in_service("c1"));
+}
+
+#[test]
+fn without_a_revert_a_failed_update_stays_as_it_is() {
+    let mut site = Site::new();
+    let mut ask = update();
+    ask.policy.revert = false;
+    let id = site.start(ask);
+    let consents = |step: &Step| matches!(step, Step::Prepare { no_revert: true, .. });
+    site.until(id, "c1", TurnPhase::Preparing);
+    assert!(site.steps().iter().any(consents), "{:?}", site.steps());
+    site.compiler("c1").cannot_act = Some(false);
+    site.until(id, "c1", TurnPhase::Failed);
+    assert!(!site.in_service("c1"));
+    assert!(!site.compiler("c1").up, "nobody brought it back");
+}
+
+#[test]
+fn an_update_that_left_all_as_it_was_needs_no_way_back() {
+    let mut site = Site::new();
+    let id = site.start(update());
+    site.compiler("c1").cannot_act = Some(true);
+    site.until(id, "c1", TurnPhase::Verifying);
+    let on_its_way_back = |step: &Step| matches!(step, Step::Verify { back: true, .. });
+    assert!(site.steps().iter().any(on_its_way_back), "{:?}", site.steps());
+    site.until(id, "c1", TurnPhase::Failed);
+    everything_is_as_before(&mut site);
 }

@@ -236,16 +236,17 @@ impl Site {
     }
 
     pub(crate) fn obeys(&mut self, name: &NodeName, step: &Step, fence: Fence) -> Did {
-        let acts =
-            |rollout: &&Rollout| rollout.turns.get(name).is_some_and(|turn| turn.phase == TurnPhase::Acting);
+        let changes = |phase| matches!(phase, TurnPhase::Acting | TurnPhase::Reverting);
+        let acts = |rollout: &&Rollout| rollout.turns.get(name).is_some_and(|turn| changes(turn.phase));
         let turn =
             self.state.rollouts().values().filter(|r| !r.is_ended()).find(acts).map(|rollout| rollout.id);
         let compiler = self.compilers.iter_mut().find(|compiler| compiler.name == *name).unwrap();
-        let before = compiler.restarts;
+        let (before, reverted_before) = (compiler.restarts, compiler.reverts);
         let did = compiler.obey(step, fence);
         let (up, restarted) = (compiler.up, compiler.restarts > before);
-        if restarted {
-            self.ghost.restarted(name, turn, &self.balancers);
+        let reverted = compiler.reverts > reverted_before;
+        if restarted || reverted {
+            self.ghost.restarted(name, turn, reverted, &self.balancers);
             self.puppet_server(name.as_str(), up);
         }
         did
@@ -390,4 +391,10 @@ pub(crate) fn drain(compiler: &str, min_available: u32) -> Request {
 
 pub(crate) fn node(name: &str) -> NodeName {
     NodeName::parse(name).unwrap()
+}
+
+/// The same for an update of a package.
+pub(crate) fn update() -> Ask {
+    let action = Action::Update { package: "puppetserver".into(), version: "8.1".into() };
+    Ask { action, ..restart() }
 }

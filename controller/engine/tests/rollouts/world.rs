@@ -11,7 +11,7 @@ use crate::{
     compiler::Did,
     ghost::Property,
     histories::Operation,
-    site::{Site, node, restart, turn_order},
+    site::{Site, node, restart, turn_order, update},
 };
 
 const COMPILERS: [&str; 3] = ["c1", "c2", "c3"];
@@ -71,10 +71,11 @@ impl World {
         let site = &mut self.site;
         let rollout = |id: u64| RolloutId(id);
         match *operation {
-            Operation::Start { nodes, batch, min_available, force } => {
+            Operation::Start { nodes, batch, min_available, force, updates, reverts } => {
                 let chosen = COMPILERS.iter().enumerate().filter(|(bit, _)| nodes & (1 << bit) != 0);
                 let nodes = chosen.map(|(_, name)| (*name).to_owned()).collect();
-                let mut ask = Ask { nodes, ..restart() };
+                let mut ask = Ask { nodes, ..if updates { update() } else { restart() } };
+                ask.policy.revert = reverts;
                 (ask.policy.batch, ask.policy.min_available) = (Batch::Count(batch), min_available);
                 if force {
                     ask.policy.on_drain_deadline = OnDrainDeadline::Force;
@@ -162,6 +163,10 @@ impl World {
             }
             Operation::PuppetServer { node: of, up } => site.puppet_server(COMPILERS[of], up),
             Operation::Breaks { node: of, breaks } => site.compiler(COMPILERS[of]).breaks = breaks,
+            Operation::Fails { node: of, unchanged, reverts } => {
+                let compiler = site.compiler(COMPILERS[of]);
+                (compiler.cannot_act, compiler.cannot_revert) = (unchanged, !reverts);
+            }
             Operation::Busy { node: of, busy } => {
                 site.compiler(COMPILERS[of]).idle.jrubies_free = if busy { 1 } else { 2 };
                 for balancer in &mut site.balancers {
@@ -278,6 +283,7 @@ impl World {
         for of in 0..3 {
             self.perform(&Operation::PuppetServer { node: of, up: true });
             self.perform(&Operation::Breaks { node: of, breaks: false });
+            self.perform(&Operation::Fails { node: of, unchanged: None, reverts: true });
             self.perform(&Operation::Busy { node: of, busy: false });
             self.perform(&Operation::PuppetRuns { node: of, runs: false });
             for balancer in 0..2 {

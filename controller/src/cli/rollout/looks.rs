@@ -25,6 +25,7 @@ fn policy() -> RolloutPolicy {
         drain_deadline_s: 600,
         on_drain_deadline: "abort".into(),
         bake_s: 30,
+        ..RolloutPolicy::default()
     }
 }
 

@@ -30,6 +30,7 @@ pub(super) enum Rollout {
                       when the rollout has halted over a failed compiler and waits for a decision.\n\n\
                       Examples:\n  bunraku rollout start restart\n  \
                       bunraku rollout start reload --nodes c1.example.com c2.example.com --yes\n  \
+                      bunraku rollout start update puppetserver=7.9.5-2 --test-catalog agent1.example.com\n  \
                       bunraku rollout start restart --group 'dc1-*' 'dc2-*' --batch 2 --min-available 3"
     )]
     Start(Start),
@@ -118,6 +119,15 @@ pub(super) struct Wanted {
     /// How long a compiler must stay in service before the next wave begins
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_span)]
     bake: u64,
+    /// Compile a catalog for this certname before a compiler is enabled: it must succeed
+    #[arg(long, value_name = "CERTNAME", value_parser = given())]
+    test_catalog: Option<String>,
+    /// Leave a failed update as it is, and do it also where there is no way back
+    #[arg(long)]
+    no_revert: bool,
+    /// A package may become older; each node must grant that, too
+    #[arg(long)]
+    downgrade: bool,
     /// Change compilers that no balancer carries, too, without a drain
     #[arg(long)]
     undrained: bool,
@@ -130,9 +140,9 @@ const ACTIONS_HELP: &str = "What is done to each compiler while it is out of ser
     restart               Puppet Server is restarted\n\
     reload                Puppet Server reads its configuration again\n\
     flush-pool            its JRuby pool is made anew\n\
-    update PACKAGE=VERSION  not yet: node agents refuse it before the drain\n\
+    update PACKAGE=VERSION  a package gets exactly this version, and Puppet Server is restarted\n\
     puppet-run            the compiler's own Puppet agent runs once\n\
-    agent-update VERSION  not yet, as update\n\
+    agent-update VERSION  the node agent itself gets this version\n\
     exec NAME             a command that the node's own configuration names";
 
 #[derive(Debug, Args)]
@@ -265,6 +275,9 @@ impl Wanted {
             drain_deadline_s: Some(self.drain_deadline),
             on_drain_deadline: self.on_drain_deadline,
             bake_s: Some(self.bake),
+            no_revert: self.no_revert,
+            downgrade: self.downgrade,
+            test_catalog: self.test_catalog.unwrap_or_default(),
         })
     }
 }

@@ -66,11 +66,16 @@ fn steps(action: &str, policy: &RolloutPolicy, undrained: bool) -> Vec<String> {
         let deadline = span(policy.drain_deadline_s);
         steps.push(format!("is drained until nobody is served; after {deadline}: {drain}"));
     }
-    steps.push(format!("{action}, then it must be healthy and serve what is committed"));
+    let catalog = match policy.test_catalog.as_str() {
+        "" => String::new(),
+        certname => format!(", and compile a catalog for {certname}"),
+    };
+    steps.push(format!("{action}, then it must be healthy and serve what is committed{catalog}"));
     if !undrained {
         steps.push(format!("is enabled, and must stay in service for {}", span(policy.bake_s)));
     }
-    steps.push("if it fails: no other begins before somebody decides".to_owned());
+    let reverted = if policy.reverts { "what was before is brought back, and " } else { "" };
+    steps.push(format!("if it fails: {reverted}no other begins before somebody decides"));
     steps
 }
 

@@ -1,0 +1,209 @@
+//! Updates of packages by a rollout: real apt and dpkg over a repository of this test, a real node agent, and a service
+//! that counts its starts. The package database is an overlay that only this test's own process sees.
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::{
+    env, fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use bunraku_proto::v1::{self, action::Kind};
+use bunraku_tests::fleet::{Fleet, end_services, grant, left, restart, turn, until};
+
+const INSIDE: &str = "BUNRAKU_TEST_INSIDE";
+
+/// What dpkg and apt write becomes an overlay that ends with this process; repositories are ours alone.
+const MOUNTS: &str = r#"
+set -e
+mount -t tmpfs tmpfs "$1"
+for dir in var/lib/dpkg var/lib/apt var/cache var/log etc/apt opt; do
+    mkdir -p "$1/$dir/upper" "$1/$dir/work"
+    mount -t overlay overlay -o "lowerdir=/$dir,upperdir=$1/$dir/upper,workdir=$1/$dir/work" "/$dir"
+done
+rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/apt/preferences.d/*
+echo "deb [trusted=yes] file:$1/repo ./" > /etc/apt/sources.list
+mkdir "$1/repo""#;
+
+/// The repository, and the directory that it lies in.
+struct Apt(PathBuf);
+
+impl Apt {
+    fn package(&self, version: &str, postinst: &str) {
+        let tree = self.0.join(format!("toyserver-{version}"));
+        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        fs::create_dir_all(tree.join("opt/toyserver")).unwrap();
+        fs::write(tree.join("opt/toyserver/version"), version).unwrap();
+        let control = format!(
+            "Package: toyserver\nVersion: {version}\nArchitecture: all\nMaintainer: T <t@t.example>\nDescription: toy\n"
+        );
+        fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        let script = tree.join("DEBIAN/postinst");
+        fs::write(&script, format!("#!/bin/sh\n{postinst}\n")).unwrap();
+        fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+        let file = self.0.join(format!("repo/toyserver_{version}_all.deb"));
+        run("dpkg-deb", &["--build", tree.to_str().unwrap(), file.to_str().unwrap()]);
+        let index = format!("cd {} && dpkg-scanpackages -m . > Packages", self.0.join("repo").display());
+        run("sh", &["-c", &index]);
+        run("apt-get", &["-q", "-oAPT::Sandbox::User=root", "update"]);
+    }
+
+    fn installed(&self) -> String {
+        run("dpkg-query", &["-W", "-f", "${db:Status-Status} ${Version}", "toyserver"])
+    }
+}
+
+fn run(program: &str, words: &[&str]) -> String {
+    let output = Command::new(program).args(words).current_dir("/").output().unwrap();
+    assert!(output.status.success(), "{program} {words:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Runs the test in a process with mounts of its own; there, it goes on with toyserver 1.0 installed.
+fn alone(test: &str) -> Option<Apt> {
+    if let Some(directory) = env::var_os(INSIDE) {
+        let directory = PathBuf::from(directory);
+        run("sh", &["-c", MOUNTS, "sh", directory.to_str().unwrap()]);
+        let apt = Apt(directory);
+        apt.package("1.0", "exit 0");
+        run("apt-get", &["-y", "-q", "-oAPT::Sandbox::User=root", "install", "toyserver=1.0"]);
+        return Some(apt);
+    }
+    assert!(rustix::process::geteuid().is_root(), "this test mounts overlays: it needs root");
+    let directory = tempfile::tempdir().unwrap();
+    let mut inside = Command::new("unshare");
+    inside.args(["--mount", "--propagation", "private", "--"]).arg(env::current_exe().unwrap());
+    let output =
+        inside.args(["--exact", test, "--nocapture"]).env(INSIDE, directory.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains("1 passed"), "{said}");
+    None
+}
+
+async fn fleet() -> Fleet {
+    let granted = |config: &mut bunraku_agent::Config| {
+        grant(config);
+        config.packages.allow = vec!["toyserver".to_owned()];
+    };
+    let fleet = Fleet::new().nodes(2).agents(granted).controller(|config| config.balancers.agree_s = 4);
+    let mut fleet = fleet.up().await;
+    fleet.push("production", &[("manifests/site.pp", "")]);
+    assert_eq!(fleet.deploy("production").await.phase, "live");
+    fleet.add_balancer("lb1", &["c1", "c2"]).await;
+    fleet
+}
+
+/// Of c1 alone: both nodes are this one host.
+fn update(version: &str) -> v1::RolloutRequest {
+    let (package, version) = ("toyserver".to_owned(), version.to_owned());
+    let action = v1::Action { kind: Kind::Update.into(), package, version, ..v1::Action::default() };
+    v1::RolloutRequest { action: Some(action), nodes: vec!["c1".to_owned()], ..restart() }
+}
+
+async fn refused(fleet: &Fleet, request: v1::RolloutRequest) -> String {
+    let id = fleet.main().start_rollout(request).await.unwrap();
+    let paused = fleet.main().until_rollout(id, "paused").await;
+    fleet.main().until_balanced("c1", "in service").await;
+    fleet.main().client().abort_rollout(v1::AbortRolloutRequest { id, reason: "t".into() }).await.unwrap();
+    fleet.main().until_rollout(id, "aborted").await;
+    turn(&paused, "c1").reason.clone()
+}
+
+async fn end(fleet: Fleet) {
+    fleet.nodes().iter().for_each(end_services);
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_comes_with_a_restart_and_one_that_fails_is_brought_back_and_serves() {
+    let Some(apt) = alone("an_update_comes_with_a_restart_and_one_that_fails_is_brought_back_and_serves")
+    else {
+        return;
+    };
+    apt.package("2.0", "exit 0");
+    apt.package("3.0", "echo no such luck >&2; exit 1");
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    let id = fleet.main().start_rollout(update("2.0")).await.unwrap();
+    fleet.main().until_rollout(id, "done").await;
+    assert_eq!(apt.installed(), "installed 2.0");
+    assert_eq!(left(c1, "did"), ["start"], "the service runs what was installed");
+
+    let id = fleet.main().start_rollout(update("3.0")).await.unwrap();
+    let paused = fleet.main().until_rollout(id, "paused").await;
+    let reason = &turn(&paused, "c1").reason;
+    assert!(reason.contains("no such luck"), "{reason}");
+    assert!(reason.ends_with("; it was brought back to what was before"), "{reason}");
+    assert_eq!(apt.installed(), "installed 2.0");
+    assert_eq!(fs::read_to_string("/opt/toyserver/version").unwrap(), "2.0");
+    assert_eq!(left(c1, "did"), ["start", "start"]);
+    fleet.main().until_balanced("c1", "in service").await;
+    run("dpkg", &["--audit"]);
+    end(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f3_i5_an_agent_that_ends_during_an_update_finds_its_end_and_does_not_begin_it_again() {
+    let Some(apt) =
+        alone("f3_i5_an_agent_that_ends_during_an_update_finds_its_end_and_does_not_begin_it_again")
+    else {
+        return;
+    };
+    let (begun, gate) = (apt.0.join("begun"), apt.0.join("gate"));
+    run("mkfifo", &[gate.to_str().unwrap()]);
+    apt.package("2.0", &format!("echo begun >> {}; read line < {}", begun.display(), gate.display()));
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    let id = fleet.main().start_rollout(update("2.0")).await.unwrap();
+    until("the update has begun", || async { begun.exists() }).await;
+    c1.restart().await;
+    fleet.main().until_connected("c1").await;
+    open(&gate);
+    fleet.main().until_rollout(id, "done").await;
+    assert_eq!(fs::read_to_string(&begun).unwrap(), "begun\n", "I5");
+    assert_eq!(apt.installed(), "installed 2.0");
+    assert_eq!(left(c1, "did"), ["start"]);
+    end(fleet).await;
+}
+
+/// Lets one reader of a pipe go on.
+fn open(gate: &Path) {
+    fs::write(gate, "go\n").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_granted_older_missing_or_without_a_way_back_is_refused_before_the_drain() {
+    let Some(apt) =
+        alone("what_is_not_granted_older_missing_or_without_a_way_back_is_refused_before_the_drain")
+    else {
+        return;
+    };
+    let fleet = fleet().await;
+    let mut other = update("1.0");
+    other.action.as_mut().unwrap().package = "bash".to_owned();
+    let why = refused(&fleet, other).await;
+    assert!(why.contains("does not grant changes of the package bash, only of toyserver"), "{why}");
+    let why = refused(&fleet, update("9.0")).await;
+    assert!(why.contains("no repository of this host has toyserver 9.0"), "{why}");
+    apt.package("0.5", "exit 0");
+    let why = refused(&fleet, update("0.5")).await;
+    assert!(why.contains("toyserver 0.5 would be older than what is installed"), "{why}");
+    let why = refused(&fleet, v1::RolloutRequest { downgrade: true, ..update("0.5") }).await;
+    assert!(why.contains("this node does not grant that toyserver becomes older"), "{why}");
+
+    fs::remove_file(apt.0.join("repo/toyserver_1.0_all.deb")).unwrap();
+    apt.package("2.0", "exit 0");
+    run("sh", &["-c", "mount --bind /dev/null /usr/bin/dpkg-repack"]);
+    let why = refused(&fleet, update("2.0")).await;
+    assert!(why.contains("there is no way back from toyserver 2.0"), "{why}");
+    assert_eq!(apt.installed(), "installed 1.0");
+    let id =
+        fleet.main().start_rollout(v1::RolloutRequest { no_revert: true, ..update("2.0") }).await.unwrap();
+    let ended = fleet.main().until_rollout(id, "done").await;
+    let notes = &turn(&ended, "c1").notes;
+    assert!(notes.iter().any(|note| note.starts_with("no way back")), "{notes:?}");
+    assert_eq!(apt.installed(), "installed 2.0");
+    end(fleet).await;
+}
