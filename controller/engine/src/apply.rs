@@ -125,6 +125,8 @@ impl State {
                 self.rollout_phase(*rollout, RolloutPhase::Paused { reason: reason.clone(), since: at });
             }
             Fact::RolloutResumed { rollout, who: _ } => self.rollout_phase(*rollout, RolloutPhase::Running),
+            Fact::RolloutRetargeted { rollout, action, who: _ } => self.rollout_retargeted(*rollout, action),
+            Fact::RolloutAimed { rollout } => self.rollout_aimed(*rollout, at),
             Fact::RolloutAborting { rollout, reason } => {
                 self.rollout_phase(*rollout, RolloutPhase::Aborting { reason: reason.clone() });
             }

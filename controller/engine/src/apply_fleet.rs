@@ -150,6 +150,8 @@ impl State {
             | Fact::PuppetReleased { .. }
             | Fact::RolloutPaused { .. }
             | Fact::RolloutResumed { .. }
+            | Fact::RolloutRetargeted { .. }
+            | Fact::RolloutAimed { .. }
             | Fact::RolloutAborting { .. }
             | Fact::RolloutEnded { .. }
             | Fact::Refused { .. } => {}

@@ -41,6 +41,7 @@ impl State {
             Request::StartRollout { ask } => self.rollout_asked(&ask, who, presence, now)?,
             Request::PauseRollout { rollout, reason } => self.pause_asked(rollout, &reason, who)?,
             Request::ResumeRollout { rollout } => self.resume_asked(rollout, who)?,
+            Request::RetargetRollout { rollout, version } => self.retarget_asked(rollout, &version, who)?,
             Request::AbortRollout { rollout, reason } => self.abort_asked(rollout, &reason, who)?,
             Request::RetryTurn { rollout, node } => self.retry_asked(rollout, &node, who)?,
             Request::SkipTurn { rollout, node } => self.skip_asked(rollout, &node, who)?,

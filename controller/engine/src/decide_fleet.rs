@@ -123,6 +123,7 @@ impl State {
             | Request::StartRollout { .. }
             | Request::PauseRollout { .. }
             | Request::ResumeRollout { .. }
+            | Request::RetargetRollout { .. }
             | Request::AbortRollout { .. }
             | Request::RetryTurn { .. }
             | Request::SkipTurn { .. } => {

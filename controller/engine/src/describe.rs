@@ -48,6 +48,8 @@ impl Fact {
             Self::PuppetReleased { .. } => "puppet-released",
             Self::RolloutPaused { .. } => "rollout-paused",
             Self::RolloutResumed { .. } => "rollout-resumed",
+            Self::RolloutRetargeted { .. } => "rollout-retargeted",
+            Self::RolloutAimed { .. } => "rollout-aimed",
             Self::RolloutAborting { .. } => "rollout-aborting",
             Self::RolloutEnded { .. } => "rollout-ended",
             Self::Refused { .. } => "refused",
@@ -95,6 +97,8 @@ impl Fact {
             | Self::PuppetReleased { .. }
             | Self::RolloutPaused { .. }
             | Self::RolloutResumed { .. }
+            | Self::RolloutRetargeted { .. }
+            | Self::RolloutAimed { .. }
             | Self::RolloutAborting { .. }
             | Self::RolloutEnded { .. }
             | Self::Refused { .. } => None,
@@ -142,6 +146,8 @@ impl Fact {
             | Self::PuppetReleased { .. }
             | Self::RolloutPaused { .. }
             | Self::RolloutResumed { .. }
+            | Self::RolloutRetargeted { .. }
+            | Self::RolloutAimed { .. }
             | Self::RolloutAborting { .. }
             | Self::RolloutEnded { .. }
             | Self::Refused { .. } => None,
@@ -188,6 +194,8 @@ impl Fact {
             | Self::RolloutStarted { .. }
             | Self::RolloutPaused { .. }
             | Self::RolloutResumed { .. }
+            | Self::RolloutRetargeted { .. }
+            | Self::RolloutAimed { .. }
             | Self::RolloutAborting { .. }
             | Self::RolloutEnded { .. }
             | Self::Refused { .. } => None,
@@ -299,6 +307,10 @@ impl fmt::Display for Fact {
             Self::PuppetReleased { node } => write!(f, "the Puppet agent of {node} may run again"),
             Self::RolloutPaused { rollout, reason } => write!(f, "rollout {rollout} is paused by {reason}"),
             Self::RolloutResumed { rollout, who } => write!(f, "{who} resumed rollout {rollout}"),
+            Self::RolloutRetargeted { rollout, action, who } => {
+                write!(f, "{who} wants rollout {rollout} to be the {action}")
+            }
+            Self::RolloutAimed { rollout } => write!(f, "rollout {rollout} goes on with what is wanted now"),
             Self::RolloutAborting { rollout, reason } => {
                 write!(f, "rollout {rollout} is aborted by {reason}")
             }

@@ -234,6 +234,16 @@ pub enum Fact {
         rollout: RolloutId,
         who: String,
     },
+    /// Another action is wanted: it counts as soon as no turn is under way.
+    RolloutRetargeted {
+        rollout: RolloutId,
+        action: Action,
+        who: String,
+    },
+    /// The wanted action is the rollout's now, and those that were done with the one before wait for their turn again.
+    RolloutAimed {
+        rollout: RolloutId,
+    },
     RolloutAborting {
         rollout: RolloutId,
         reason: String,

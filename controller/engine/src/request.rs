@@ -84,6 +84,11 @@ pub enum Request {
         rollout: RolloutId,
         node: NodeName,
     },
+    /// Another version for an update that goes on.
+    RetargetRollout {
+        rollout: RolloutId,
+        version: String,
+    },
 
     CreateToken {
         id: String,

@@ -201,6 +201,17 @@ impl Control for Api {
         self.rollout_changed(rollout, request, &who).await.map(Response::new)
     }
 
+    async fn retarget_rollout(
+        &self,
+        request: Request<v1::RetargetRolloutRequest>,
+    ) -> Answer<v1::RolloutInfo> {
+        let who = caller::subject(&request)?;
+        let v1::RetargetRolloutRequest { id, version } = request.into_inner();
+        let rollout = RolloutId(id);
+        let request = bunraku_engine::Request::RetargetRollout { rollout, version };
+        self.rollout_changed(rollout, request, &who).await.map(Response::new)
+    }
+
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Answer<v1::TokenInfo> {
         let who = caller::subject(&request)?;
         self.token_created(request.into_inner(), &who).await.map(Response::new)

@@ -68,6 +68,7 @@ pub(crate) const RIGHTS: &[(&str, &str, Needs)] = &[
     ("Control", "AbortRollout", Needs::Operator),
     ("Control", "RetryTurn", Needs::Operator),
     ("Control", "SkipTurn", Needs::Operator),
+    ("Control", "RetargetRollout", Needs::Operator),
     ("Control", "ListAudit", Needs::Operator),
     ("Control", "VerifyAudit", Needs::Operator),
     ("Control", "ListTokens", Needs::Operator),

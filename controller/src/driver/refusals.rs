@@ -72,6 +72,7 @@ pub(super) fn of_concern(request: &Request) -> Option<String> {
         | Request::AbortRollout { .. }
         | Request::RetryTurn { .. }
         | Request::SkipTurn { .. }
+        | Request::RetargetRollout { .. }
         | Request::CreateToken { .. }
         | Request::RevokeToken { .. }
         | Request::AddOperator { .. }

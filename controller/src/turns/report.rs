@@ -171,7 +171,11 @@ fn waits(state: &State, rollout: &Rollout) -> (String, String) {
         (RolloutPhase::Aborting { .. }, _) => {
             ("for the turns under way to be brought back; none begins".to_owned(), String::new())
         }
-        (RolloutPhase::Running, _) => (String::new(), String::new()),
+        (RolloutPhase::Running, _) => {
+            let wanted = rollout.wanted.as_ref();
+            let waits = wanted.map(|wanted| format!("for the turns under way; then all get the {wanted}"));
+            (waits.unwrap_or_default(), String::new())
+        }
         (RolloutPhase::Ended { .. }, _) => {
             let enable = left.next().map(|node| format!("bunraku lb enable {node}, when it is healthy"));
             (String::new(), enable.unwrap_or_default())

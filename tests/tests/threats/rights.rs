@@ -49,6 +49,7 @@ const OPERATOR: &[&str] = &[
     "AbortRollout",
     "RetryTurn",
     "SkipTurn",
+    "RetargetRollout",
     "ListAudit",
     "VerifyAudit",
     "ListTokens",

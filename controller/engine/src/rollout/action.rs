@@ -63,6 +63,16 @@ impl Action {
         }
     }
 
+    /// The same with another version; `None`: it has none.
+    pub fn with_version(&self, version: &str) -> Option<Self> {
+        let version = version.to_owned();
+        match self {
+            Self::Update { package, .. } => Some(Self::Update { package: package.clone(), version }),
+            Self::AgentUpdate { .. } => Some(Self::AgentUpdate { version }),
+            Self::Restart | Self::Reload | Self::FlushPool | Self::PuppetRun | Self::Exec { .. } => None,
+        }
+    }
+
     /// Whether a node can bring back what was before it.
     pub fn is_revertible(&self) -> bool {
         match self {

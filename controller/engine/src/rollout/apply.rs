@@ -41,6 +41,7 @@ impl State {
             undrained: undrained.clone(),
             turns: nodes.map(|node| (node.clone(), turn.clone())).collect(),
             phase: RolloutPhase::Running,
+            wanted: None,
         };
         self.rollouts.insert(id, rollout);
     }
@@ -70,6 +71,23 @@ impl State {
         if to == TurnPhase::Failed && rollout.phase == RolloutPhase::Running {
             let why = retreat.map_or("", |retreat| retreat.reason.as_str());
             rollout.phase = RolloutPhase::Paused { reason: format!("{node} failed: {why}"), since: at };
+        }
+    }
+
+    pub(crate) fn rollout_retargeted(&mut self, id: RolloutId, action: &Action) {
+        if let Some(rollout) = self.rollouts.get_mut(&id).filter(|rollout| !rollout.is_ended()) {
+            rollout.wanted = (rollout.action != *action).then(|| action.clone());
+        }
+    }
+
+    pub(crate) fn rollout_aimed(&mut self, id: RolloutId, at: Millis) {
+        let Some(rollout) = self.rollouts.get_mut(&id).filter(|rollout| !rollout.is_ended()) else {
+            return;
+        };
+        let Some(action) = rollout.wanted.take() else { return };
+        rollout.action = action;
+        for turn in rollout.turns.values_mut().filter(|turn| turn.phase == TurnPhase::Done) {
+            (turn.phase, turn.since, turn.retreat) = (TurnPhase::Waiting, at, None);
         }
     }
 

@@ -92,6 +92,33 @@ impl State {
         Ok(facts)
     }
 
+    /// What was done with the version before is done again; who failed waits for a decision all the same.
+    pub(crate) fn retarget_asked(
+        &self,
+        id: RolloutId,
+        version: &str,
+        who: &str,
+    ) -> Result<Vec<Fact>, Refusal> {
+        let rollout = self.open_rollout(id)?;
+        if matches!(rollout.phase, RolloutPhase::Aborting { .. }) {
+            return Err(is_aborting(id));
+        }
+        let Some(action) = rollout.action.with_version(version) else {
+            let reason = format!("rollout {id} is a {}, which has no version", rollout.action.name());
+            return Err(Refusal::new(RefusalCode::Conflict, reason, format!("bunraku rollout show {id}")));
+        };
+        if !action.is_well_formed() {
+            let shown: String = version.escape_debug().take(80).collect();
+            let hint = format!("bunraku rollout retarget {id} 7.9.5-2");
+            return Err(Refusal::new(RefusalCode::Invalid, format!("`{shown}` cannot be a version"), hint));
+        }
+        let target = rollout.wanted.as_ref().unwrap_or(&rollout.action);
+        if *target == action {
+            return Ok(Vec::new());
+        }
+        Ok(vec![Fact::RolloutRetargeted { rollout: id, action, who: who.to_owned() }])
+    }
+
     /// Nothing more is done to the node than to bring it back.
     pub(crate) fn skip_asked(&self, id: RolloutId, node: &NodeName, who: &str) -> Result<Vec<Fact>, Refusal> {
         let rollout = self.open_rollout(id)?;

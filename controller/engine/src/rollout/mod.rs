@@ -43,6 +43,9 @@ pub struct Rollout {
     pub undrained: BTreeSet<NodeName>,
     pub turns: BTreeMap<NodeName, Turn>,
     pub phase: RolloutPhase,
+    /// What it is to do as soon as no turn is under way; no turn begins before.
+    #[serde(default)]
+    pub wanted: Option<Action>,
 }
 
 /// The numbers that whoever starts a rollout may choose. Times are in milliseconds of controller time.
@@ -210,6 +213,11 @@ impl Rollout {
             }
             RolloutPhase::Running | RolloutPhase::Paused { .. } | RolloutPhase::Ended { .. } => None,
         }
+    }
+
+    /// Whether anything is being done to a compiler, or watched after it was done.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.turns.values().any(|turn| turn.phase != TurnPhase::Waiting && !turn.phase.is_over())
     }
 
     /// Whether a compiler whose action failed is brought back.

@@ -26,6 +26,11 @@ impl State {
     pub(crate) fn due_rollouts(&self, presence: &Presence, now: Millis) -> Vec<Fact> {
         let mut facts = Vec::new();
         for rollout in self.rollouts.values().filter(|rollout| !rollout.is_ended()) {
+            let aborts = matches!(rollout.phase, RolloutPhase::Aborting { .. });
+            if rollout.wanted.is_some() && !aborts && !rollout.is_under_way() {
+                facts.push(Fact::RolloutAimed { rollout: rollout.id });
+                continue;
+            }
             let wave = rollout.wave().map(|(_, wave)| wave);
             for (node, turn) in &rollout.turns {
                 let in_turn = wave.is_some_and(|wave| wave.nodes.contains(node));
@@ -66,7 +71,9 @@ impl State {
         match turn.phase {
             TurnPhase::Waiting => match aborted {
                 Some(_) => go(TurnPhase::Skipped, aborted),
-                None if !in_turn || rollout.phase != RolloutPhase::Running => None,
+                None if !in_turn || rollout.phase != RolloutPhase::Running || rollout.wanted.is_some() => {
+                    None
+                }
                 None => match self.fleet.nodes.get(node).filter(|record| record.is_active_compiler()) {
                     Some(_) => on(TurnPhase::Preparing),
                     None => {

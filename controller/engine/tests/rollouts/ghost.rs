@@ -82,6 +82,11 @@ impl Ghost {
                 TurnPhase::Done => self.counts.done += 1,
                 _ => {}
             },
+            // Those that are done have another turn, as after a retry.
+            Fact::RolloutAimed { rollout } => {
+                let of = self.attempts.iter_mut().filter(|((id, _), _)| id == rollout);
+                of.for_each(|(_, attempt)| *attempt += 1);
+            }
             Fact::RolloutAborting { .. } => self.counts.aborted += 1,
             _ => {}
         }

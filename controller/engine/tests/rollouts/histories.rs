@@ -45,6 +45,10 @@ pub(crate) enum Operation {
         rollout: u64,
         node: usize,
     },
+    Retarget {
+        rollout: u64,
+        version: u64,
+    },
     Drain {
         who: usize,
         node: usize,
@@ -156,7 +160,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => rollout.clone().prop_map(|rollout| Operation::Resume { rollout }),
         1 => rollout.clone().prop_map(|rollout| Operation::Abort { rollout }),
         4 => (rollout.clone(), compiler.clone()).prop_map(|(rollout, node)| Operation::Retry { rollout, node }),
-        1 => (rollout, compiler.clone()).prop_map(|(rollout, node)| Operation::Skip { rollout, node }),
+        1 => (rollout.clone(), compiler.clone()).prop_map(|(rollout, node)| Operation::Skip { rollout, node }),
+        1 => (rollout.clone(), 1..4_u64).prop_map(|(rollout, version)| Operation::Retarget { rollout, version }),
         2 => (0..2_usize, compiler.clone(), min)
             .prop_map(|(who, node, min_available)| Operation::Drain { who, node, min_available }),
         4 => (0..2_usize, compiler.clone()).prop_map(|(who, node)| Operation::Enable { who, node }),

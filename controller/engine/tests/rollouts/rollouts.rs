@@ -591,3 +591,59 @@ fn an_update_that_left_all_as_it_was_needs_no_way_back() {
     site.until(id, "c1", TurnPhase::Failed);
     everything_is_as_before(&mut site);
 }
+
+#[test]
+fn another_version_counts_when_no_turn_is_under_way_and_for_those_that_are_done_too() {
+    let mut site = Site::new();
+    let id = site.start(update());
+    site.until(id, "c1", TurnPhase::Baking);
+    site.now += 1_000;
+    site.until(id, "c2", TurnPhase::Acting);
+    let retarget = |version: &str| Request::RetargetRollout { rollout: id, version: version.into() };
+    site.ask(retarget("8.2")).unwrap();
+    site.look();
+    assert_eq!(site.rollout(id).action.to_string(), "update puppetserver=8.1", "c2 is finished first");
+    site.ask(retarget("8.2")).unwrap();
+    site.finish(id);
+    assert_eq!(outcome(&site, id), RolloutOutcome::Done);
+    assert_eq!(site.rollout(id).action.to_string(), "update puppetserver=8.2");
+    let times: Vec<usize> = site.compilers.iter().map(|compiler| compiler.restarts).collect();
+    assert_eq!(times, [2, 2, 1], "c3 never had the version that is not wanted any more");
+    everything_is_as_before(&mut site);
+}
+
+#[test]
+fn a_rollout_without_a_version_a_wrong_one_and_the_same_one_are_told_apart() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    let to = |version: &str| Request::RetargetRollout { rollout: id, version: version.into() };
+    let refused = site.ask(to("8.2")).unwrap_err();
+    assert_eq!(refused.reason, "rollout 1 is a restart, which has no version");
+    site.finish(id);
+    let id = site.start(update());
+    let to = |version: &str| Request::RetargetRollout { rollout: id, version: version.into() };
+    assert!(site.ask(to("-y")).unwrap_err().reason.contains("cannot be a version"));
+    let before = site.facts();
+    site.ask(to("8.1")).unwrap();
+    assert_eq!(site.facts(), before, "it is the target already");
+    site.ask(to("8.2")).unwrap();
+    site.ask(to("8.1")).unwrap();
+    site.finish(id);
+    assert!(site.compilers.iter().all(|compiler| compiler.restarts == 2), "nothing is done again");
+}
+
+#[test]
+fn a_failed_compiler_is_retried_with_the_version_that_is_wanted_now() {
+    let mut site = Site::new();
+    let id = site.start(update());
+    site.compiler("c1").cannot_act = Some(false);
+    site.until(id, "c1", TurnPhase::Failed);
+    site.ask(Request::RetargetRollout { rollout: id, version: "8.2".into() }).unwrap();
+    site.look();
+    assert_eq!(site.rollout(id).action.to_string(), "update puppetserver=8.2");
+    assert!(matches!(site.rollout(id).phase, RolloutPhase::Paused { .. }), "somebody decides");
+    site.compiler("c1").cannot_act = None;
+    site.ask(Request::RetryTurn { rollout: id, node: node("c1") }).unwrap();
+    site.finish(id);
+    assert_eq!(outcome(&site, id), RolloutOutcome::Done);
+}

@@ -89,6 +89,10 @@ impl World {
             Operation::Resume { rollout: id } => {
                 let _refused = site.ask(Request::ResumeRollout { rollout: rollout(id) });
             }
+            Operation::Retarget { rollout: id, version } => {
+                let version = format!("8.{version}");
+                let _refused = site.ask(Request::RetargetRollout { rollout: rollout(id), version });
+            }
             Operation::Abort { rollout: id } => {
                 let _refused = site.ask(Request::AbortRollout { rollout: rollout(id), reason: "no".into() });
             }

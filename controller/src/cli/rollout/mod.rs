@@ -6,8 +6,8 @@ mod shown;
 mod wait;
 
 use bunraku_proto::v1::{
-    AbortRolloutRequest, Action, ListRolloutsRequest, PauseRolloutRequest, ResumeRolloutRequest, RolloutInfo,
-    RolloutRequest, ShowRolloutRequest, TurnRequest, action::Kind,
+    AbortRolloutRequest, Action, ListRolloutsRequest, PauseRolloutRequest, ResumeRolloutRequest,
+    RetargetRolloutRequest, RolloutInfo, RolloutRequest, ShowRolloutRequest, TurnRequest, action::Kind,
 };
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
 
@@ -83,6 +83,19 @@ pub(super) enum Rollout {
     /// Leave a compiler out, or give up one that failed
     #[command(after_help = "Example: bunraku rollout skip 7 c2.example.com")]
     Skip(OfNode),
+    /// Another version for an update that goes on: turns under way are finished, then all get the new one
+    #[command(
+        after_help = "Compilers that are done with the version before have their turn again, canary first. One that failed \
+                      waits for `retry`, which uses the new version, too.\n\n\
+                      Example: bunraku rollout retarget 7 7.9.5-3"
+    )]
+    Retarget {
+        /// The rollout's number
+        rollout: u64,
+        /// The package's version from now on
+        #[arg(value_parser = given())]
+        version: String,
+    },
 }
 
 /// What is to be done, to whom, and how carefully.
@@ -199,6 +212,9 @@ impl Rollout {
             }
             Self::Retry(OfNode { rollout: id, node }) => {
                 client::connect(reach).await?.retry_turn(TurnRequest { id, node }).await?
+            }
+            Self::Retarget { rollout: id, version } => {
+                client::connect(reach).await?.retarget_rollout(RetargetRolloutRequest { id, version }).await?
             }
             Self::Skip(OfNode { rollout: id, node }) => {
                 client::connect(reach).await?.skip_turn(TurnRequest { id, node }).await?
