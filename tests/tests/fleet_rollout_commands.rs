@@ -140,3 +140,28 @@ async fn a_command_that_looks_on_outlives_a_restart_of_the_controller() {
     assert!(lines.windows(2).all(|two| two[0] != two[1]), "{watched:?}");
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_gets_another_version_on_the_way_and_a_restart_has_none() {
+    let (fleet, [c1, c2, c3]) = three_actors().await;
+    c1.fails("prepare", "no repository of this host has puppetserver 8.1");
+    let halted = said(bunraku(&fleet, "start update puppetserver=8.1 --bake 0s --yes")).await;
+    assert_eq!(halted.code, 9, "{halted:?}");
+    assert!(halted.out.contains("rollout 1 (update puppetserver=8.1) is paused"), "{halted:?}");
+    let wrong = said(bunraku(&fleet, "retarget 1 8;1")).await;
+    assert!(wrong.code != 0 && wrong.err.contains("`8;1` cannot be a version"), "{wrong:?}");
+    let changed = said(bunraku(&fleet, "retarget 1 8.2 -o json")).await;
+    assert_eq!(changed.code, 0, "{changed:?}");
+    let shown = said(bunraku(&fleet, "show 1")).await;
+    assert!(shown.out.contains("rollout 1 (update puppetserver=8.2) is paused"), "{shown:?}");
+    assert_eq!(said(bunraku(&fleet, "skip 1 c1")).await.code, 0);
+    assert_eq!(said(bunraku(&fleet, "resume 1")).await.code, 0);
+    fleet.main().until_rollout(1, "done").await;
+    assert_eq!([&c1, &c2, &c3].map(|actor| actor.times("act")), [0, 1, 1]);
+
+    let started = said(bunraku(&fleet, "start restart --nodes c2 --no-wait --yes")).await;
+    assert_eq!(started.code, 0, "{started:?}");
+    let refused = said(bunraku(&fleet, "retarget 2 8.3")).await;
+    assert!(refused.code != 0 && refused.err.contains("rollout 2 is a restart, which has no version"));
+    fleet.end().await;
+}
