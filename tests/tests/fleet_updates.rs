@@ -3,7 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::{
-    env, fs,
+    env,
+    fs::{self, File},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
@@ -11,6 +12,7 @@ use std::{
 
 use bunraku_proto::v1::{self, action::Kind};
 use bunraku_tests::fleet::{Fleet, end_services, grant, left, restart, turn, until};
+use rustix::fs::{FlockOperation, fcntl_lock};
 
 const INSIDE: &str = "BUNRAKU_TEST_INSIDE";
 
@@ -117,8 +119,8 @@ async fn end(fleet: Fleet) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_update_comes_with_a_restart_and_one_that_fails_is_brought_back_and_serves() {
-    let Some(apt) = alone("an_update_comes_with_a_restart_and_one_that_fails_is_brought_back_and_serves")
+async fn f16_an_update_comes_with_a_restart_and_one_that_fails_is_brought_back_and_serves() {
+    let Some(apt) = alone("f16_an_update_comes_with_a_restart_and_one_that_fails_is_brought_back_and_serves")
     else {
         return;
     };
@@ -174,9 +176,9 @@ fn open(gate: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_granted_older_missing_or_without_a_way_back_is_refused_before_the_drain() {
+async fn f16_what_is_not_granted_older_missing_or_without_a_way_back_is_refused_before_the_drain() {
     let Some(apt) =
-        alone("what_is_not_granted_older_missing_or_without_a_way_back_is_refused_before_the_drain")
+        alone("f16_what_is_not_granted_older_missing_or_without_a_way_back_is_refused_before_the_drain")
     else {
         return;
     };
@@ -206,4 +208,72 @@ async fn what_is_not_granted_older_missing_or_without_a_way_back_is_refused_befo
     assert!(notes.iter().any(|note| note.starts_with("no way back")), "{notes:?}");
     assert_eq!(apt.installed(), "installed 2.0");
     end(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f16_an_update_waits_for_whoever_is_at_the_package_database() {
+    let Some(apt) = alone("f16_an_update_waits_for_whoever_is_at_the_package_database") else {
+        return;
+    };
+    apt.package("2.0", "exit 0");
+    let fleet = fleet().await;
+    let lock = File::options().write(true).open("/var/lib/dpkg/lock-frontend").unwrap();
+    fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
+    let id = fleet.main().start_rollout(update("2.0")).await.unwrap();
+    let waits = |process: &Path| {
+        let read = |file: &str| fs::read_to_string(process.join(file)).unwrap_or_default();
+        read("cmdline").starts_with("apt-get") && read("cmdline").contains("toyserver_2.0")
+    };
+    until("apt is at it", || async { processes().iter().any(|process| waits(process)) }).await;
+    fleet.main().until_turn(id, "c1", "acting").await;
+    assert_eq!(apt.installed(), "installed 1.0");
+    drop(lock);
+    fleet.main().until_rollout(id, "done").await;
+    assert_eq!(apt.installed(), "installed 2.0");
+    end(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f3_f16_a_dpkg_that_was_killed_is_finished_and_the_update_brought_back() {
+    let Some(apt) = alone("f3_f16_a_dpkg_that_was_killed_is_finished_and_the_update_brought_back") else {
+        return;
+    };
+    let (begun, gate) = (apt.0.join("begun"), apt.0.join("gate"));
+    run("mkfifo", &[gate.to_str().unwrap()]);
+    let once = format!("test -e {0} && exit 0; echo > {0}; read line < {1}", begun.display(), gate.display());
+    apt.package("2.0", &once);
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    let id = fleet.main().start_rollout(update("2.0")).await.unwrap();
+    until("the update has begun", || async { begun.exists() }).await;
+    // The database's own programs, of this update alone.
+    let ours = |process: &&PathBuf| {
+        let line = fs::read_to_string(process.join("cmdline")).unwrap_or_default();
+        let namespace = |of: &Path| fs::read_link(of.join("ns/mnt")).ok();
+        let here = namespace(process) == namespace(Path::new("/proc/self"));
+        here && ["apt-get", "/usr/bin/dpkg", "/bin/sh\0/var/lib/dpkg/info/toyserver"]
+            .iter()
+            .any(|program| line.starts_with(program))
+    };
+    let found: Vec<PathBuf> = processes();
+    let killed: Vec<&str> =
+        found.iter().filter(ours).filter_map(|process| process.file_name()?.to_str()).collect();
+    assert!(killed.len() >= 3, "{killed:?}");
+    run("kill", &[&["-9"], killed.as_slice()].concat());
+    let paused = fleet.main().until_rollout(id, "paused").await;
+    let reason = &turn(&paused, "c1").reason;
+    assert!(reason.ends_with("; it was brought back to what was before"), "{reason}");
+    assert_eq!(apt.installed(), "installed 1.0");
+    assert_eq!(run("dpkg", &["--audit"]), "");
+    assert_eq!(left(c1, "did"), ["start"]);
+    fleet.main().until_balanced("c1", "in service").await;
+    end(fleet).await;
+}
+
+/// `/proc/PID` of all that run.
+fn processes() -> Vec<PathBuf> {
+    let entries = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap());
+    let is_pid = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    let processes = entries.filter(|entry| is_pid(&entry.file_name().to_string_lossy()));
+    processes.map(|entry| entry.path()).collect()
 }
