@@ -9,7 +9,7 @@ const SERVER: &str = r#"
 trap 'echo reload >> "$1"; echo 1 > "$3"' HUP
 trap 'exit 0' TERM
 echo start >> "$1"; echo 1 > "$3"
-while :; do sleep 0.1; done"#;
+while :; do sleep 600 & wait $!; kill $! 2>/dev/null; done"#;
 
 /// Grants its service, Puppet runs, and two commands; conf.d is real.
 pub fn grant(config: &mut bunraku_agent::Config) {

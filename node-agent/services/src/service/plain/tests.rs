@@ -3,11 +3,10 @@ use std::{future::Future, sync::Arc, time::Instant};
 use super::*;
 use crate::service::Acted;
 
-/// Comes up, says so, counts SIGHUPs, and ends by SIGTERM. A shell that waits for a job in the background may sleep over a
-/// signal that came just before; one that looks again and again cannot.
+/// Comes up, says so, counts SIGHUPs, and ends by SIGTERM.
 const DAEMON: &str = r#"
     trap 'echo reloaded' HUP; trap 'echo bye; exit 0' TERM; echo up
-    while :; do sleep 0.1; done"#;
+    while :; do sleep 600 & wait $!; kill $! 2>/dev/null; done"#;
 const SOON: Duration = Duration::from_secs(30);
 
 struct Fixture {
