@@ -117,7 +117,8 @@ impl PlainService {
             None => Ok(Stdio::null()),
         };
         let status = Command::new("setsid")
-            .args(["--fork", "/bin/sh", "-c", BECOME, "bunraku-start"])
+            // Signals that this agent was told to ignore (`nohup`) would be ignored by the service, too: SIGHUP reloads it.
+            .args(["--fork", "env", "--default-signal", "/bin/sh", "-c", BECOME, "bunraku-start"])
             .arg(&self.config.pid_file)
             .arg(seen)
             .args(&self.config.command)

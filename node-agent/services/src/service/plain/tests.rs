@@ -95,6 +95,17 @@ async fn a_process_is_started_reloaded_restarted_and_stopped() {
     assert!(matches!(error, ServiceError::Failed { .. }), "{error}");
 }
 
+/// It passed on that SIGHUP is ignored, and no reload was ever heard.
+#[test]
+fn an_agent_that_ignores_sighup_starts_a_service_that_hears_it() {
+    let mut again = std::process::Command::new("nohup");
+    again.arg(std::env::current_exe().unwrap());
+    again.args(["--exact", "service::plain::tests::a_process_is_started_reloaded_restarted_and_stopped"]);
+    let output = again.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
 #[tokio::test]
 async fn a_process_that_ignores_sigterm_is_killed() {
     let mut fixture = Fixture::new("trap '' TERM; echo up; while :; do sleep 1; done");
