@@ -11,7 +11,7 @@ use std::{
 };
 
 use bunraku_proto::v1::{self, action::Kind};
-use bunraku_tests::fleet::{Fleet, end_services, grant, left, restart, turn, until};
+use bunraku_tests::fleet::{Fleet, Mood, end_services, grant, left, restart, turn, until};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
 const INSIDE: &str = "BUNRAKU_TEST_INSIDE";
@@ -267,6 +267,49 @@ async fn f3_f16_a_dpkg_that_was_killed_is_finished_and_the_update_brought_back()
     assert_eq!(run("dpkg", &["--audit"]), "");
     assert_eq!(left(c1, "did"), ["start"]);
     fleet.main().until_balanced("c1", "in service").await;
+    end(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_types_are_made_again_before_the_enable_when_puppet_has_another_version() {
+    let Some(apt) = alone("generated_types_are_made_again_before_the_enable_when_puppet_has_another_version")
+    else {
+        return;
+    };
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    let served = || fs::canonicalize(c1.environment("production")).unwrap();
+    let old = served();
+    fleet.push("production", &[("manifests/site.pp", "notice(2)")]);
+    assert_eq!(fleet.deploy("production").await.phase, "live");
+    let live = served();
+    for version in [&old, &live] {
+        fs::create_dir(version.join(".resource_types")).unwrap();
+        fs::write(version.join(".resource_types/by-puppet-7.pp"), "").unwrap();
+    }
+    // It plays a Puppet that the update brings.
+    let script = fs::read_to_string(c1.dir().join("puppet")).unwrap();
+    let made = "made=$(printf '%s' \"$*\" | sed 's/.*--environmentpath \\([^ ]*\\).*/\\1/')/production/.resource_types";
+    let newer = format!(
+        "--version*) cat puppet-version ;;\n'generate types'*) {made}; mkdir -p \"$made\"; echo > \"$made/by-puppet-8.pp\" ;;"
+    );
+    fs::write(c1.dir().join("puppet-version"), "7.23.0\n").unwrap();
+    fs::write(c1.dir().join("puppet"), script.replace("--version*) echo 7.23.0 ;;", &newer)).unwrap();
+    apt.package("1.5", "exit 0");
+    let id = fleet.main().start_rollout(update("1.5")).await.unwrap();
+    fleet.main().until_rollout(id, "done").await;
+    assert!(live.join(".resource_types/by-puppet-7.pp").exists(), "the same Puppet needs no others");
+
+    let bump = format!("echo 8.10.0 > {}", c1.dir().join("puppet-version").display());
+    apt.package("2.0", &bump);
+    c1.puppet_server().set_mood(Mood::Starting);
+    let id = fleet.main().start_rollout(update("2.0")).await.unwrap();
+    until("they are made", || async { live.join(".resource_types/by-puppet-8.pp").exists() }).await;
+    assert_eq!(turn(&fleet.main().rollout(id).await, "c1").phase, "acting", "long before the enable");
+    c1.puppet_server().set_mood(Mood::Running);
+    fleet.main().until_rollout(id, "done").await;
+    assert!(!live.join(".resource_types/by-puppet-7.pp").exists());
+    assert!(!old.join(".resource_types").exists(), "a rollback makes them");
     end(fleet).await;
 }
 
