@@ -112,8 +112,10 @@ fn failed(_: &mut ()) -> Result<()> {
 
 /// Starts this program in a process group of its own, and waits until it is inside.
 fn start(word: &str) -> Result<Child> {
-    let own = std::env::current_exe()?;
-    let mut run = Command::new(own).arg(word).process_group(0).stdout(Stdio::piped()).spawn()?;
+    // Whoever runs the tests in the background lets them ignore Ctrl-C, and children inherit that.
+    let mut run = Command::new("env");
+    run.arg("--default-signal=INT").arg(std::env::current_exe()?).arg(word);
+    let mut run = run.process_group(0).stdout(Stdio::piped()).spawn()?;
     // Byte by byte: what it says next is for the test, and would be lost in a buffer.
     let out = run.stdout.as_mut().context("no standard output")?;
     let (mut line, mut byte) = (Vec::new(), [0]);
