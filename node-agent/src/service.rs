@@ -195,6 +195,13 @@ impl node_server::Node for Service {
         Ok(Response::new(turn::idle(&self.node, self.compiler()?).await))
     }
 
+    async fn foresee(&self, request: Request<v1::ForeseeRequest>) -> Answer<v1::ForeseeReply> {
+        self.compiler()?;
+        let v1::ForeseeRequest { action, downgrade } = request.into_inner();
+        let consent = Consent { downgrade, no_revert: false };
+        Ok(Response::new(turn::foresee(&self.node, &Action::parse(action)?, consent).await))
+    }
+
     async fn prepare(&self, request: Request<v1::PrepareRequest>) -> Answer<v1::TurnReply> {
         let v1::PrepareRequest { order, action, no_revert, downgrade } = request.into_inner();
         let consent = Consent { downgrade, no_revert };

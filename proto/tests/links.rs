@@ -112,6 +112,10 @@ impl v1::node_server::Node for TestNode {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn foresee(&self, _: Request<v1::ForeseeRequest>) -> Result<Response<v1::ForeseeReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn prepare(&self, _: Request<v1::PrepareRequest>) -> Result<Response<v1::TurnReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }

@@ -128,6 +128,11 @@ async fn f16_an_update_comes_with_a_restart_and_one_that_fails_is_brought_back_a
     apt.package("3.0", "echo no such luck >&2; exit 1");
     let fleet = fleet().await;
     let c1 = fleet.node("c1");
+    let plan = fleet.main().client().plan_rollout(update("2.0")).await.unwrap().into_inner();
+    assert_eq!(plan.changes, ["c1: toyserver from 1.0 to 2.0"]);
+    assert!(plan.blocks.is_empty(), "{plan:#?}");
+    let plan = fleet.main().client().plan_rollout(update("9.0")).await.unwrap().into_inner();
+    assert_eq!(plan.blocks[0].reason, "c1: no repository of this host has toyserver 9.0");
     let id = fleet.main().start_rollout(update("2.0")).await.unwrap();
     fleet.main().until_rollout(id, "done").await;
     assert_eq!(apt.installed(), "installed 2.0");

@@ -141,7 +141,7 @@ impl Control for Api {
     }
 
     async fn plan_rollout(&self, request: Request<v1::RolloutRequest>) -> Answer<v1::RolloutPlan> {
-        self.rollout_planned(request.into_inner()).map(Response::new)
+        self.rollout_planned(request.into_inner()).await.map(Response::new)
     }
 
     async fn start_rollout(&self, request: Request<v1::RolloutRequest>) -> Answer<v1::RolloutInfo> {

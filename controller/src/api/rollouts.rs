@@ -1,13 +1,17 @@
 //! Rollouts: what one would do, starting one, and what operators want of one that goes on.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use bunraku_common::{NodeName, hint};
 use bunraku_engine::{
     Action, Ask, Batch, Block, Fact, Millis, OnDrainDeadline, Plan, Request, RolloutId, RolloutPolicy,
 };
 use bunraku_proto::v1::{self, action::Kind};
-use tonic::Status;
+use futures_util::StreamExt;
+use tonic::{Code, Status};
 
 use super::{Api, caller::Subject};
+use crate::words;
 
 /// Rollouts listed when the request does not say how many.
 const LISTED: usize = 20;
@@ -16,13 +20,61 @@ const PATTERNS: usize = 1000;
 const PATTERN: usize = 255;
 /// The ability of a node whose configuration grants services.
 const SERVICES: &str = "services";
+/// A simulation of apt takes a second or two; its metadata may have to be read first.
+const FORESEE_DEADLINE: Duration = Duration::from_secs(60);
+/// Nodes asked side by side.
+const ASKED_AT_ONCE: usize = 32;
+/// Changes of one node that are named.
+const FORESEEN: usize = 50;
 /// Nobody waits longer for anything in a rollout.
 const LONGEST_S: u64 = 30 * 86_400;
 
 impl Api {
-    pub(super) fn rollout_planned(&self, request: v1::RolloutRequest) -> Result<v1::RolloutPlan, Status> {
+    pub(super) async fn rollout_planned(
+        &self,
+        request: v1::RolloutRequest,
+    ) -> Result<v1::RolloutPlan, Status> {
+        let question = v1::ForeseeRequest { action: request.action.clone(), downgrade: request.downgrade };
         let ask = ask_of(request)?;
-        Ok(self.reporter.plan(&ask, &self.plan_of(&ask)))
+        let mut plan = self.plan_of(&ask);
+        let nodes: Vec<NodeName> = plan.waves.iter().flat_map(|wave| wave.nodes.clone()).collect();
+        let asked = nodes.into_iter().map(|node| self.foreseen(node, question.clone()));
+        let mut answers = futures_util::stream::iter(asked).buffered(ASKED_AT_ONCE);
+        let mut changes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        while let Some((node, foreseen)) = answers.next().await {
+            match foreseen {
+                Ok(text) if text.is_empty() => {}
+                Ok(text) => changes.entry(text).or_default().push(node.to_string()),
+                Err((reason, hint)) => plan.blocks.push(Block { reason: format!("{node}: {reason}"), hint }),
+            }
+        }
+        let changes = changes.into_iter().map(|(text, nodes)| format!("{}: {text}", nodes.join(", ")));
+        Ok(v1::RolloutPlan { changes: changes.collect(), ..self.reporter.plan(&ask, &plan) })
+    }
+
+    /// What a node says it would do; `Err`: why it would not, and what to do. Who cannot be asked says nothing.
+    async fn foreseen(
+        &self,
+        node: NodeName,
+        question: v1::ForeseeRequest,
+    ) -> (NodeName, Result<String, (String, String)>) {
+        let Some(mut client) = self.connections.client(&node) else { return (node, Ok(String::new())) };
+        let mut request = tonic::Request::new(question);
+        request.set_timeout(FORESEE_DEADLINE);
+        let foreseen = match client.foresee(request).await {
+            Ok(reply) => {
+                let v1::ForeseeReply { changes, refusal, hint } = reply.into_inner();
+                let changes: Vec<String> = changes.iter().take(FORESEEN).map(|it| words::plain(it)).collect();
+                match refusal.is_empty() {
+                    true => Ok(changes.join(", ")),
+                    false => Err((words::plain(&refusal), words::plain(&hint))),
+                }
+            }
+            // An older agent says it when its turn comes.
+            Err(status) if status.code() == Code::Unimplemented => Ok(String::new()),
+            Err(status) => Ok(format!("it did not say what it would do: {}", words::plain(status.message()))),
+        };
+        (node, foreseen)
     }
 
     /// What the engine plans, and what forbids it at the nodes themselves.

@@ -23,6 +23,7 @@ impl Reporter {
             undrained: plan.undrained.iter().map(ToString::to_string).collect(),
             floors: plan.floors.clone(),
             blocks: plan.blocks.iter().map(block).collect(),
+            changes: Vec::new(),
         }
     }
 

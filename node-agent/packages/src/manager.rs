@@ -18,6 +18,18 @@ pub struct Change {
     pub to: Option<String>,
 }
 
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let package = &self.package;
+        match (&self.from, &self.to) {
+            (Some(from), Some(to)) => write!(f, "{package} from {from} to {to}"),
+            (None, Some(to)) => write!(f, "{package} {to} comes newly"),
+            (Some(from), None) => write!(f, "{package} {from} goes"),
+            (None, None) => write!(f, "{package} stays away"),
+        }
+    }
+}
+
 /// What a transaction would do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Simulated {

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use crate::{CallError, Called, Change, Manager, Plan, PlanError, Planned, Refusal, call::call};
+use crate::{CallError, Called, Change, Manager, Plan, PlanError, Planned, Refusal, Simulated, call::call};
 
 /// A question to the package database.
 const ASKING: Duration = Duration::from_secs(60);
@@ -117,8 +117,29 @@ impl Packages<'_> {
         Ok(None)
     }
 
+    /// What a transaction would change, if it is granted and possible. Empty: nothing. Nothing is fetched.
+    pub async fn foresee(&self, target: &Target, allowed: &Allowed) -> Result<Vec<Change>, PrepareError> {
+        let simulated = self.simulated(target, allowed).await?;
+        Ok(simulated.map(|simulated| simulated.changes).unwrap_or_default())
+    }
+
     /// Simulates, judges, fetches, and saves the plan. Nothing on this host changes but our own directory.
     pub async fn prepare(&self, target: &Target, allowed: &Allowed) -> Result<Plan, PrepareError> {
+        let Target { package, version } = target;
+        let Some(simulated) = self.simulated(target, allowed).await? else {
+            return self.nothing_to_do(target);
+        };
+        let plan = self.fetch(target, simulated.changes, simulated.downgrades).await?;
+        let lost = plan.no_way_back().join(", ");
+        if !lost.is_empty() && !allowed.no_way_back {
+            return Err(PrepareError::NoWayBack { package: package.clone(), version: version.clone(), lost });
+        }
+        plan.save(&self.directory)?;
+        Ok(plan)
+    }
+
+    /// `None`: it is installed.
+    async fn simulated(&self, target: &Target, allowed: &Allowed) -> Result<Option<Simulated>, PrepareError> {
         let Target { package, version } = target;
         if !self.manager.is_package(package) {
             return Err(PrepareError::Package(package.clone()));
@@ -131,7 +152,7 @@ impl Packages<'_> {
         }
         self.audit().await?;
         if self.installed(package).await?.as_ref() == Some(version) {
-            return self.nothing_to_do(target);
+            return Ok(None);
         }
         let called = self.ask(&self.manager.simulate(package, version)).await?;
         let mut simulated = self.manager.read_simulated(package, version, &called)?;
@@ -145,13 +166,7 @@ impl Packages<'_> {
         if simulated.downgrades && !allowed.downgrade {
             return Err(PrepareError::Downgrade { package: package.clone(), version: version.clone() });
         }
-        let plan = self.fetch(target, simulated.changes, simulated.downgrades).await?;
-        let lost = plan.no_way_back().join(", ");
-        if !lost.is_empty() && !allowed.no_way_back {
-            return Err(PrepareError::NoWayBack { package: package.clone(), version: version.clone(), lost });
-        }
-        plan.save(&self.directory)?;
-        Ok(plan)
+        Ok(Some(simulated))
     }
 
     /// A plan of the same target is kept: it knows the way back from what it has done.

@@ -17,7 +17,7 @@ mod verify;
 
 use std::{sync::Arc, time::Duration};
 
-use bunraku_common::Fence;
+use bunraku_common::{Fence, hint};
 use bunraku_proto::v1;
 
 use self::step::Answer;
@@ -30,6 +30,9 @@ use crate::node::Node;
 
 /// An order is answered within this, if only that it goes on. The controller waits for 30 s.
 const ANSWER: Duration = Duration::from_secs(15);
+
+/// Changes that are named to whoever plans.
+const FORESEEN: usize = 50;
 
 /// Carries a step out, or says how far it is.
 pub(crate) async fn ask(node: &Arc<Node>, fence: Fence, step: Step) -> v1::TurnReply {
@@ -48,6 +51,20 @@ pub(crate) async fn ask(node: &Arc<Node>, fence: Fence, step: Step) -> v1::TurnR
     let answered = tokio::time::timeout(ANSWER, answer.wait_for(Option::is_some)).await;
     let known = answered.ok().and_then(|known| known.ok()?.clone());
     known.unwrap_or(Answer::GoingOn(what)).wire()
+}
+
+/// Whether an action would be done here, and what it would change: for people who plan.
+pub(crate) async fn foresee(node: &Node, action: &Action, consent: Consent) -> v1::ForeseeReply {
+    match action.foresee(node, consent).await {
+        Ok(mut changes) => {
+            changes.truncate(FORESEEN);
+            v1::ForeseeReply { changes, ..v1::ForeseeReply::default() }
+        }
+        Err(why) => {
+            let (refusal, hint) = hint::split(&why);
+            v1::ForeseeReply { refusal, hint, ..v1::ForeseeReply::default() }
+        }
+    }
 }
 
 async fn carry_out(node: &Node, fence: Fence, step: &Step) -> Answer {

@@ -31,19 +31,35 @@ pub(super) fn granted(node: &Node, package: &str) -> Result<(), String> {
     ))
 }
 
+/// What would change, in words. Nothing does.
+pub(super) async fn foresee(node: &Node, target: &Target, consent: Consent) -> Result<Vec<String>, String> {
+    let manager = manager()?;
+    let changes = packages(node, &*manager).foresee(target, &allowed(node, consent)).await;
+    match changes {
+        Ok(changes) if changes.is_empty() => {
+            Ok(vec![format!("nothing: {} {} is installed", target.package, target.version)])
+        }
+        Ok(changes) => Ok(changes.iter().map(ToString::to_string).collect()),
+        Err(error) => Err(Chain(&error).to_string()),
+    }
+}
+
+fn allowed(node: &Node, consent: Consent) -> Allowed {
+    Allowed {
+        packages: node.config.packages.allow.clone(),
+        downgrade: node.config.packages.downgrade,
+        older: consent.downgrade,
+        no_way_back: consent.no_revert,
+    }
+}
+
 /// Nothing changes but this agent's own directory.
 pub(super) async fn prepare(node: &Node, target: &Target, consent: Consent) -> Answer {
     let manager = match manager() {
         Ok(manager) => manager,
         Err(why) => return Answer::unchanged(why),
     };
-    let allowed = Allowed {
-        packages: node.config.packages.allow.clone(),
-        downgrade: node.config.packages.downgrade,
-        older: consent.downgrade,
-        no_way_back: consent.no_revert,
-    };
-    match packages(node, &*manager).prepare(target, &allowed).await {
+    match packages(node, &*manager).prepare(target, &allowed(node, consent)).await {
         Err(error) => Answer::unchanged(Chain(&error)),
         Ok(plan) => Answer::Done(match plan.no_way_back().join(", ") {
             lost if !lost.is_empty() => format!("no way back: the present version of {lost} is nowhere"),

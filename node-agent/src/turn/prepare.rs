@@ -52,6 +52,24 @@ impl Action {
         }
     }
 
+    /// What it would change, in words; `Err`: why it would not be done.
+    pub(super) async fn foresee(&self, node: &Node, consent: Consent) -> Result<Vec<String>, String> {
+        self.granted(node)?;
+        match self {
+            Self::Update { package, version } => {
+                let target = Target { package: package.clone(), version: version.clone() };
+                packages::foresee(node, &target, consent).await
+            }
+            Self::AgentUpdate { version } => {
+                let target = Target { package: packages::OWN.to_owned(), version: version.clone() };
+                packages::foresee(node, &target, consent).await
+            }
+            Self::Restart | Self::Reload | Self::FlushPool | Self::PuppetRun | Self::Exec(_) => {
+                Ok(Vec::new())
+            }
+        }
+    }
+
     /// What can be found out before the drain. Nothing changes.
     pub(super) async fn prepare(&self, node: &Node, compiler: &Compiler, consent: Consent) -> Answer {
         if let Err(why) = self.granted(node) {

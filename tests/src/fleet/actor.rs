@@ -230,6 +230,10 @@ impl Node for Play {
         Ok(Response::new(stage.idle.clone()))
     }
 
+    async fn foresee(&self, _: Request<v1::ForeseeRequest>) -> Answer<v1::ForeseeReply> {
+        Ok(Response::new(v1::ForeseeReply::default()))
+    }
+
     async fn prepare(&self, request: Request<v1::PrepareRequest>) -> Answer<v1::TurnReply> {
         self.ordered("prepare", request.into_inner().order, String::new())
     }

@@ -29,6 +29,10 @@ pub(crate) fn plan_text(plan: &RolloutPlan) -> String {
             plan.undrained.join(", ")
         ));
     }
+    if !plan.changes.is_empty() {
+        out.push_str("packages\n");
+        plan.changes.iter().for_each(|change| out.push_str(&format!("  {change}\n")));
+    }
     if !plan.floors.is_empty() {
         out.push_str("floor\n");
         plan.floors.iter().for_each(|floor| out.push_str(&format!("  {floor}\n")));
