@@ -299,6 +299,8 @@ impl Api {
         tasks.push(tokio::spawn(self.clone().ask_nodes_now_and_then()));
         let (driver, connections) = (self.driver.clone(), self.connections.clone());
         tasks.push(tokio::spawn(self.balancers.clone().watch(driver.clone(), connections.clone())));
+        let trials = self.turns.clone().watch_trials(driver.clone(), connections.clone());
+        tasks.push(tokio::spawn(trials));
         tasks.push(tokio::spawn(self.turns.clone().watch(driver, connections)));
         tasks.push(tokio::spawn(self.clone().housekeep()));
         tasks.push(tokio::spawn(watchdog::keep_fed(self.driver.clone())));

@@ -134,6 +134,9 @@ pub struct PuppetConfig {
     pub server: Option<String>,
     /// Puppet Server's `conf.d`; without it the known places of Debian's and Puppet's packages.
     pub conf_d: Option<PathBuf>,
+    /// Puppet Server's access log; without it the one that webserver.conf's `access-log-config` names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<PathBuf>,
     /// User that Puppet Server runs as.
     pub user: String,
 }
@@ -145,6 +148,7 @@ impl Default for PuppetConfig {
             arguments: Vec::new(),
             server: None,
             conf_d: None,
+            access_log: None,
             user: "puppet".into(),
         }
     }

@@ -195,6 +195,14 @@ impl node_server::Node for Service {
         Ok(Response::new(turn::idle(&self.node, self.compiler()?).await))
     }
 
+    async fn health(&self, request: Request<v1::HealthRequest>) -> Answer<v1::HealthReply> {
+        let v1::HealthRequest { certname } = request.into_inner();
+        if !certname.is_empty() {
+            parse::<NodeName>(&certname)?;
+        }
+        Ok(Response::new(turn::health(&self.node, self.compiler()?, &certname).await))
+    }
+
     async fn foresee(&self, request: Request<v1::ForeseeRequest>) -> Answer<v1::ForeseeReply> {
         self.compiler()?;
         let v1::ForeseeRequest { action, downgrade } = request.into_inner();

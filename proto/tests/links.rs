@@ -112,6 +112,10 @@ impl v1::node_server::Node for TestNode {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn health(&self, _: Request<v1::HealthRequest>) -> Result<Response<v1::HealthReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn foresee(&self, _: Request<v1::ForeseeRequest>) -> Result<Response<v1::ForeseeReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }

@@ -145,7 +145,8 @@ async fn a_command_that_looks_on_outlives_a_restart_of_the_controller() {
 async fn an_update_gets_another_version_on_the_way_and_a_restart_has_none() {
     let (fleet, [c1, c2, c3]) = three_actors().await;
     c1.fails("prepare", "no repository of this host has puppetserver 8.1");
-    let halted = said(bunraku(&fleet, "start update puppetserver=8.1 --bake 0s --yes")).await;
+    let halted =
+        said(bunraku(&fleet, "start update puppetserver=8.1 --bake 0s --verdict health --yes")).await;
     assert_eq!(halted.code, 9, "{halted:?}");
     assert!(halted.out.contains("rollout 1 (update puppetserver=8.1) is paused"), "{halted:?}");
     let wrong = said(bunraku(&fleet, "retarget 1 8;1")).await;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use bunraku_proto::v1;
+use bunraku_proto::v1::{self, action::Kind};
 use bunraku_tests::fleet::{Actor, Fleet, restart, three_actors, turn, until};
 use tonic::Code;
 
@@ -349,5 +349,66 @@ async fn a_compiler_whose_configuration_grants_no_services_blocks_the_plan_and_t
     let only = v1::RolloutRequest { nodes: vec!["c1".into()], ..restart() };
     let id = fleet.main().start_rollout(only).await.unwrap();
     fleet.main().until_rollout(id, "done").await;
+    fleet.end().await;
+}
+
+/// An update that is judged by the numbers of its siblings, as one is where nobody says otherwise.
+fn judged_update() -> v1::RolloutRequest {
+    let (package, version) = ("puppetserver".to_owned(), "7.9.5-2".to_owned());
+    let action = v1::Action { kind: Kind::Update.into(), package, version, ..v1::Action::default() };
+    v1::RolloutRequest { action: Some(action), verdict: String::new(), ..restart() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_fares_worse_than_its_siblings_is_drained_again_and_brought_back_before_any_other_begins()
+ {
+    let (fleet, actors) = three_actors().await;
+    actors.iter().for_each(|actor| actor.fares(30, 0));
+    actors[0].fares(30, 9);
+    let (fewest, paused) = fewest_in_service(&fleet, async {
+        let id = fleet.main().start_rollout(judged_update()).await.unwrap();
+        fleet.main().until_turn(id, "c1", "baking").await;
+        actors[0].goes_on("act", "puppetserver 7.9.5-1 is installed again");
+        fleet.main().until_turn(id, "c1", "reverting").await;
+        assert!(fleet.balancer("lb1").haproxy().shows("c1").await.starts_with("DRAIN"));
+        actors[0].goes_well("act");
+        fleet.main().until_rollout(id, "paused").await
+    })
+    .await;
+    assert_eq!(fewest, 2);
+    let c1 = turn(&paused, "c1");
+    assert_eq!((c1.phase.as_str(), c1.verdict.as_str(), c1.drained), ("failed", "fail", false), "{c1:#?}");
+    assert!(
+        c1.reason.starts_with("it fares worse than its siblings: 9 failed of 30 catalogs"),
+        "{}",
+        c1.reason
+    );
+    assert!(c1.reason.ends_with("; it was brought back to what was before"), "{}", c1.reason);
+    assert_eq!((turn(&paused, "c2").phase.as_str(), turn(&paused, "c2").verdict.as_str()), ("waiting", ""));
+    fleet.main().until_balanced("c1", "in service").await;
+    // The next version is better.
+    actors[0].fares(30, 0);
+    fleet.main().client().retry_turn(of_node(paused.id, "c1")).await.unwrap();
+    let done = fleet.main().until_rollout(paused.id, "done").await;
+    assert!(done.turns.iter().all(|turn| turn.verdict == "pass"), "{done:#?}");
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nothing_is_compiled_there_is_no_verdict_and_the_rollout_waits_or_goes_on_as_asked() {
+    let (fleet, _actors) = three_actors().await;
+    let request = v1::RolloutRequest { bake_max_s: Some(0), ..judged_update() };
+    let id = fleet.main().start_rollout(request.clone()).await.unwrap();
+    let paused = fleet.main().until_rollout(id, "paused").await;
+    let c1 = turn(&paused, "c1");
+    assert_eq!((c1.phase.as_str(), c1.verdict.as_str()), ("done", "inconclusive"), "{c1:#?}");
+    assert!(paused.reason.contains("nothing can be said of c1: 0 catalogs"), "{}", paused.reason);
+    let (_, abort) = actions(id, "t");
+    fleet.main().client().abort_rollout(abort).await.unwrap();
+    fleet.main().until_rollout(id, "aborted").await;
+    let goes_on = v1::RolloutRequest { on_inconclusive: "continue".to_owned(), ..request };
+    let id = fleet.main().start_rollout(goes_on).await.unwrap();
+    let done = fleet.main().until_rollout(id, "done").await;
+    assert!(done.turns.iter().all(|turn| turn.verdict == "inconclusive"), "{done:#?}");
     fleet.end().await;
 }

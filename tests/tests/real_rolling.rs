@@ -87,7 +87,7 @@ fn stopped_without_a_drain(site: &mut Site) -> Result<()> {
 fn restarted(site: &mut Site) -> Result<()> {
     join(site)?;
     let before = pids(site)?;
-    let counted = rolled(site, "restart")?;
+    let counted = rolled(site, "restart", "health")?;
     let after = pids(site)?;
     ensure!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
     no_request_failed(site, "rolling restart", &counted)
@@ -96,7 +96,11 @@ fn restarted(site: &mut Site) -> Result<()> {
 fn reloaded(site: &mut Site) -> Result<()> {
     join(site)?;
     let before = pids(site)?;
-    let counted = rolled(site, "reload")?;
+    let counted = rolled(site, "reload", "siblings")?;
+    let shown = site.bunraku.tell(&["rollout", "show", "2"])?.out;
+    site.progress.say(shown.trim());
+    let passed = shown.lines().filter(|line| line.starts_with("verdict on ") && line.contains(": pass: "));
+    ensure!(passed.count() == 2, "each was compared with the other under this load: {shown}");
     ensure!(before == pids(site)?, "a reload is no restart");
     no_request_failed(site, "rolling reload", &counted)
 }
@@ -120,10 +124,10 @@ fn join(site: &mut Site) -> Result<()> {
     site.bunraku.wait_until_proven("production").map(drop)
 }
 
-fn rolled(site: &Site, action: &str) -> Result<Counted> {
+fn rolled(site: &Site, action: &str, verdict: &str) -> Result<Counted> {
     let (counted, said) = under_load(&site.stack, SLOW, || {
         warm();
-        site.bunraku.tell(&["rollout", "start", action, "--yes", "--bake", "2s"])
+        site.bunraku.tell(&["rollout", "start", action, "--yes", "--bake", "2s", "--verdict", verdict])
     })?;
     site.progress.say(said.out.trim());
     Ok(counted)

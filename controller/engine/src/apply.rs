@@ -118,6 +118,7 @@ impl State {
             Fact::TurnMoved { rollout, node, to, generation, retreat } => {
                 self.turn_moved(*rollout, node, *to, *generation, retreat.as_ref(), at);
             }
+            Fact::TurnJudged { rollout, node, verdict } => self.turn_judged(*rollout, node, verdict, at),
             Fact::PuppetReleased { node } => {
                 self.puppet_held.remove(node);
             }

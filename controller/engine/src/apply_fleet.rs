@@ -152,6 +152,7 @@ impl State {
             | Fact::RolloutResumed { .. }
             | Fact::RolloutRetargeted { .. }
             | Fact::RolloutAimed { .. }
+            | Fact::TurnJudged { .. }
             | Fact::RolloutAborting { .. }
             | Fact::RolloutEnded { .. }
             | Fact::Refused { .. } => {}

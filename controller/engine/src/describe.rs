@@ -45,6 +45,7 @@ impl Fact {
             Self::BalanceAgreed { .. } => "balance-agreed",
             Self::RolloutStarted { .. } => "rollout-started",
             Self::TurnMoved { .. } => "turn-moved",
+            Self::TurnJudged { .. } => "turn-judged",
             Self::PuppetReleased { .. } => "puppet-released",
             Self::RolloutPaused { .. } => "rollout-paused",
             Self::RolloutResumed { .. } => "rollout-resumed",
@@ -94,6 +95,7 @@ impl Fact {
             | Self::BalanceAgreed { .. }
             | Self::RolloutStarted { .. }
             | Self::TurnMoved { .. }
+            | Self::TurnJudged { .. }
             | Self::PuppetReleased { .. }
             | Self::RolloutPaused { .. }
             | Self::RolloutResumed { .. }
@@ -143,6 +145,7 @@ impl Fact {
             | Self::BalanceAgreed { .. }
             | Self::RolloutStarted { .. }
             | Self::TurnMoved { .. }
+            | Self::TurnJudged { .. }
             | Self::PuppetReleased { .. }
             | Self::RolloutPaused { .. }
             | Self::RolloutResumed { .. }
@@ -173,6 +176,7 @@ impl Fact {
             | Self::NodeRemoved { node, .. }
             | Self::HealAsked { node, .. }
             | Self::TurnMoved { node, .. }
+            | Self::TurnJudged { node, .. }
             | Self::PuppetReleased { node } => Some(node),
             Self::BalanceWanted { compiler, .. } | Self::BalanceAgreed { compiler, .. } => Some(compiler),
             Self::TermBegan { .. }
@@ -303,6 +307,14 @@ impl fmt::Display for Fact {
             Self::TurnMoved { rollout, node, to, retreat, .. } => {
                 write!(f, "rollout {rollout}: {node} is {}", to.name())?;
                 retreat.as_ref().map_or(Ok(()), |retreat| write!(f, ": {}", retreat.reason))
+            }
+            Self::TurnJudged { rollout, node, verdict } => {
+                write!(
+                    f,
+                    "rollout {rollout}: the verdict on {node} is {}: {}",
+                    verdict.says.name(),
+                    verdict.why
+                )
             }
             Self::PuppetReleased { node } => write!(f, "the Puppet agent of {node} may run again"),
             Self::RolloutPaused { rollout, reason } => write!(f, "rollout {rollout} is paused by {reason}"),

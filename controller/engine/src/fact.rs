@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Action, Built, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Retreat, Right, RolloutId,
-    RolloutOutcome, RolloutPolicy, Settings, TurnPhase, Wanted, Wave,
+    RolloutOutcome, RolloutPolicy, Settings, TurnPhase, Verdict, Wanted, Wave,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,6 +221,12 @@ pub enum Fact {
         to: TurnPhase,
         generation: Generation,
         retreat: Option<Retreat>,
+    },
+    /// What the numbers of a bake say. Where they say nothing and the policy wants that, the rollout is paused.
+    TurnJudged {
+        rollout: RolloutId,
+        node: NodeName,
+        verdict: Verdict,
     },
     /// The node's own Puppet agent is not held by us any more.
     PuppetReleased {

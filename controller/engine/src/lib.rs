@@ -42,13 +42,13 @@ pub use presence::Presence;
 pub use request::{Refusal, RefusalCode, Request};
 pub use right::{BadRight, Need, Right};
 pub use rollout::{
-    Action, Ask, Batch, Block, OnDrainDeadline, Plan, Retreat, Rollout, RolloutId, RolloutOutcome,
-    RolloutPhase, RolloutPolicy, Turn, TurnPhase, Waits, Wave,
+    Action, Ask, Batch, Block, JudgedBy, OnDrainDeadline, OnInconclusive, Plan, Retreat, Rollout, RolloutId,
+    RolloutOutcome, RolloutPhase, RolloutPolicy, Says, Trial, Turn, TurnPhase, Verdict, Waits, Wave,
 };
 pub use settings::Settings;
 pub use state::State;
 pub use step::{Step, StepId};
-pub use view::{BalancerView, IdleView, ServerSeen, Wish};
+pub use view::{BalancerView, Health, HealthView, IdleView, ServerSeen, Wish};
 
 /// Controller time in milliseconds: journalled with each record, advanced by the driver's monotonic clock, never back.
 pub type Millis = u64;

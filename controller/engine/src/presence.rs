@@ -1,15 +1,18 @@
 //! Who is connected and what was last seen of them, as the driver sees it: an argument, never journalled, because it is
 //! only true now.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bunraku_common::NodeName;
 
 use crate::{
     Millis,
     retained::Lacking,
-    view::{BalancerView, IdleView},
+    view::{BalancerView, Health, HealthView, IdleView},
 };
+
+/// Looks at one compiler's counts: of a bake that lasts longer every second one is forgotten.
+const LOOKS: usize = 256;
 
 /// The connections of this run of the controller, and what came over them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub struct Presence {
     pub(crate) lacking: Lacking,
     balancers: BTreeMap<NodeName, BalancerView>,
     idle: BTreeMap<NodeName, IdleView>,
+    /// Oldest first.
+    health: BTreeMap<NodeName, VecDeque<HealthView>>,
 }
 
 impl Presence {
@@ -52,6 +57,33 @@ impl Presence {
         if self.idle.get(&compiler).is_none_or(|known| known.at <= view.at) {
             self.idle.insert(compiler, view);
         }
+    }
+
+    /// A compiler said what it has counted.
+    pub fn health_seen(&mut self, compiler: NodeName, view: HealthView) {
+        let looks = self.health.entry(compiler).or_default();
+        if looks.back().is_some_and(|known| known.at > view.at) {
+            return;
+        }
+        if looks.len() >= LOOKS {
+            let mut keep = false;
+            looks.retain(|_| {
+                keep = !keep;
+                keep
+            });
+        }
+        looks.push_back(view);
+    }
+
+    /// What a compiler has counted in the looks that were taken at `from` and later.
+    pub(crate) fn health_since(&self, compiler: &NodeName, from: Millis) -> Health {
+        let mut counted = Health::default();
+        let Some(looks) = self.health.get(compiler) else { return counted };
+        let looks = looks.iter().filter(|look| look.at >= from);
+        for (earlier, later) in looks.clone().zip(looks.skip(1)) {
+            counted.add(&later.since(earlier));
+        }
+        counted
     }
 
     pub fn up_since(&self) -> Millis {

@@ -59,6 +59,53 @@ pub struct IdleView {
     pub run_since: Option<u64>,
 }
 
+/// What a compiler's node agent has counted of Puppet Server's answers since it began to count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HealthView {
+    /// When the question was sent.
+    pub at: Millis,
+    /// Of two looks with the same number the differences mean something.
+    pub epoch: u64,
+    pub counted: Health,
+}
+
+/// Counts of requests for catalogs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Health {
+    pub catalogs: u64,
+    /// All of them together, in milliseconds.
+    pub catalog_ms: u64,
+    /// Answered with 5xx.
+    pub failed: u64,
+    /// Requests of any kind that got no JRuby in time.
+    pub borrow_timeouts: u64,
+}
+
+impl Health {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.catalogs = self.catalogs.saturating_add(other.catalogs);
+        self.catalog_ms = self.catalog_ms.saturating_add(other.catalog_ms);
+        self.failed = self.failed.saturating_add(other.failed);
+        self.borrow_timeouts = self.borrow_timeouts.saturating_add(other.borrow_timeouts);
+    }
+
+    fn since(&self, earlier: &Self) -> Self {
+        Self {
+            catalogs: self.catalogs.saturating_sub(earlier.catalogs),
+            catalog_ms: self.catalog_ms.saturating_sub(earlier.catalog_ms),
+            failed: self.failed.saturating_sub(earlier.failed),
+            borrow_timeouts: self.borrow_timeouts.saturating_sub(earlier.borrow_timeouts),
+        }
+    }
+}
+
+impl HealthView {
+    /// What came between; nothing, where nobody knows.
+    pub(crate) fn since(&self, earlier: &Self) -> Health {
+        if self.epoch == earlier.epoch { self.counted.since(&earlier.counted) } else { Health::default() }
+    }
+}
+
 impl IdleView {
     /// Whether nobody is served.
     pub fn is_empty(&self) -> bool {

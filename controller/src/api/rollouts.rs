@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use bunraku_common::{NodeName, hint};
 use bunraku_engine::{
-    Action, Ask, Batch, Block, Fact, Millis, OnDrainDeadline, Plan, Request, RolloutId, RolloutPolicy,
+    Action, Ask, Batch, Block, Fact, JudgedBy, Millis, OnDrainDeadline, OnInconclusive, Plan, Request,
+    RolloutId, RolloutPolicy,
 };
 use bunraku_proto::v1::{self, action::Kind};
 use futures_util::StreamExt;
@@ -162,6 +163,7 @@ fn needs_services(action: &Action) -> bool {
 /// What was asked for, if it can be.
 fn ask_of(request: v1::RolloutRequest) -> Result<Ask, Status> {
     let known = RolloutPolicy::default();
+    let action = action_of(request.action.unwrap_or_default())?;
     let policy = RolloutPolicy {
         canary: request.canary.map_or(known.canary, |canary| canary as usize),
         batch: batch_of(&request.batch)?,
@@ -180,9 +182,28 @@ fn ask_of(request: v1::RolloutRequest) -> Result<Ask, Status> {
         revert: !request.no_revert,
         downgrade: request.downgrade,
         test_catalog: certname(request.test_catalog)?,
+        judged_by: match request.verdict.as_str() {
+            "" => action.judged_by(),
+            "health" => JudgedBy::Health,
+            "siblings" => JudgedBy::Siblings,
+            other => {
+                return Err(Status::invalid_argument(format!(
+                    "`{other}` is nothing that a bake is judged by: health and siblings are known"
+                )));
+            }
+        },
+        bake_max: millis(request.bake_max_s, known.bake_max, "the longest bake")?,
+        on_inconclusive: match request.on_inconclusive.as_str() {
+            "" | "pause" => OnInconclusive::Pause,
+            "continue" => OnInconclusive::Continue,
+            other => {
+                return Err(Status::invalid_argument(format!(
+                    "`{other}` is nothing to do without a verdict: pause and continue are known"
+                )));
+            }
+        },
         ..known
     };
-    let action = action_of(request.action.unwrap_or_default())?;
     let (nodes, groups) = (patterns(request.nodes)?, patterns(request.groups)?);
     Ok(Ask { action, policy, nodes, groups, undrained: request.undrained })
 }

@@ -22,7 +22,7 @@ use std::{
 
 use bunraku_builder::Pin;
 use bunraku_common::{Chain, EnvironmentName, NodeName, Term, crash};
-use bunraku_engine::{BalancerView, Event, Fact, IdleView, Presence, Refusal, Request, State};
+use bunraku_engine::{BalancerView, Event, Fact, HealthView, IdleView, Presence, Refusal, Request, State};
 use bunraku_store::{Keep, Store, StoreError};
 use tokio::sync::{Semaphore, oneshot, watch};
 
@@ -125,6 +125,7 @@ enum Input {
     Gone(NodeName),
     BalancerSeen(NodeName, BalancerView),
     IdleSeen(NodeName, IdleView),
+    HealthSeen(NodeName, HealthView),
     Superseded(Superseded),
     Done(Done),
     /// Is anybody there?
@@ -213,6 +214,11 @@ impl Driver {
     /// How busy a compiler said that it is: the same.
     pub(crate) fn idle_seen(&self, compiler: NodeName, view: IdleView) {
         self.put(Input::IdleSeen(compiler, view));
+    }
+
+    /// How a compiler said that it fares: the same.
+    pub(crate) fn health_seen(&self, compiler: NodeName, view: HealthView) {
+        self.put(Input::HealthSeen(compiler, view));
     }
 
     pub(crate) fn superseded(&self, superseded: Superseded) {
@@ -343,6 +349,7 @@ impl Loop {
             }
             Input::BalancerSeen(balancer, view) => self.presence_mut().balancer_seen(balancer, view),
             Input::IdleSeen(compiler, view) => self.presence_mut().idle_seen(compiler, view),
+            Input::HealthSeen(compiler, view) => self.presence_mut().health_seen(compiler, view),
             Input::Superseded(superseded) => {
                 // A hello that was under way during a takeover was said in the term before it.
                 if self.state.term() == Some(superseded.own) {

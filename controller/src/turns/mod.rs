@@ -2,6 +2,7 @@
 //! Observations: bounded, shown to people, handed to the driver where the engine needs them, and never journalled.
 
 pub(crate) mod report;
+mod trial;
 mod watch;
 
 use std::{

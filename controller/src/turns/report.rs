@@ -2,8 +2,8 @@
 
 use bunraku_common::NodeName;
 use bunraku_engine::{
-    Action, Ask, Batch, Millis, OnDrainDeadline, Plan, Presence, Rollout, RolloutOutcome, RolloutPhase,
-    State, Turn, TurnPhase, Wave,
+    Action, Ask, Batch, JudgedBy, Millis, OnDrainDeadline, OnInconclusive, Plan, Presence, Rollout,
+    RolloutOutcome, RolloutPhase, State, Turn, TurnPhase, Wave,
 };
 use bunraku_proto::v1::{RolloutBlock, RolloutInfo, RolloutPlan, RolloutPolicy, RolloutWave, TurnInfo};
 
@@ -116,6 +116,10 @@ impl Look<'_> {
             undrained: rollout.undrained.contains(node),
             ..TurnInfo::default()
         };
+        if let Some(verdict) = &turn.verdict {
+            info.verdict = verdict.says.name().to_owned();
+            info.verdict_why.clone_from(&verdict.why);
+        }
         let said = turns.said(node);
         info.notes = said.notes_of(rollout.id);
         info.drained = is_drained_by(self.state, rollout, node);
@@ -210,5 +214,16 @@ fn policy(policy: &bunraku_engine::RolloutPolicy, action: &Action) -> RolloutPol
         reverts: policy.revert && action.is_revertible(),
         downgrade: policy.downgrade,
         test_catalog: policy.test_catalog.clone(),
+        verdict: match policy.judged_by {
+            JudgedBy::Health => "health",
+            JudgedBy::Siblings => "siblings",
+        }
+        .to_owned(),
+        bake_max_s: policy.bake_max.max(policy.bake) / 1000,
+        on_inconclusive: match policy.on_inconclusive {
+            OnInconclusive::Pause => "pause",
+            OnInconclusive::Continue => "continue",
+        }
+        .to_owned(),
     }
 }

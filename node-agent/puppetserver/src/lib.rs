@@ -4,6 +4,7 @@
 //! The node agent calls it. It never starts, reloads or restarts Puppet Server, and it writes only where the agent
 //! asked for it: a staged version's `.resource_types`, a lock file, and (doctor --fix) configuration with a copy kept.
 
+pub mod access_log;
 pub mod account;
 mod catalog;
 pub mod code_content;

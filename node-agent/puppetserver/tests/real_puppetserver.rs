@@ -19,6 +19,7 @@ use std::{
 use bunraku_common::{Digest, EnvironmentName};
 use bunraku_puppetserver::{
     Account, Places, Puppet, PuppetServer, ServerError, SwapLock,
+    access_log::AccessLog,
     code_content::{self, version_dir},
     code_id::{CodeId, PATIENCE, code_id},
     doctor::{self, Finding, Severity, Surroundings},
@@ -128,7 +129,19 @@ async fn story() {
     server.rehearse(settings).await.unwrap();
     server.flush(&production).await.unwrap();
     server.prove(&production, &one.path).await.unwrap();
+    let mut access = AccessLog::follow(&instance.path("log/puppetserver-access.log")).unwrap();
     instance.expect_catalog("one", CodeId::Version(one.digest));
+    let places = Places { conf_d: instance.path("conf.d"), services_d: instance.path("services.d") };
+    assert_eq!(places.access_log().unwrap().as_deref(), Some(access.path()));
+    let counts = loop {
+        // The server writes the line after the answer.
+        let counts = access.look().unwrap();
+        if counts.catalogs > 0 {
+            break counts;
+        }
+        std::thread::yield_now();
+    };
+    assert!(counts.catalogs == 1 && counts.failed == 0 && counts.catalog_ms > 0, "{counts:?}");
     code.point_to(&two);
     let early = server.prove(&production, &two.path).await.unwrap_err();
     let expected = one.digest.to_string();

@@ -10,6 +10,7 @@ use bunraku_services::{Orders, Services, order, puppet_agent::LockFiles};
 use tokio::sync::watch;
 
 use super::{
+    health::Counting,
     record::{Record, RecordError},
     step::{Answer, Step},
 };
@@ -25,6 +26,8 @@ pub(crate) struct Turns {
     work: Mutex<Option<Work>>,
     /// Where Puppet's agent keeps its locks, with the time at which puppet.conf had last changed.
     pub(super) locks: tokio::sync::Mutex<Option<(Option<std::time::SystemTime>, LockFiles)>>,
+    /// How Puppet Server fares, since somebody first asked.
+    pub(super) counting: tokio::sync::Mutex<Option<Counting>>,
     pub(super) directory: PathBuf,
 }
 
@@ -57,6 +60,7 @@ impl Turns {
             record: Mutex::new(record),
             work: Mutex::default(),
             locks: tokio::sync::Mutex::default(),
+            counting: tokio::sync::Mutex::default(),
             directory,
         })
     }

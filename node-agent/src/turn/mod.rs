@@ -4,6 +4,7 @@
 mod act;
 mod action;
 mod command;
+mod health;
 mod idle;
 pub(crate) mod kept;
 mod packages;
@@ -23,6 +24,7 @@ use bunraku_proto::v1;
 use self::step::Answer;
 pub(crate) use self::{
     action::Action,
+    health::health,
     idle::idle,
     step::{Consent, Step},
 };

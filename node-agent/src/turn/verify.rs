@@ -11,7 +11,7 @@ use super::{action::Action, packages, reach::server, step::Answer};
 use crate::node::{Compiler, Node};
 
 /// A catalog of a large site takes half a minute on a cold server.
-const CATALOG: Duration = Duration::from_secs(120);
+pub(super) const CATALOG: Duration = Duration::from_secs(120);
 
 pub(super) async fn verify(
     node: &Node,

@@ -52,6 +52,9 @@ struct Stage {
     /// What it answers to an order to `prepare`, `hold`, `release`, `act` or `verify`; else that it is done.
     answers: BTreeMap<&'static str, Outcome>,
     idle: v1::IdleReply,
+    health: v1::HealthReply,
+    /// Catalogs and failures that come to its counts between two questions.
+    fares: (u64, u64),
     too_old: bool,
     orders: Vec<Ordered>,
     questions: usize,
@@ -122,6 +125,11 @@ impl Actor {
     /// What it answers when it is asked who is still served.
     pub fn is_idle(&self, idle: v1::IdleReply) {
         self.play.stage().idle = idle;
+    }
+
+    /// From now on so many catalogs come between two questions, and so many of them fail.
+    pub fn fares(&self, catalogs: u64, failed: u64) {
+        self.play.stage().fares = (catalogs, failed);
     }
 
     /// How often it was asked who is still served.
@@ -228,6 +236,16 @@ impl Node for Play {
         let mut stage = self.stage();
         stage.questions += 1;
         Ok(Response::new(stage.idle.clone()))
+    }
+
+    async fn health(&self, _: Request<v1::HealthRequest>) -> Answer<v1::HealthReply> {
+        let mut stage = self.stage();
+        let fares = stage.fares;
+        stage.health.epoch = 1;
+        stage.health.catalogs += fares.0;
+        stage.health.catalog_ms += fares.0 * 100;
+        stage.health.failed += fares.1;
+        Ok(Response::new(stage.health.clone()))
     }
 
     async fn foresee(&self, _: Request<v1::ForeseeRequest>) -> Answer<v1::ForeseeReply> {

@@ -13,10 +13,15 @@ pub async fn three_actors() -> (Fleet, [Actor; 3]) {
     (fleet, actors)
 }
 
-/// `bunraku rollout start restart --bake 0s`.
+/// `bunraku rollout start restart --bake 0s --verdict health`.
 pub fn restart() -> v1::RolloutRequest {
     let action = Some(v1::Action { kind: Kind::Restart.into(), ..v1::Action::default() });
-    v1::RolloutRequest { action, bake_s: Some(0), ..v1::RolloutRequest::default() }
+    v1::RolloutRequest {
+        action,
+        bake_s: Some(0),
+        verdict: "health".to_owned(),
+        ..v1::RolloutRequest::default()
+    }
 }
 
 /// One node's part in a rollout.

@@ -129,6 +129,13 @@ impl Node for Liar {
         Err(tonic::Status::unimplemented("a liar takes no turn"))
     }
 
+    async fn health(
+        &self,
+        _: tonic::Request<v1::HealthRequest>,
+    ) -> Result<tonic::Response<v1::HealthReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar takes no turn"))
+    }
+
     async fn foresee(
         &self,
         _: tonic::Request<v1::ForeseeRequest>,

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::JudgedBy;
+
 /// Of a name or a version.
 const LONGEST: usize = 200;
 
@@ -78,6 +80,15 @@ impl Action {
         match self {
             Self::Update { .. } | Self::AgentUpdate { .. } => true,
             Self::Restart | Self::Reload | Self::FlushPool | Self::PuppetRun | Self::Exec { .. } => false,
+        }
+    }
+
+    /// What its bake is judged by where nobody says otherwise. What changes no code of Puppet Server needs no numbers: a
+    /// site with few agents would be stopped every night.
+    pub fn judged_by(&self) -> JudgedBy {
+        match self {
+            Self::Update { .. } | Self::PuppetRun | Self::Exec { .. } => JudgedBy::Siblings,
+            Self::Restart | Self::Reload | Self::FlushPool | Self::AgentUpdate { .. } => JudgedBy::Health,
         }
     }
 

@@ -69,6 +69,8 @@ impl State {
         let stays = acted && to == TurnPhase::Releasing && drained;
         let reason = if turn.phase == TurnPhase::Reverting {
             format!("{}; it could not be brought back: {reason}", turn.reason())
+        } else if turn.goes_back() {
+            format!("{}; what was before was not brought back: {reason}", turn.reason())
         } else {
             reason
         };

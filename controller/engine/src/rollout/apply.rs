@@ -28,8 +28,13 @@ impl State {
         at: Millis,
     ) {
         self.last_rollout = self.last_rollout.max(id);
-        let turn =
-            Turn { phase: TurnPhase::Waiting, since: at, generation: Generation::default(), retreat: None };
+        let turn = Turn {
+            phase: TurnPhase::Waiting,
+            since: at,
+            generation: Generation::default(),
+            retreat: None,
+            verdict: None,
+        };
         let nodes = waves.iter().flat_map(|wave| &wave.nodes);
         let rollout = Rollout {
             id,
@@ -66,7 +71,9 @@ impl State {
         let Some(rollout) = self.rollouts.get_mut(&id).filter(|rollout| !rollout.is_ended()) else {
             return;
         };
-        let turn = Turn { phase: to, since: at, generation, retreat: retreat.cloned() };
+        let known = rollout.turns.get(node).and_then(|turn| turn.verdict.clone());
+        let verdict = known.filter(|_| to != TurnPhase::Waiting);
+        let turn = Turn { phase: to, since: at, generation, retreat: retreat.cloned(), verdict };
         rollout.turns.insert(node.clone(), turn);
         if to == TurnPhase::Failed && rollout.phase == RolloutPhase::Running {
             let why = retreat.map_or("", |retreat| retreat.reason.as_str());
@@ -88,6 +95,7 @@ impl State {
         rollout.action = action;
         for turn in rollout.turns.values_mut().filter(|turn| turn.phase == TurnPhase::Done) {
             (turn.phase, turn.since, turn.retreat) = (TurnPhase::Waiting, at, None);
+            turn.verdict = None;
         }
     }
 

@@ -8,6 +8,7 @@ mod decide;
 mod seen;
 mod steps;
 mod turn;
+mod verdict;
 mod waiting;
 pub mod waves;
 
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     action::Action,
+    verdict::{Says, Trial, Verdict},
     waiting::Waits,
     waves::{Ask, Block, Plan, Wave},
 };
@@ -61,6 +63,11 @@ pub struct RolloutPolicy {
     pub on_drain_deadline: OnDrainDeadline,
     /// How long a compiler must stay in service after it was enabled.
     pub bake: Millis,
+    /// Where too little was compiled for a verdict by then, it is waited for until here; a shorter time means `bake`.
+    pub bake_max: Millis,
+    /// Whether the numbers of the compiler decide, too.
+    pub judged_by: JudgedBy,
+    pub on_inconclusive: OnInconclusive,
     /// For everything else that a node is asked: from the beginning of a phase until it counts as failed.
     pub phase_deadline: Millis,
     /// A compiler on which the action failed is brought back to what was before, where the action can be undone. What
@@ -89,6 +96,25 @@ pub enum OnDrainDeadline {
     Abort,
     /// It is changed all the same; who still talks to it is cut off.
     Force,
+}
+
+/// What a compiler's bake is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum JudgedBy {
+    /// It stays in service.
+    Health,
+    /// It stays in service, and does not fare worse than the others over the same time.
+    Siblings,
+}
+
+/// What becomes of a rollout when nothing can be said of a compiler's numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnInconclusive {
+    Pause,
+    /// It goes on, and that nothing could be said is recorded.
+    Continue,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +158,9 @@ pub struct Turn {
     pub generation: Generation,
     /// It is on its way back: how it ends then.
     pub retreat: Option<Retreat>,
+    /// What its numbers said while it baked, if they were asked.
+    #[serde(default)]
+    pub verdict: Option<Verdict>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,10 +205,23 @@ impl Default for RolloutPolicy {
             drain_deadline: 10 * MINUTE,
             on_drain_deadline: OnDrainDeadline::Abort,
             bake: MINUTE / 2,
+            bake_max: 10 * MINUTE,
+            judged_by: JudgedBy::Health,
+            on_inconclusive: OnInconclusive::Pause,
             phase_deadline: 10 * MINUTE,
             revert: true,
             downgrade: false,
             test_catalog: String::new(),
+        }
+    }
+}
+
+impl RolloutPolicy {
+    /// How long a bake lasts at most.
+    pub(crate) fn longest_bake(&self) -> Millis {
+        match self.judged_by {
+            JudgedBy::Health => self.bake,
+            JudgedBy::Siblings => self.bake.max(self.bake_max),
         }
     }
 }
@@ -227,6 +269,18 @@ impl Rollout {
 
     pub(crate) fn has_failed(&self) -> bool {
         self.turns.values().any(|turn| turn.phase == TurnPhase::Failed)
+    }
+}
+
+impl Turn {
+    /// Why it goes back; empty: it does not.
+    pub(crate) fn reason(&self) -> &str {
+        self.retreat.as_ref().map_or("", |retreat| retreat.reason.as_str())
+    }
+
+    /// What was done is to be undone because of its verdict, which takes another drain.
+    pub(crate) fn goes_back(&self) -> bool {
+        self.retreat.is_some() && self.verdict.as_ref().is_some_and(|verdict| verdict.says == Says::Fail)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use bunraku_common::NodeName;
 
-use super::{Rollout, Turn, TurnPhase};
+use super::{Rollout, Turn, TurnPhase, verdict::bake_began};
 use crate::{Millis, Presence, State, Step, view::FRESH};
 
 impl State {
@@ -65,7 +65,11 @@ impl State {
         let turns = open.flat_map(|rollout| rollout.turns.values().map(move |turn| (rollout, turn)));
         let deadlines = turns.filter_map(|(rollout, turn)| {
             let late = self.turn_deadline(rollout, turn, presence)?;
-            let baked = turn.since.saturating_add(rollout.policy.bake);
+            // News of its numbers come by themselves.
+            let baked = match rollout.is_on_trial(turn) {
+                true => bake_began(turn, presence).saturating_add(rollout.policy.longest_bake()),
+                false => turn.since.saturating_add(rollout.policy.bake),
+            };
             // The end of a bake needs the balancers to be seen then: if nothing newer comes, it waits for its deadline.
             let seen = self.balancers().all(|balancer| {
                 presence.balancer(balancer).is_some_and(|view| view.at.saturating_add(FRESH) >= baked)

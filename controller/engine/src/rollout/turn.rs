@@ -11,14 +11,19 @@
 //! | verifying | it is healthy and proven | enabling | back: releasing, stays drained |
 //! | enabling | it is in service everywhere | releasing | back: releasing |
 //! | releasing | the node's Puppet agent may run | baking, or what the retreat says | the same; asked on |
-//! | baking | it stayed in service | done | failed |
+//! | baking | it stayed in service, and its numbers are good | done | failed |
+//! | baking | its numbers are bad | failed, or settling where it is brought back | |
+//!
+//! A turn that settles and drains on its way back goes on to reverting.
 //!
 //! An update that failed, or after which the compiler does not get healthy in time, goes to reverting, unless that was
 //! declined.
 
 use bunraku_common::{Generation, NodeName};
 
-use super::{OnDrainDeadline, Retreat, Rollout, RolloutOutcome, RolloutPhase, Turn, TurnPhase};
+use super::{
+    OnDrainDeadline, Retreat, Rollout, RolloutOutcome, RolloutPhase, Says, Turn, TurnPhase, Verdict,
+};
 use crate::{DrainOwner, Fact, Millis, Presence, State, deploy::span};
 
 impl State {
@@ -84,9 +89,17 @@ impl State {
             },
             TurnPhase::Preparing if aborted.is_some() => go(TurnPhase::Skipped, aborted),
             TurnPhase::Preparing if late => back(TurnPhase::Failed, no_answer()),
-            TurnPhase::Settling if aborted.is_some() => go(TurnPhase::Releasing, aborted),
+            // What an abort meets on its way back goes on: it is the shortest way to the end.
+            TurnPhase::Settling if late && turn.goes_back() => {
+                let reason =
+                    format!("{}; what was before was not brought back: {}", turn.reason(), no_answer());
+                back(TurnPhase::Releasing, reason)
+            }
+            TurnPhase::Settling if aborted.is_some() && !turn.goes_back() => {
+                go(TurnPhase::Releasing, aborted)
+            }
             TurnPhase::Settling if late => back(TurnPhase::Releasing, no_answer()),
-            TurnPhase::Draining if aborted.is_some() => go(TurnPhase::Enabling, aborted),
+            TurnPhase::Draining if aborted.is_some() && !turn.goes_back() => go(TurnPhase::Enabling, aborted),
             TurnPhase::Draining => self.due_drain(rollout, node, turn, late, presence, now, before),
             TurnPhase::Acting | TurnPhase::Verifying
                 if late && turn.retreat.is_none() && rollout.reverts() =>
@@ -151,6 +164,10 @@ impl State {
         before: usize,
     ) -> Option<Fact> {
         let back = |to: TurnPhase, reason: String| {
+            let reason = match &turn.retreat {
+                Some(why) => format!("{}; what was before was not brought back: {reason}", why.reason),
+                None => reason,
+            };
             Some(self.turn(rollout, node, to, Some(Retreat { reason, skip: false }), before))
         };
         if !self.is_drained_by(rollout, node) {
@@ -170,7 +187,8 @@ impl State {
         let out = self.is_out(node, presence, now);
         let force = late && rollout.policy.on_drain_deadline == OnDrainDeadline::Force;
         if out && (force || self.busy(node, presence, now).is_none()) {
-            return Some(self.turn(rollout, node, TurnPhase::Acting, None, before));
+            let to = if turn.goes_back() { TurnPhase::Reverting } else { TurnPhase::Acting };
+            return Some(self.turn(rollout, node, to, turn.retreat.clone(), before));
         }
         let long = span(rollout.policy.drain_deadline);
         let why = self.busy(node, presence, now).unwrap_or_else(|| "not every balancer is seen".to_owned());
@@ -193,9 +211,16 @@ impl State {
             Some(self.turn(rollout, node, TurnPhase::Failed, retreat, before))
         };
         match self.sight(presence, now) {
-            Ok(_) if self.is_back(node, presence, now) => (now
-                >= turn.since.saturating_add(rollout.policy.bake))
-            .then(|| self.turn(rollout, node, TurnPhase::Done, None, before)),
+            Ok(_) if self.is_back(node, presence, now) => match &turn.verdict {
+                Some(verdict) if verdict.says == Says::Fail && rollout.reverts() => {
+                    let retreat = Some(Retreat { reason: fares_worse(verdict), skip: false });
+                    Some(self.turn(rollout, node, TurnPhase::Settling, retreat, before))
+                }
+                Some(verdict) if verdict.says == Says::Fail => failed(fares_worse(verdict)),
+                None if rollout.is_on_trial(turn) => self.due_verdict(rollout, node, turn, presence, now),
+                Some(_) | None => (now >= turn.since.saturating_add(rollout.policy.bake))
+                    .then(|| self.turn(rollout, node, TurnPhase::Done, None, before)),
+            },
             Ok(_) => failed(match self.balance.get(node).and_then(|balance| balance.owner()) {
                 Some(owner) => format!("it was drained by {owner} while it baked"),
                 None => "it went out of service while it baked".to_owned(),
@@ -254,7 +279,7 @@ impl State {
         let time = match turn.phase {
             TurnPhase::Waiting | TurnPhase::Done | TurnPhase::Failed | TurnPhase::Skipped => return None,
             TurnPhase::Draining => policy.drain_deadline,
-            TurnPhase::Baking => policy.bake.saturating_add(policy.phase_deadline),
+            TurnPhase::Baking => policy.longest_bake().saturating_add(policy.phase_deadline),
             TurnPhase::Preparing
             | TurnPhase::Settling
             | TurnPhase::Acting
@@ -265,6 +290,10 @@ impl State {
         };
         Some(turn.since.max(presence.up_since()).saturating_add(time))
     }
+}
+
+fn fares_worse(verdict: &Verdict) -> String {
+    format!("it fares worse than its siblings: {}", verdict.why)
 }
 
 /// A rollout whose turns are all over. One that halted waits for what is to become of the failed turn.

@@ -2,7 +2,9 @@
 
 use bunraku_common::NodeName;
 
-use super::{OnDrainDeadline, Rollout, RolloutId, RolloutPhase, Turn, TurnPhase};
+use super::{
+    OnDrainDeadline, OnInconclusive, Rollout, RolloutId, RolloutPhase, Turn, TurnPhase, verdict::bake_began,
+};
 use crate::{Millis, Presence, State, deploy::span};
 
 /// What an open turn waits for, until when, and what comes then.
@@ -61,6 +63,10 @@ impl State {
                 return self.is_drained_by(rollout, node).then_some(waits);
             }
             TurnPhase::Preparing => ("for its checks".to_owned(), "the turn fails, nothing was changed"),
+            TurnPhase::Settling if turn.goes_back() => (
+                "for its own Puppet agent to be disabled".to_owned(),
+                "it stays as it is and the rollout halts",
+            ),
             TurnPhase::Settling => {
                 let run = presence.idle(node).and_then(|idle| idle.run_since);
                 let what = match run {
@@ -71,6 +77,9 @@ impl State {
             }
             TurnPhase::Draining => {
                 let then = match rollout.policy.on_drain_deadline {
+                    OnDrainDeadline::Abort if turn.goes_back() => {
+                        "it is enabled as it is, and the rollout halts"
+                    }
                     OnDrainDeadline::Abort => "it is enabled again, unchanged, and the rollout halts",
                     OnDrainDeadline::Force => "it is changed all the same, if it is drained",
                 };
@@ -107,6 +116,9 @@ impl State {
             TurnPhase::Releasing => {
                 ("for its own Puppet agent to be enabled".to_owned(), "the turn ends, and it is asked on")
             }
+            TurnPhase::Baking if let Some(waits) = self.bake_waits(rollout, node, turn, presence, now) => {
+                return Some(waits);
+            }
             TurnPhase::Baking => {
                 return Some(Waits {
                     what: "for the end of its bake, and must stay in service".to_owned(),
@@ -121,6 +133,28 @@ impl State {
             .map_or(String::new(), |retreat| format!(" (on its way back: {})", retreat.reason));
         let until = self.turn_deadline(rollout, turn, presence);
         Some(Waits { what, until, then: format!("{then}{back}") })
+    }
+
+    /// Of one whose bake is over but for the verdict.
+    fn bake_waits(
+        &self,
+        rollout: &Rollout,
+        node: &NodeName,
+        turn: &Turn,
+        presence: &Presence,
+        now: Millis,
+    ) -> Option<Waits> {
+        let began = bake_began(turn, presence);
+        if !rollout.is_on_trial(turn) || now < began.saturating_add(rollout.policy.bake) {
+            return None;
+        }
+        let verdict = self.verdict_so_far(rollout, node, turn, presence, now);
+        let then = match rollout.policy.on_inconclusive {
+            OnInconclusive::Pause => "its turn is done as inconclusive, and the rollout is paused",
+            OnInconclusive::Continue => "its turn is done as inconclusive, and the rollout goes on",
+        };
+        let until = Some(began.saturating_add(rollout.policy.longest_bake()));
+        Some(Waits { what: format!("for a verdict: {}", verdict.why), until, then: then.to_owned() })
     }
 
     fn drain_waiting(&self, rollout: &Rollout, node: &NodeName, presence: &Presence, now: Millis) -> String {
@@ -149,12 +183,5 @@ impl State {
 
     pub fn rollout(&self, id: RolloutId) -> Option<&Rollout> {
         self.rollouts.get(&id)
-    }
-}
-
-impl Turn {
-    /// Why it goes back; empty: it does not.
-    pub(crate) fn reason(&self) -> &str {
-        self.retreat.as_ref().map_or("", |retreat| retreat.reason.as_str())
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use bunraku_common::{Fence, Generation, NodeName};
-use bunraku_engine::{IdleView, Step};
+use bunraku_engine::{Health, IdleView, Step};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Compiler {
@@ -26,6 +26,9 @@ pub(crate) struct Compiler {
     pub(crate) restarts: usize,
     /// Times that what was before was really brought back.
     pub(crate) reverts: usize,
+    /// What comes to its counts between two looks.
+    pub(crate) fares: Health,
+    pub(crate) counted: Health,
     acted: BTreeSet<(u64, Generation)>,
     fence: Option<Fence>,
 }
@@ -57,9 +60,26 @@ impl Compiler {
             puppet_runs: false,
             restarts: 0,
             reverts: 0,
+            fares: Health::default(),
+            counted: Health::default(),
             acted: BTreeSet::new(),
             fence: None,
         }
+    }
+
+    /// Agents ask for catalogs, all of which take a tenth of a second; some of the answers are errors.
+    pub(crate) fn carries(&mut self, catalogs: u64, failed: u64) {
+        self.fares = Health { catalogs, catalog_ms: catalogs * 100, failed, borrow_timeouts: 0 };
+    }
+
+    /// What it has counted when it is asked.
+    pub(crate) fn count(&mut self) -> Health {
+        let Health { catalogs, catalog_ms, failed, borrow_timeouts } = self.fares;
+        self.counted.catalogs += catalogs;
+        self.counted.catalog_ms += catalog_ms;
+        self.counted.failed += failed;
+        self.counted.borrow_timeouts += borrow_timeouts;
+        self.counted
     }
 
     pub(crate) fn obey(&mut self, step: &Step, fence: Fence) -> Did {

@@ -29,6 +29,8 @@ pub(crate) struct Counts {
     pub(crate) done: usize,
     pub(crate) aborted: usize,
     pub(crate) stale: usize,
+    /// As pass, fail and inconclusive.
+    pub(crate) judged: [usize; 3],
 }
 
 #[derive(Default)]
@@ -52,6 +54,7 @@ impl Counts {
         self.done += other.done;
         self.aborted += other.aborted;
         self.stale += other.stale;
+        self.judged.iter_mut().zip(other.judged).for_each(|(sum, more)| *sum += more);
     }
 }
 
@@ -87,6 +90,7 @@ impl Ghost {
                 let of = self.attempts.iter_mut().filter(|((id, _), _)| id == rollout);
                 of.for_each(|(_, attempt)| *attempt += 1);
             }
+            Fact::TurnJudged { verdict, .. } => self.counts.judged[verdict.says as usize] += 1,
             Fact::RolloutAborting { .. } => self.counts.aborted += 1,
             _ => {}
         }

@@ -27,6 +27,8 @@ pub(crate) enum Operation {
         /// A package is updated, which can be undone.
         updates: bool,
         reverts: bool,
+        /// The numbers of the compilers decide; what is unknown then stops nothing.
+        judged: Option<bool>,
     },
     Pause {
         rollout: u64,
@@ -117,6 +119,12 @@ pub(crate) enum Operation {
         unchanged: Option<bool>,
         reverts: bool,
     },
+    /// From now on so many catalogs come between two looks, and so many of them fail.
+    Fares {
+        node: usize,
+        catalogs: u64,
+        failed: u64,
+    },
     Busy {
         node: usize,
         busy: bool,
@@ -152,9 +160,10 @@ fn operation() -> impl Strategy<Value = Operation> {
     let which = 0..64_usize;
     let min = prop_oneof![4 => Just(0_u32), 1 => 1..3_u32];
     let by_people = prop_oneof![
-        6 => (1..8_u8, 1..3_usize, min.clone(), prop::bool::weighted(0.2), any::<bool>(), prop::bool::weighted(0.8))
-            .prop_map(|(nodes, batch, min_available, force, updates, reverts)| {
-                Operation::Start { nodes, batch, min_available, force, updates, reverts }
+        6 => (1..8_u8, 1..3_usize, min.clone(), prop::bool::weighted(0.2), any::<bool>(), prop::bool::weighted(0.8),
+              prop::option::of(any::<bool>()))
+            .prop_map(|(nodes, batch, min_available, force, updates, reverts, judged)| {
+                Operation::Start { nodes, batch, min_available, force, updates, reverts, judged }
             }),
         1 => rollout.clone().prop_map(|rollout| Operation::Pause { rollout }),
         4 => rollout.clone().prop_map(|rollout| Operation::Resume { rollout }),
@@ -191,6 +200,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         1 => (compiler.clone(), prop::bool::weighted(0.4)).prop_map(|(node, breaks)| Operation::Breaks { node, breaks }),
         1 => (compiler.clone(), prop::option::of(any::<bool>()), prop::bool::weighted(0.7))
             .prop_map(|(node, unchanged, reverts)| Operation::Fails { node, unchanged, reverts }),
+        5 => (compiler.clone(), 0..60_u64, prop_oneof![Just(0), 5..20_u64])
+            .prop_map(|(node, catalogs, failed)| Operation::Fares { node, catalogs, failed: failed.min(catalogs) }),
         2 => (compiler.clone(), prop::bool::weighted(0.3)).prop_map(|(node, busy)| Operation::Busy { node, busy }),
         1 => (compiler.clone(), prop::bool::weighted(0.3)).prop_map(|(node, runs)| Operation::PuppetRuns { node, runs }),
         1 => (balancer.clone(), compiler.clone(), any::<bool>())
@@ -227,6 +238,7 @@ fn the_histories_are_worth_checking() {
         counts.done > 100,
         counts.aborted > 20,
         counts.stale > 20,
+        counts.judged.iter().all(|judged| *judged > 5),
     ];
     assert!(enough.iter().all(|enough| *enough), "{counts:?}");
 }

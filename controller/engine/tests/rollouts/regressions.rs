@@ -18,6 +18,7 @@ fn a_puppet_agent_that_is_still_held_is_not_released_under_the_number_of_the_nex
             force: false,
             updates: false,
             reverts: true,
+            judged: None,
         },
         Operation::Wait { ms: 1 },
         Operation::Calm { rounds: 7 },

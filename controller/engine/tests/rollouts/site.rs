@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Role, Term};
 use bunraku_engine::{
-    Action, Ask, Balance, Built, Event, Fact, IdleView, Millis, OnDrainDeadline, Plan, Presence, Refusal,
-    Request, Rollout, RolloutId, RolloutPolicy, State, Step, TurnPhase,
+    Action, Ask, Balance, Built, Event, Fact, HealthView, IdleView, Millis, OnDrainDeadline, Plan, Presence,
+    Refusal, Request, Rollout, RolloutId, RolloutPolicy, State, Step, TurnPhase,
 };
 
 use crate::{
@@ -122,8 +122,10 @@ impl Site {
                 self.presence.balancer_seen(balancer.name.clone(), balancer.view(self.now));
             }
         }
-        for compiler in &self.compilers {
+        for compiler in &mut self.compilers {
             if self.presence.is_connected(&compiler.name) {
+                let counts = HealthView { at: self.now, epoch: 1, counted: compiler.count() };
+                self.presence.health_seen(compiler.name.clone(), counts);
                 let view = IdleView { at: self.now, ..compiler.idle.clone() };
                 self.presence.idle_seen(compiler.name.clone(), view);
             }
@@ -391,6 +393,13 @@ pub(crate) fn drain(compiler: &str, min_available: u32) -> Request {
 
 pub(crate) fn node(name: &str) -> NodeName {
     NodeName::parse(name).unwrap()
+}
+
+/// The same for an update of a package that is judged by how the compiler fares.
+pub(crate) fn judged_update() -> Ask {
+    let mut ask = update();
+    (ask.policy.judged_by, ask.policy.bake_max) = (ask.action.judged_by(), 60_000);
+    ask
 }
 
 /// The same for an update of a package.

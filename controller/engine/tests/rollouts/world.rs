@@ -2,8 +2,8 @@
 
 use bunraku_common::{Fence, NodeName, Term};
 use bunraku_engine::{
-    Ask, BalancerView, Batch, DrainOwner, Event, OnDrainDeadline, Request, RolloutId, RolloutPhase, Step,
-    TurnPhase, Wanted,
+    Ask, BalancerView, Batch, DrainOwner, Event, JudgedBy, OnDrainDeadline, OnInconclusive, Request,
+    RolloutId, RolloutPhase, Step, TurnPhase, Wanted,
 };
 
 use crate::{
@@ -49,7 +49,8 @@ enum Answer {
 impl World {
     /// The history, then an end without faults.
     pub(crate) fn after(operations: &[Operation]) -> Self {
-        let site = Site::new();
+        let mut site = Site::new();
+        site.compilers.iter_mut().for_each(|compiler| compiler.carries(25, 0));
         let mut world = Self { site, network: Vec::new(), late: Vec::new(), posted: 0, views: Vec::new() };
         for operation in operations {
             world.perform(operation);
@@ -71,11 +72,17 @@ impl World {
         let site = &mut self.site;
         let rollout = |id: u64| RolloutId(id);
         match *operation {
-            Operation::Start { nodes, batch, min_available, force, updates, reverts } => {
+            Operation::Start { nodes, batch, min_available, force, updates, reverts, judged } => {
                 let chosen = COMPILERS.iter().enumerate().filter(|(bit, _)| nodes & (1 << bit) != 0);
                 let nodes = chosen.map(|(_, name)| (*name).to_owned()).collect();
                 let mut ask = Ask { nodes, ..if updates { update() } else { restart() } };
                 ask.policy.revert = reverts;
+                if let Some(goes_on) = judged {
+                    (ask.policy.judged_by, ask.policy.bake_max) = (JudgedBy::Siblings, 20_000);
+                    if goes_on {
+                        ask.policy.on_inconclusive = OnInconclusive::Continue;
+                    }
+                }
                 (ask.policy.batch, ask.policy.min_available) = (Batch::Count(batch), min_available);
                 if force {
                     ask.policy.on_drain_deadline = OnDrainDeadline::Force;
@@ -88,6 +95,9 @@ impl World {
             }
             Operation::Resume { rollout: id } => {
                 let _refused = site.ask(Request::ResumeRollout { rollout: rollout(id) });
+            }
+            Operation::Fares { node: of, catalogs, failed } => {
+                site.compiler(COMPILERS[of]).carries(catalogs, failed);
             }
             Operation::Retarget { rollout: id, version } => {
                 let version = format!("8.{version}");
@@ -288,6 +298,7 @@ impl World {
             self.perform(&Operation::PuppetServer { node: of, up: true });
             self.perform(&Operation::Breaks { node: of, breaks: false });
             self.perform(&Operation::Fails { node: of, unchanged: None, reverts: true });
+            self.perform(&Operation::Fares { node: of, catalogs: 0, failed: 0 });
             self.perform(&Operation::Busy { node: of, busy: false });
             self.perform(&Operation::PuppetRuns { node: of, runs: false });
             for balancer in 0..2 {

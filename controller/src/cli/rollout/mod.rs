@@ -132,6 +132,16 @@ pub(super) struct Wanted {
     /// How long a compiler must stay in service before the next wave begins
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_span)]
     bake: u64,
+    /// What the bake is judged by: `health` (it stays in service), or `siblings`, too: errors, time-outs and compile times
+    /// beside those of the others. Without it `siblings` for update, puppet-run and exec
+    #[arg(long, value_name = "BY", value_parser = ["health", "siblings"])]
+    verdict: Option<String>,
+    /// Where too little was compiled to compare, the bake is extended up to this
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_span)]
+    bake_max: u64,
+    /// Where it is too little even then: `pause` the rollout, or `continue` without a verdict, which is recorded
+    #[arg(long, value_name = "WHAT", default_value = "pause", value_parser = ["pause", "continue"])]
+    on_inconclusive: String,
     /// Compile a catalog for this certname before a compiler is enabled: it must succeed
     #[arg(long, value_name = "CERTNAME", value_parser = given())]
     test_catalog: Option<String>,
@@ -294,6 +304,9 @@ impl Wanted {
             no_revert: self.no_revert,
             downgrade: self.downgrade,
             test_catalog: self.test_catalog.unwrap_or_default(),
+            verdict: self.verdict.unwrap_or_default(),
+            bake_max_s: Some(self.bake_max),
+            on_inconclusive: self.on_inconclusive,
         })
     }
 }

@@ -77,6 +77,16 @@ fn steps(action: &str, policy: &RolloutPolicy, undrained: bool) -> Vec<String> {
     steps.push(format!("{action}, then it must be healthy and serve what is committed{catalog}"));
     if !undrained {
         steps.push(format!("is enabled, and must stay in service for {}", span(policy.bake_s)));
+        if policy.verdict == "siblings" {
+            let then = match policy.on_inconclusive.as_str() {
+                "continue" => "it goes on",
+                _ => "the rollout is paused",
+            };
+            let longest = span(policy.bake_max_s);
+            steps.push(format!(
+                "must not fare worse than its siblings; where too little is compiled to tell within {longest}: {then}"
+            ));
+        }
     }
     let reverted = if policy.reverts { "what was before is brought back, and " } else { "" };
     steps.push(format!("if it fails: {reverted}no other begins before somebody decides"));
@@ -145,6 +155,10 @@ fn remarks(rollout: &RolloutInfo) -> String {
     for turn in &rollout.turns {
         if !turn.says.is_empty() {
             out.push_str(&format!("{} says: {}", turn.node, hinted("  ", &turn.says)));
+        }
+        if !turn.verdict.is_empty() {
+            let said = format!("{}: {}", turn.verdict, turn.verdict_why);
+            out.push_str(&format!("verdict on {}: {}", turn.node, hinted("  ", &said)));
         }
         for note in &turn.notes {
             out.push_str(&format!("{} notes: {}", turn.node, hinted("  ", note)));
