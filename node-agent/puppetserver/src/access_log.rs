@@ -16,7 +16,7 @@ use crate::{
     places::conf_files,
 };
 
-/// Read at one look; what is more is read at the next.
+/// Read at one look. Whoever has more to read has not looked for long.
 const AT_ONCE: u64 = 16 << 20;
 const CATALOGS: [&str; 2] = ["/puppet/v3/catalog/", "/puppet/v4/catalog"];
 
@@ -53,6 +53,15 @@ impl AccessLog {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether more was written since the last look than one look reads: what the next looks would count is old. To be
+    /// followed anew.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    pub fn has_fallen_behind(&self) -> io::Result<bool> {
+        Ok(self.file.metadata()?.len().saturating_sub(self.read) > AT_ONCE)
     }
 
     /// What came since the last look is counted, too.
@@ -185,6 +194,21 @@ mod tests {
         log.look().unwrap();
         fs::write(&path, get(200, 1)).unwrap();
         assert_eq!(log.look().unwrap().catalogs, 3, "truncated in place");
+    }
+
+    /// Regression: what was written between two rollouts was counted bit by bit while the second one baked.
+    #[test]
+    fn who_has_not_looked_for_long_is_told_so_and_not_given_old_counts_bit_by_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("access.log");
+        fs::write(&path, "").unwrap();
+        let log = AccessLog::follow(&path).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        file.set_len(AT_ONCE).unwrap();
+        assert!(!log.has_fallen_behind().unwrap());
+        file.set_len(AT_ONCE + 1).unwrap();
+        assert!(log.has_fallen_behind().unwrap());
+        assert!(!AccessLog::follow(&path).unwrap().has_fallen_behind().unwrap());
     }
 
     #[test]

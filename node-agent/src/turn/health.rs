@@ -48,7 +48,11 @@ async fn look(node: &Node, compiler: &Compiler, certname: &str) -> Result<Health
     let mut counting = node.turns.counting.lock().await;
     let unreadable = |error| format!("could not read Puppet Server's access log {}: {error}", path.display());
     let counting = match &mut *counting {
-        Some(counting) if counting.log.path() == path => counting,
+        Some(counting)
+            if counting.log.path() == path && !counting.log.has_fallen_behind().map_err(unreadable)? =>
+        {
+            counting
+        }
         none => {
             let log = AccessLog::follow(&path).map_err(unreadable)?;
             // Every beginning has another number.
