@@ -82,7 +82,7 @@ pub struct Health {
 }
 
 impl Health {
-    pub(crate) fn add(&mut self, other: &Self) {
+    pub fn add(&mut self, other: &Self) {
         self.catalogs = self.catalogs.saturating_add(other.catalogs);
         self.catalog_ms = self.catalog_ms.saturating_add(other.catalog_ms);
         self.failed = self.failed.saturating_add(other.failed);

@@ -89,12 +89,12 @@ impl State {
             },
             TurnPhase::Preparing if aborted.is_some() => go(TurnPhase::Skipped, aborted),
             TurnPhase::Preparing if late => back(TurnPhase::Failed, no_answer()),
-            // What an abort meets on its way back goes on: it is the shortest way to the end.
             TurnPhase::Settling if late && turn.goes_back() => {
                 let reason =
                     format!("{}; what was before was not brought back: {}", turn.reason(), no_answer());
                 back(TurnPhase::Releasing, reason)
             }
+            // What an abort meets on its way back goes on: it is the shortest way to the end.
             TurnPhase::Settling if aborted.is_some() && !turn.goes_back() => {
                 go(TurnPhase::Releasing, aborted)
             }

@@ -4,7 +4,7 @@ use bunraku_common::NodeName;
 use serde::{Deserialize, Serialize};
 
 use super::{JudgedBy, OnInconclusive, Rollout, RolloutPhase, Turn, TurnPhase};
-use crate::{Fact, Millis, Presence, RolloutId, State, deploy::span, view::Health};
+use crate::{Fact, Millis, Presence, RolloutId, State, view::Health};
 
 /// With fewer on either side chance would decide.
 const CATALOGS: u64 = 20;
@@ -179,9 +179,9 @@ fn judge(own: &Health, others: &Health) -> Verdict {
     }
     let (mine, theirs) = (scaled(own.catalog_ms, others.catalogs), scaled(others.catalog_ms, own.catalogs));
     let means = format!(
-        "a catalog takes {}, on its siblings {}",
-        span(own.catalog_ms / own.catalogs),
-        span(others.catalog_ms / others.catalogs)
+        "a catalog takes {} ms, on its siblings {} ms",
+        own.catalog_ms / own.catalogs,
+        others.catalog_ms / others.catalogs
     );
     if mine > theirs * u128::from(SLOWER) + both * u128::from(SLOWER_MS) {
         return verdict(Says::Fail, means);

@@ -74,11 +74,7 @@ impl Compiler {
 
     /// What it has counted when it is asked.
     pub(crate) fn count(&mut self) -> Health {
-        let Health { catalogs, catalog_ms, failed, borrow_timeouts } = self.fares;
-        self.counted.catalogs += catalogs;
-        self.counted.catalog_ms += catalog_ms;
-        self.counted.failed += failed;
-        self.counted.borrow_timeouts += borrow_timeouts;
+        self.counted.add(&self.fares);
         self.counted
     }
 

@@ -10,5 +10,6 @@ mod histories;
 mod regressions;
 mod rollouts;
 mod site;
+mod verdict;
 mod waves;
 mod world;

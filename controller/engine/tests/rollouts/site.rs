@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Role, Term};
 use bunraku_engine::{
     Action, Ask, Balance, Built, Event, Fact, HealthView, IdleView, Millis, OnDrainDeadline, Plan, Presence,
-    Refusal, Request, Rollout, RolloutId, RolloutPolicy, State, Step, TurnPhase,
+    Refusal, Request, Rollout, RolloutId, RolloutOutcome, RolloutPhase, RolloutPolicy, State, Step,
+    TurnPhase,
 };
 
 use crate::{
@@ -406,4 +407,23 @@ pub(crate) fn judged_update() -> Ask {
 pub(crate) fn update() -> Ask {
     let action = Action::Update { package: "puppetserver".into(), version: "8.1".into() };
     Ask { action, ..restart() }
+}
+
+pub(crate) fn outcome(site: &Site, id: RolloutId) -> RolloutOutcome {
+    match &site.rollout(id).phase {
+        RolloutPhase::Ended { outcome, .. } => outcome.clone(),
+        other => panic!("{other:?}: {:?}", site.waiting(id)),
+    }
+}
+
+pub(crate) fn everything_is_as_before(site: &mut Site) {
+    site.round();
+    site.round();
+    for name in ["c1", "c2", "c3"] {
+        assert!(site.in_service(name), "{name}");
+        assert!(!site.compiler(name).puppet_disabled, "{name}");
+    }
+    assert!(site.steps().is_empty(), "{:?}", site.steps());
+    assert_eq!(site.state.deadline(&site.presence), None);
+    assert!(site.alarms().is_empty(), "{:?}", site.alarms());
 }
