@@ -3,6 +3,7 @@
 //!
 //! Nothing here talks to a network, and only `objects` and `config` read files.
 
+pub mod alone;
 pub mod chain;
 pub mod config;
 pub mod crash;
@@ -16,6 +17,7 @@ pub mod objects;
 pub mod snapshot;
 pub mod telemetry;
 
+pub use alone::Alone;
 pub use chain::Chain;
 pub use digest::Digest;
 pub use fence::{Fence, Generation, Term};

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{DirBuilder, File, Permissions, TryLockError, set_permissions},
+    fs::{DirBuilder, File, Permissions, set_permissions},
     io,
     net::{SocketAddr, ToSocketAddrs},
     os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
@@ -12,7 +12,7 @@ use std::{
 };
 
 use bunraku_balancer::{Keeper, KeeperError};
-use bunraku_common::{Chain, Digest, EnvironmentName, NodeName, names::BadName};
+use bunraku_common::{Alone, Chain, Digest, EnvironmentName, NodeName, names::BadName};
 use bunraku_puppetserver::{
     Account, Places as ServerPlaces, Puppet, PuppetServer, Settings, SettingsError, places::PlacesError,
 };
@@ -100,7 +100,7 @@ pub(crate) struct Node {
     /// How far this host's clock was ahead of the controller's at the last hello, in milliseconds.
     pub clock_ahead_ms: Mutex<Option<i64>>,
     /// Released when the agent ends, however it ends.
-    _lock: File,
+    _lock: Alone,
 }
 
 #[derive(Debug)]
@@ -294,14 +294,15 @@ pub(crate) fn locks(config: &Config) -> PathBuf {
 }
 
 /// Two agents over one directory would remove each other's unfinished work.
-fn only_one(path: &Path) -> Result<File, AgentError> {
+fn only_one(path: &Path) -> Result<Alone, AgentError> {
     let opened = File::options().create(true).truncate(false).write(true).open(path);
     let file = opened.map_err(|source| AgentError::Io { doing: "open", path: path.into(), source })?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(AgentError::Running { path: path.into() }),
-        Err(TryLockError::Error(source)) => Err(AgentError::Io { doing: "lock", path: path.into(), source }),
-    }
+    let taken = Alone::try_take(file).map_err(|source| AgentError::Io {
+        doing: "lock",
+        path: path.into(),
+        source,
+    })?;
+    taken.ok_or_else(|| AgentError::Running { path: path.into() })
 }
 
 /// The user that Puppet Server runs as, where this agent may become it.

@@ -14,6 +14,8 @@
 use std::{
     fs::File,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use bunraku_common::Digest;
@@ -26,6 +28,8 @@ pub(crate) const FORMAT: u32 = 1;
 /// keys takes about 1 KB (measured with 100,000 records).
 const CACHE_BYTES: u64 = 32 << 20;
 const META: &[u8] = b"m";
+/// A child that was forked and has not become another program yet holds a copy of sled's lock, which sled only closes.
+const LOCK_LINGERS: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -52,6 +56,7 @@ pub(crate) struct Entry<'a> {
 impl Index {
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
         let config = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+        wait_for_lock(&path.join("db"));
         let db = config.open().map_err(failed("open"))?;
         Ok(Self { db, path: path.into() })
     }
@@ -113,6 +118,14 @@ impl Index {
         self.db.flush().map_err(failed("write"))?;
         let synced = File::open(self.path.join("db")).and_then(|file| file.sync_all());
         synced.map_err(StoreError::io("sync", &self.path))
+    }
+}
+
+/// Nobody else comes here: the store's own lock keeps them out. What goes wrong is for sled to say.
+fn wait_for_lock(file: &Path) {
+    let until = Instant::now() + LOCK_LINGERS;
+    while File::open(file).is_ok_and(|file| file.try_lock().is_err()) && Instant::now() < until {
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -213,6 +226,20 @@ mod tests {
         drop(index);
         let meta = Index::open(dir.path()).unwrap().meta().unwrap().unwrap();
         assert_eq!((meta.format, meta.journal, meta.head.sequence), (FORMAT, JournalId(9), 7));
+    }
+
+    #[test]
+    fn regression_a_childs_copy_of_the_lock_is_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Index::open(dir.path()).unwrap());
+        let copy_in_a_child = File::open(dir.path().join("db")).unwrap();
+        copy_in_a_child.lock().unwrap();
+        let becomes_another_program = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(50));
+            drop(copy_in_a_child);
+        });
+        Index::open(dir.path()).unwrap();
+        becomes_another_program.join().unwrap();
     }
 
     #[test]

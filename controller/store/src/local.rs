@@ -6,12 +6,9 @@
 //! index/      sled: what may be lost
 //! ```
 
-use std::{
-    fs::{File, TryLockError},
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
-use bunraku_common::Chain;
+use bunraku_common::{Alone, Chain};
 
 use crate::{
     JournalId, Keep, Kept, Link, Lost, NewRecord, Record, Store, StoreError, Verification, WhyRebuilt,
@@ -27,7 +24,7 @@ pub struct LocalStore {
     index: Option<Index>,
     journal: Journal<OsDisk>,
     /// Released last.
-    _lock: File,
+    _lock: Alone,
 }
 
 /// What a start goes on from.
@@ -198,14 +195,11 @@ impl Drop for LocalStore {
     }
 }
 
-fn lock(dir: &Path) -> Result<File, StoreError> {
+fn lock(dir: &Path) -> Result<Alone, StoreError> {
     let path: PathBuf = dir.join("lock");
     let file = private_file().open(&path).map_err(StoreError::io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: dir.into() }),
-        Err(TryLockError::Error(error)) => Err(StoreError::io("lock", path)(error)),
-    }
+    let taken = Alone::try_take(file).map_err(StoreError::io("lock", path))?;
+    taken.ok_or_else(|| StoreError::InUse { path: dir.into() })
 }
 
 fn trusted<T>(answer: Result<T, StoreError>) -> Option<T> {

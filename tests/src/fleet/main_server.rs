@@ -7,7 +7,6 @@ use std::{
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
 };
 
 use bunraku::{Controller, ServeError, config::Config};
@@ -16,7 +15,6 @@ use bunraku_proto::{
     Door, FleetName, Peer, channel, identity, tls,
     v1::{self, DeployInfo, control_client::ControlClient},
 };
-use bunraku_store::StoreError;
 use tonic::{Status, transport::Channel};
 use zeroize::Zeroizing;
 
@@ -26,9 +24,6 @@ use super::{ControlRepository, host::Host, host_in, until};
 const HOST: u8 = 1;
 /// Another controller's in the same fleet.
 const OTHER_HOST: u8 = 2;
-
-/// A program that another test starts holds copies of this process's locked files between fork and exec.
-pub(super) const LOCK_LINGERS: Duration = Duration::from_secs(5);
 
 /// A main server: stopped, or with a controller that runs.
 #[derive(Debug)]
@@ -69,22 +64,15 @@ impl MainServer {
     }
 
     pub async fn start(&mut self) -> Result<(), ServeError> {
-        let deadline = Instant::now() + LOCK_LINGERS;
-        loop {
-            let host = Host::new("controller", 2);
-            match host.run(Controller::start(self.config.clone())).await {
-                Ok(controller) => {
-                    self.running = Some((host, controller));
-                    return Ok(());
-                }
-                Err(ServeError::Store(StoreError::InUse { .. })) if Instant::now() < deadline => {
-                    host.end().await;
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                Err(error) => {
-                    host.end().await;
-                    return Err(error);
-                }
+        let host = Host::new("controller", 2);
+        match host.run(Controller::start(self.config.clone())).await {
+            Ok(controller) => {
+                self.running = Some((host, controller));
+                Ok(())
+            }
+            Err(error) => {
+                host.end().await;
+                Err(error)
             }
         }
     }

@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant, SystemTime},
+    time::SystemTime,
 };
 
 use bunraku_agent::{Agent, AgentError, CodeConfig, Config, PuppetConfig, identity::enroll_with_token};
@@ -19,7 +19,6 @@ use super::{
     Flow, Link, MainServer, PuppetServer,
     authority::Authority,
     host::{Host, Pause},
-    main_server::LOCK_LINGERS,
     until, write_executable,
 };
 
@@ -106,22 +105,15 @@ impl Node {
     }
 
     pub async fn start(&self) -> Result<(), AgentError> {
-        let deadline = Instant::now() + LOCK_LINGERS;
-        loop {
-            let host = Host::new(self.name.as_str(), 1);
-            match host.run(Agent::start(self.config())).await {
-                Ok(agent) => {
-                    *self.running.lock().await = Some((host, agent));
-                    return Ok(());
-                }
-                Err(AgentError::Running { .. }) if Instant::now() < deadline => {
-                    host.end().await;
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                Err(error) => {
-                    host.end().await;
-                    return Err(error);
-                }
+        let host = Host::new(self.name.as_str(), 1);
+        match host.run(Agent::start(self.config())).await {
+            Ok(agent) => {
+                *self.running.lock().await = Some((host, agent));
+                Ok(())
+            }
+            Err(error) => {
+                host.end().await;
+                Err(error)
             }
         }
     }
