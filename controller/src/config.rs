@@ -59,7 +59,8 @@ fn default_socket() -> PathBuf {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DeployConfig {
-    /// A compiler that cannot stage: `fail` abandons the deploy everywhere, `skip` leaves the compiler behind.
+    /// A compiler that cannot stage: `fail` abandons the deploy everywhere, `skip` leaves the compiler behind, `drain`
+    /// leaves it behind, out of service until it follows; where it may not go, or nothing balances, as `fail`.
     pub policy: Policy,
     /// Seconds for all compilers to stage.
     #[serde(deserialize_with = "positive")]
@@ -76,7 +77,7 @@ pub struct DeployConfig {
 impl Default for DeployConfig {
     fn default() -> Self {
         Self {
-            policy: Policy::Fail,
+            policy: Policy::Drain,
             stage_deadline_s: 600,
             commit_deadline_s: 300,
             unreachable_s: 60,

@@ -47,6 +47,10 @@ impl State {
                 self.set_stage(*deploy, node, Stage::Waiting);
                 self.unstaged(*deploy, node);
             }
+            Fact::NodeUnable { deploy, node, reason, hint, environment: _ } => {
+                let (reason, hint) = (reason.clone(), hint.clone());
+                self.set_stage(*deploy, node, Stage::Unable { reason, hint });
+            }
             Fact::NodeSkipped { deploy, node, reason, environment: _ } => {
                 self.set_stage(*deploy, node, Stage::Skipped { reason: reason.clone() });
             }
@@ -246,7 +250,7 @@ impl State {
     fn set_stage(&mut self, id: DeployId, node: &NodeName, to: Stage) {
         if let Some(Phase::Staging { nodes, .. }) = self.deploys.get_mut(&id).map(|deploy| &mut deploy.phase)
             && let Some(stage) = nodes.get_mut(node)
-            && matches!(stage, Stage::Waiting | Stage::Staged)
+            && matches!(stage, Stage::Waiting | Stage::Unable { .. } | Stage::Staged)
         {
             *stage = to;
         }

@@ -133,6 +133,7 @@ impl State {
             | Fact::StagingStarted { .. }
             | Fact::NodeStaged { .. }
             | Fact::NodeUnstaged { .. }
+            | Fact::NodeUnable { .. }
             | Fact::NodeSkipped { .. }
             | Fact::CommitDecided { .. }
             | Fact::NodeOwes { .. }
@@ -164,7 +165,9 @@ impl State {
         for deploy in self.deploys.values_mut() {
             match &mut deploy.phase {
                 Phase::Staging { nodes, .. } => {
-                    if let Some(stage) = nodes.get_mut(node).filter(|stage| **stage == Stage::Staged) {
+                    if let Some(stage) = nodes.get_mut(node)
+                        && matches!(stage, Stage::Staged | Stage::Unable { .. })
+                    {
                         *stage = Stage::Waiting;
                     }
                 }

@@ -322,6 +322,13 @@ impl State {
                 if !self.holds(owner) =>
             {
                 let long = span(now.saturating_sub(*since));
+                if matches!(owner, DrainOwner::Deploy(_)) && !self.is_proven(compiler) {
+                    return Some(format!(
+                        "{compiler} is out of service for {long} until it serves what is committed: {reason}\nhint: \
+                         systemctl status bunraku-agent there; with the old code all the same: bunraku lb enable \
+                         {compiler}"
+                    ));
+                }
                 Some(format!(
                     "{compiler} is drained for {long} by {owner}, which has ended: {reason}\nhint: bunraku lb enable \
                      {compiler}"

@@ -66,6 +66,8 @@ pub enum Policy {
     Fail,
     /// Leave the node behind.
     Skip,
+    /// Leave it behind, out of service until it follows. Where it may not go out, or no balancer is enrolled: as `Fail`.
+    Drain,
 }
 
 /// What a build (or a rollback) resolved to.
@@ -111,6 +113,11 @@ pub enum Phase {
 #[serde(tag = "stage", rename_all = "kebab-case")]
 pub enum Stage {
     Waiting,
+    /// It cannot, and is to be drained.
+    Unable {
+        reason: String,
+        hint: String,
+    },
     Staged,
     /// Left behind by policy.
     Skipped {
@@ -271,10 +278,14 @@ impl Deploy {
                 span(now.saturating_sub(*since))
             ),
             Phase::Staging { nodes, deadline, .. } => {
-                let waiting = nodes.iter().filter(|(_, s)| **s == Stage::Waiting).map(|(n, _)| n);
+                let waiting = nodes.iter().filter(|(_, s)| s.is_open()).map(|(n, _)| n);
                 let then = match self.policy {
                     Policy::Fail => "the deploy is abandoned and every node stays on the old code",
                     Policy::Skip => "those that have not staged are left behind",
+                    Policy::Drain => {
+                        "those that have not staged are drained until they follow; where that is not allowed the deploy \
+                         is abandoned and every node stays on the old code"
+                    }
                 };
                 format!("for {} to stage, {}; then {then}", names(waiting), left(*deadline, now))
             }
@@ -306,6 +317,7 @@ impl Policy {
         match text {
             "fail" => Some(Self::Fail),
             "skip" => Some(Self::Skip),
+            "drain" => Some(Self::Drain),
             _ => None,
         }
     }
@@ -338,10 +350,15 @@ impl Outcome {
 }
 
 impl Stage {
+    /// Whether the deploy still waits for this node.
+    pub(crate) fn is_open(&self) -> bool {
+        matches!(self, Self::Waiting | Self::Unable { .. })
+    }
+
     /// Where the commit begins for a node that came so far.
     pub(crate) fn committing(&self) -> Commit {
         match self {
-            Self::Waiting | Self::Staged => Commit::Waiting,
+            Self::Waiting | Self::Unable { .. } | Self::Staged => Commit::Waiting,
             Self::Skipped { reason } => Commit::Skipped { reason: reason.clone() },
             Self::Dropped { reason } => Commit::Dropped { reason: reason.clone() },
         }
@@ -350,6 +367,7 @@ impl Stage {
     fn note(&self) -> NodeNote {
         match self {
             Self::Waiting => NodeNote::new("waiting", ""),
+            Self::Unable { reason, .. } => NodeNote::new("waiting", &format!("to be drained: {reason}")),
             Self::Staged => NodeNote::new("staged", ""),
             Self::Skipped { reason } => NodeNote::new("skipped", reason),
             Self::Dropped { reason } => NodeNote::new("dropped", reason),

@@ -18,6 +18,7 @@ impl Fact {
             Self::StagingStarted { .. } => "staging-started",
             Self::NodeStaged { .. } => "node-staged",
             Self::NodeUnstaged { .. } => "node-unstaged",
+            Self::NodeUnable { .. } => "node-unable",
             Self::NodeSkipped { .. } => "node-skipped",
             Self::CommitDecided { .. } => "commit-decided",
             Self::NodeOwes { .. } => "node-owes",
@@ -66,6 +67,7 @@ impl Fact {
             | Self::StagingStarted { deploy, .. }
             | Self::NodeStaged { deploy, .. }
             | Self::NodeUnstaged { deploy, .. }
+            | Self::NodeUnable { deploy, .. }
             | Self::NodeSkipped { deploy, .. }
             | Self::CommitDecided { deploy, .. }
             | Self::DeployEnded { deploy, .. } => Some(*deploy),
@@ -116,6 +118,7 @@ impl Fact {
             | Self::StagingStarted { environment, .. }
             | Self::NodeStaged { environment, .. }
             | Self::NodeUnstaged { environment, .. }
+            | Self::NodeUnable { environment, .. }
             | Self::NodeSkipped { environment, .. }
             | Self::CommitDecided { environment, .. }
             | Self::NodeOwes { environment, .. }
@@ -162,6 +165,7 @@ impl Fact {
         match self {
             Self::NodeStaged { node, .. }
             | Self::NodeUnstaged { node, .. }
+            | Self::NodeUnable { node, .. }
             | Self::NodeSkipped { node, .. }
             | Self::NodeOwes { node, .. }
             | Self::NodeProven { node, .. }
@@ -243,6 +247,9 @@ impl fmt::Display for Fact {
             }
             Self::NodeUnstaged { deploy, node, environment: _ } => {
                 write!(f, "deploy {deploy}: {node} no longer holds what it staged")
+            }
+            Self::NodeUnable { deploy, node, reason, .. } => {
+                write!(f, "deploy {deploy}: {node} cannot stage and is to be drained: {reason}")
             }
             Self::NodeSkipped { deploy, node, reason, environment: _ } => {
                 write!(f, "deploy {deploy}: {node} is left behind: {reason}")

@@ -20,7 +20,7 @@ pub(crate) struct NodeFault<'a> {
 }
 
 impl NodeFault<'_> {
-    fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         match self.hint.as_str() {
             "" => self.reason.clone(),
             hint => format!("{} (hint: {hint})", self.reason),
@@ -43,6 +43,9 @@ impl State {
         }
         facts.extend(self.due_build());
         facts.extend(presence.into_iter().flat_map(|presence| self.due_balance(presence, now)));
+        if facts.is_empty() {
+            facts.extend(presence.and_then(|presence| self.due_follow(presence, now)));
+        }
         if facts.is_empty() {
             facts.extend(presence.into_iter().flat_map(|presence| self.due_rollouts(presence, now)));
         }
@@ -125,14 +128,12 @@ impl State {
                 let reason = format!("the build did not end within {}", span(self.settings.build_deadline));
                 end(Outcome::Failed { reason, hint: format!("bunraku deploys show {}", deploy.id) })
             }
-            Phase::Staging { nodes, deadline, built, generation } => {
-                let waiting = || nodes.iter().filter(|(_, s)| **s == Stage::Waiting).map(|(node, _)| node);
-                let faults: Vec<NodeFault<'_>> =
-                    waiting().filter_map(|node| self.fault_of(node, *deadline, presence, now)).collect();
+            Phase::Staging { nodes, built, generation, .. } => {
+                let faults = self.staging_faults(deploy, presence, now);
                 if !faults.is_empty() {
-                    return self.node_faults(deploy, &faults);
+                    return self.node_faults(deploy, &faults, presence, now);
                 }
-                if waiting().next().is_some() {
+                if nodes.values().any(Stage::is_open) {
                     return Vec::new();
                 }
                 if !nodes.values().any(|stage| *stage == Stage::Staged) {
@@ -164,6 +165,24 @@ impl State {
         }
     }
 
+    /// The nodes of a deploy that cannot stage, and why.
+    pub(crate) fn staging_faults<'a>(
+        &self,
+        deploy: &'a Deploy,
+        presence: Option<&Presence>,
+        now: Millis,
+    ) -> Vec<NodeFault<'a>> {
+        let Phase::Staging { nodes, deadline, .. } = &deploy.phase else { return Vec::new() };
+        let fault = |(node, stage): (&'a NodeName, &'a Stage)| match stage {
+            Stage::Waiting => self.fault_of(node, *deadline, presence, now),
+            Stage::Unable { reason, hint } => {
+                Some(NodeFault { node, reason: reason.clone(), hint: hint.clone() })
+            }
+            Stage::Staged | Stage::Skipped { .. } | Stage::Dropped { .. } => None,
+        };
+        nodes.iter().filter_map(fault).collect()
+    }
+
     /// Why a node that has not staged counts as failed, if it does.
     fn fault_of<'a>(
         &self,
@@ -186,11 +205,51 @@ impl State {
     }
 
     /// What nodes that cannot stage do to the deploy, by its policy.
-    pub(crate) fn node_faults(&self, deploy: &Deploy, faults: &[NodeFault<'_>]) -> Vec<Fact> {
-        let environment = || deploy.environment.clone();
+    fn node_faults(
+        &self,
+        deploy: &Deploy,
+        faults: &[NodeFault<'_>],
+        presence: Option<&Presence>,
+        now: Millis,
+    ) -> Vec<Fact> {
         match deploy.policy {
-            Policy::Fail => {
-                let NodeFault { node: first, reason, hint } = &faults[0];
+            Policy::Drain if self.balancers().next().is_some() => {
+                presence.map_or(Vec::new(), |presence| self.faults_drained(deploy, faults, presence, now))
+            }
+            Policy::Fail | Policy::Drain => self.abandoned_for(deploy, faults),
+            Policy::Skip => faults
+                .iter()
+                .map(|fault| Fact::NodeSkipped {
+                    deploy: deploy.id,
+                    environment: deploy.environment.clone(),
+                    node: fault.node.clone(),
+                    reason: fault.told(),
+                })
+                .collect(),
+        }
+    }
+
+    /// A node that said that it cannot stage.
+    pub(crate) fn stage_failed(&self, deploy: &Deploy, fault: &NodeFault<'_>) -> Vec<Fact> {
+        match deploy.policy {
+            Policy::Drain if self.balancers().next().is_some() => vec![Fact::NodeUnable {
+                deploy: deploy.id,
+                environment: deploy.environment.clone(),
+                node: fault.node.clone(),
+                reason: fault.reason.clone(),
+                hint: fault.hint.clone(),
+            }],
+            Policy::Fail | Policy::Skip | Policy::Drain => {
+                self.node_faults(deploy, std::slice::from_ref(fault), None, 0)
+            }
+        }
+    }
+
+    pub(crate) fn abandoned_for(&self, deploy: &Deploy, faults: &[NodeFault<'_>]) -> Vec<Fact> {
+        match faults {
+            [] => Vec::new(),
+            [first, ..] => {
+                let NodeFault { node: first, reason, hint } = first;
                 let more = match faults.len() {
                     1 => String::new(),
                     all => format!(" (and {} more)", all - 1),
@@ -203,17 +262,12 @@ impl State {
                     ),
                     failed: faults.iter().map(|fault| (fault.node.clone(), fault.reason.clone())).collect(),
                 };
-                vec![Fact::DeployEnded { deploy: deploy.id, environment: environment(), outcome }]
-            }
-            Policy::Skip => faults
-                .iter()
-                .map(|fault| Fact::NodeSkipped {
+                vec![Fact::DeployEnded {
                     deploy: deploy.id,
-                    environment: environment(),
-                    node: fault.node.clone(),
-                    reason: fault.told(),
-                })
-                .collect(),
+                    environment: deploy.environment.clone(),
+                    outcome,
+                }]
+            }
         }
     }
 

@@ -62,6 +62,14 @@ pub enum Fact {
         environment: EnvironmentName,
         node: NodeName,
     },
+    /// It cannot stage, and is to be drained.
+    NodeUnable {
+        deploy: DeployId,
+        environment: EnvironmentName,
+        node: NodeName,
+        reason: String,
+        hint: String,
+    },
     NodeSkipped {
         deploy: DeployId,
         environment: EnvironmentName,

@@ -17,6 +17,7 @@ pub mod environment;
 mod event;
 mod fact;
 pub mod fleet;
+mod follow;
 mod observe;
 mod presence;
 mod request;

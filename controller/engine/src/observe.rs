@@ -46,7 +46,7 @@ impl State {
                             let reason = format!("{node} refused the content: {reason}");
                             vec![ended(deploy, Outcome::Abandoned { reason, hint, failed })]
                         }
-                        Fault::Node => self.node_faults(deploy, &[NodeFault { node: &node, reason, hint }]),
+                        Fault::Node => self.stage_failed(deploy, &NodeFault { node: &node, reason, hint }),
                     },
                 }
             }

@@ -48,7 +48,7 @@ impl Default for Settings {
             discard: 5 * MINUTE,
             balance_deadline: MINUTE,
             slow_start_s: 0,
-            policy: Policy::Fail,
+            policy: Policy::Drain,
             parallel_builds: 2,
             retained: 10,
             ended_deploys: 200,

@@ -300,6 +300,8 @@ impl State {
         match &deploy.phase {
             Phase::Queued | Phase::Ended { .. } => None,
             Phase::Building { since } => Some(since.saturating_add(self.settings.build_deadline)),
+            // That drain has a deadline of its own.
+            Phase::Staging { .. } if self.waits_for_drain(deploy) => None,
             Phase::Staging { nodes, deadline, .. } => nodes
                 .iter()
                 .filter(|(_, stage)| **stage == Stage::Waiting)

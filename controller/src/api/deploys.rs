@@ -94,7 +94,7 @@ impl Api {
         let policy = match request.policy.as_str() {
             "" => None,
             text => Some(Policy::parse(text).ok_or_else(|| {
-                Status::invalid_argument(format!("`{text}` is not a policy: fail and skip are known"))
+                Status::invalid_argument(format!("`{text}` is not a policy: fail, skip and drain are known"))
             })?),
         };
         let commit = if request.commit.is_empty() { None } else { Some(request.commit) };

@@ -32,8 +32,9 @@ pub(super) struct Deploy {
     /// Build and compare; nothing moves
     #[arg(long)]
     plan: bool,
-    /// What to do with a compiler that cannot stage: `fail` abandons, `skip` leaves it behind
-    #[arg(long, value_parser = ["fail", "skip"])]
+    /// What to do with a compiler that cannot stage: `fail` abandons, `skip` leaves it behind, `drain` leaves it behind and
+    /// out of service until it follows (where it may not go out: as `fail`)
+    #[arg(long, value_parser = ["fail", "skip", "drain"])]
     policy: Option<String>,
     /// Return as soon as the request is accepted
     #[arg(long)]

@@ -68,7 +68,7 @@ impl World {
         for name in self.required[&id].clone() {
             let staged = self.node(&name).served(environment).versions.contains(&snapshot);
             let excused = match &nodes[&name] {
-                Stage::Waiting => false,
+                Stage::Waiting | bunraku_engine::Stage::Unable { .. } => false,
                 Stage::Staged => staged,
                 Stage::Skipped { .. } => deploy.policy == Policy::Skip,
                 Stage::Dropped { reason } => ["held", "revoked", "removed"].contains(&reason.as_str()),
