@@ -216,3 +216,46 @@ async fn what_is_not_carried_and_what_is_no_compiler_is_refused_with_a_hint() {
     assert!(refused.message().contains("lb1 is no compiler"), "{refused}");
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i2_a_compiler_that_is_away_during_a_deploy_is_drained_before_the_others_swap_and_comes_back_when_it_follows()
+ {
+    let mut fleet = Fleet::new().nodes(3).controller(|config| config.balancers.agree_s = 4).up().await;
+    fleet.add_balancer("lb1", &["c1", "c2", "c3"]).await;
+    fleet.deploy_change("production", "old").await;
+    fleet.main().until_balanced("c2", "in service").await;
+    fleet.node("c2").stop().await;
+    fleet.main().until_gone("c2").await;
+    fleet.push("production", &[("manifests/site.pp", "# new\n")]);
+    let deploy = fleet.main().ask_deploy("production").await.unwrap();
+    let ended = fleet.main().until_ended(deploy).await;
+    assert_eq!(ended.phase, "behind", "{ended:#?}");
+    let balance = fleet.main().at_balancers("c2").await;
+    assert_eq!((balance.owner, balance.state.as_str()), (format!("deploy {deploy}"), "drained"));
+    assert!(fleet.balancer("lb1").haproxy().shows("c2").await.starts_with("DRAIN"));
+    let alarms = fleet.main().status().await.alarms;
+    assert!(alarms.iter().any(|alarm| alarm.contains("until it serves what is committed")), "{alarms:?}");
+
+    fleet.node("c2").start().await.unwrap();
+    fleet.node("c2").until_serves("production", digest_of(&ended)).await;
+    fleet.main().until_balanced("c2", "in service").await;
+    assert_eq!(fleet.main().status().await.alarms, Vec::<String>::new());
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_a_deploy_that_would_need_the_last_compiler_out_of_service_is_abandoned_everywhere() {
+    let mut fleet = Fleet::new().nodes(2).up().await;
+    fleet.add_balancer("lb1", &["c2"]).await;
+    fleet.deploy_change("production", "old").await;
+    fleet.main().until_balanced("c2", "in service").await;
+    fleet.node("c2").stop().await;
+    fleet.main().until_gone("c2").await;
+    fleet.push("production", &[("manifests/site.pp", "# new\n")]);
+    let deploy = fleet.main().ask_deploy("production").await.unwrap();
+    let ended = fleet.main().until_ended(deploy).await;
+    assert_eq!(ended.phase, "abandoned", "{ended:#?}");
+    assert!(ended.reason.contains("c2 cannot be drained: without c2"), "{}", ended.reason);
+    assert!(fleet.balancer("lb1").haproxy().shows("c2").await.starts_with("UP"));
+    fleet.end().await;
+}

@@ -14,6 +14,7 @@ pub(crate) struct Compiler {
     /// It does not come up after the next restart.
     pub(crate) breaks: bool,
     pub(crate) refuses_to_prepare: bool,
+    pub(crate) cannot_stage: bool,
     /// The restart fails; whether Puppet Server is as it was.
     pub(crate) cannot_act: Option<bool>,
     /// Nor can what was before be brought back.
@@ -54,6 +55,7 @@ impl Compiler {
             up: true,
             breaks: false,
             refuses_to_prepare: false,
+            cannot_stage: false,
             cannot_act: None,
             cannot_revert: false,
             puppet_disabled: false,

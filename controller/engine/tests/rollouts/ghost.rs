@@ -10,13 +10,14 @@ use crate::balancer::{BACKEND, Balancer};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Property {
+    I2,
     I3,
     I5,
     I7,
 }
 
 impl Property {
-    pub(crate) const ALL: [Self; 3] = [Self::I3, Self::I5, Self::I7];
+    pub(crate) const ALL: [Self; 4] = [Self::I2, Self::I3, Self::I5, Self::I7];
 }
 
 /// How much of interest happened.
@@ -29,6 +30,8 @@ pub(crate) struct Counts {
     pub(crate) done: usize,
     pub(crate) aborted: usize,
     pub(crate) stale: usize,
+    /// By deploys, out of service.
+    pub(crate) left_behind: usize,
     /// As pass, fail and inconclusive.
     pub(crate) judged: [usize; 3],
 }
@@ -54,6 +57,7 @@ impl Counts {
         self.done += other.done;
         self.aborted += other.aborted;
         self.stale += other.stale;
+        self.left_behind += other.left_behind;
         self.judged.iter_mut().zip(other.judged).for_each(|(sum, more)| *sum += more);
     }
 }
@@ -74,6 +78,13 @@ impl Ghost {
             Fact::BalanceWanted { compiler, wanted: Wanted::Ready, undone, .. } => {
                 self.counts.undone += usize::from(undone.is_some());
                 self.wanted_out.remove(compiler);
+            }
+            Fact::NodeSkipped { node, .. } => {
+                self.counts.left_behind += 1;
+                if let Some(balancer) = balancers.iter().find(|balancer| carries(balancer, node)) {
+                    let what = format!("{node} is left behind while {} sends agents to it", balancer.name);
+                    self.breaks(Property::I2, what);
+                }
             }
             Fact::RolloutStarted { rollout, waves, .. } => {
                 let nodes = waves.iter().flat_map(|wave| wave.nodes.clone());
@@ -157,15 +168,17 @@ impl Ghost {
         if !self.acted.insert((rollout, node.clone(), attempt, back)) {
             self.breaks(Property::I5, format!("{node} was restarted twice in one turn"));
         }
-        let carries = |balancer: &&Balancer| {
-            let server = &balancer.servers[node];
-            server.in_service() && !server.forgot
-        };
-        if let Some(balancer) = balancers.iter().find(carries) {
+        if let Some(balancer) = balancers.iter().find(|balancer| carries(balancer, node)) {
             self.breaks(
                 Property::I3,
                 format!("{node} was restarted while {} sent agents to it", balancer.name),
             );
         }
     }
+}
+
+/// One that forgot is told again before long.
+fn carries(balancer: &Balancer, node: &NodeName) -> bool {
+    let server = &balancer.servers[node];
+    server.in_service() && !server.forgot
 }

@@ -30,6 +30,13 @@ pub(crate) enum Operation {
         /// The numbers of the compilers decide; what is unknown then stops nothing.
         judged: Option<bool>,
     },
+    /// Somebody deploys something new, unless a deploy is under way.
+    Deploy,
+    /// From now on a compiler cannot stage, or can again.
+    CannotStage {
+        node: usize,
+        cannot: bool,
+    },
     Pause {
         rollout: u64,
     },
@@ -165,6 +172,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(nodes, batch, min_available, force, updates, reverts, judged)| {
                 Operation::Start { nodes, batch, min_available, force, updates, reverts, judged }
             }),
+        4 => Just(Operation::Deploy),
         1 => rollout.clone().prop_map(|rollout| Operation::Pause { rollout }),
         4 => rollout.clone().prop_map(|rollout| Operation::Resume { rollout }),
         1 => rollout.clone().prop_map(|rollout| Operation::Abort { rollout }),
@@ -197,6 +205,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         2 => prop_oneof![4 => 0..5_000_u64, 1 => 0..3_600_000_u64]
             .prop_map(|away| Operation::KillController { away }),
         2 => (compiler.clone(), prop::bool::weighted(0.7)).prop_map(|(node, up)| Operation::PuppetServer { node, up }),
+        2 => (compiler.clone(), any::<bool>())
+            .prop_map(|(node, cannot)| Operation::CannotStage { node, cannot }),
         1 => (compiler.clone(), prop::bool::weighted(0.4)).prop_map(|(node, breaks)| Operation::Breaks { node, breaks }),
         1 => (compiler.clone(), prop::option::of(any::<bool>()), prop::bool::weighted(0.7))
             .prop_map(|(node, unchanged, reverts)| Operation::Fails { node, unchanged, reverts }),
@@ -210,6 +220,11 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(balancer, node, out)| Operation::Foreign { balancer, node, out }),
     ];
     prop_oneof![2 => by_people, 6 => by_the_network, 2 => by_fate]
+}
+
+#[test]
+fn i2_a_deploy_goes_on_without_a_compiler_only_once_no_balancer_sends_anybody_there() {
+    holds(Property::I2);
 }
 
 #[test]
@@ -238,6 +253,7 @@ fn the_histories_are_worth_checking() {
         counts.done > 100,
         counts.aborted > 20,
         counts.stale > 20,
+        counts.left_behind > 10,
         counts.judged.iter().all(|judged| *judged > 5),
     ];
     assert!(enough.iter().all(|enough| *enough), "{counts:?}");

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Role, Term};
 use bunraku_engine::{
-    Action, Ask, Balance, Built, Event, Fact, HealthView, IdleView, Millis, OnDrainDeadline, Plan, Presence,
-    Refusal, Request, Rollout, RolloutId, RolloutOutcome, RolloutPhase, RolloutPolicy, State, Step,
+    Action, Ask, Balance, Built, Event, Fact, Fault, HealthView, IdleView, Millis, OnDrainDeadline, Plan,
+    Presence, Refusal, Request, Rollout, RolloutId, RolloutOutcome, RolloutPhase, RolloutPolicy, State, Step,
     TurnPhase,
 };
 
@@ -329,6 +329,67 @@ impl Site {
 
     pub(crate) fn compiler(&mut self, name: &str) -> &mut Compiler {
         self.compilers.iter_mut().find(|compiler| compiler.name.as_str() == name).unwrap()
+    }
+
+    /// Something new, unless a deploy is under way.
+    pub(crate) fn deploy(&mut self) {
+        let environment = EnvironmentName::parse("production").unwrap();
+        if self.state.environments().get(&environment).is_some_and(|known| known.active.is_some()) {
+            return;
+        }
+        let request = Request::Deploy {
+            environment,
+            branch: "production".into(),
+            commit: None,
+            plan: false,
+            policy: None,
+        };
+        let Ok(facts) = self.ask(request) else { return };
+        let deploy = Fact::accepted(&facts).unwrap();
+        let snapshot = Digest::of(deploy.to_string().as_bytes());
+        self.hear(Event::BuildDone {
+            deploy,
+            built: Built { snapshot, commit: None, generate_types: false },
+        });
+    }
+
+    /// An order of a deploy, obeyed and answered at once. Whether it is one.
+    pub(crate) fn follow(&mut self, step: &Step) -> bool {
+        match step {
+            Step::Stage { node, deploy, .. } => {
+                let (deploy, name) = (*deploy, node.clone());
+                let cannot = self.compiler(name.as_str()).cannot_stage;
+                self.hear(match cannot {
+                    false => Event::Staged { deploy, node: name },
+                    true => {
+                        let (reason, hint) = ("no space left".to_owned(), String::new());
+                        Event::StageFailed { deploy, node: name, fault: Fault::Node, reason, hint }
+                    }
+                });
+            }
+            Step::Commit { node, environment, snapshot, generation, .. }
+            | Step::Bring { node, environment, snapshot, generation, .. } => {
+                let (environment, name) = (environment.clone(), node.clone());
+                if self.compiler(name.as_str()).cannot_stage {
+                    return true;
+                }
+                self.hear(Event::Committed {
+                    environment,
+                    node: name,
+                    snapshot: *snapshot,
+                    generation: *generation,
+                    proven: true,
+                    owed: String::new(),
+                    swapped_ms: None,
+                });
+            }
+            Step::Discard { environment, node, snapshot, .. } => {
+                let (environment, node) = (environment.clone(), node.clone());
+                self.hear(Event::Discarded { environment, node, snapshot: *snapshot });
+            }
+            _ => return false,
+        }
+        true
     }
 
     /// A deploy that this compiler has not followed yet.

@@ -96,6 +96,8 @@ impl World {
             Operation::Resume { rollout: id } => {
                 let _refused = site.ask(Request::ResumeRollout { rollout: rollout(id) });
             }
+            Operation::Deploy => site.deploy(),
+            Operation::CannotStage { node: of, cannot } => site.compiler(COMPILERS[of]).cannot_stage = cannot,
             Operation::Fares { node: of, catalogs, failed } => {
                 site.compiler(COMPILERS[of]).carries(catalogs, failed);
             }
@@ -202,6 +204,10 @@ impl World {
     }
 
     fn start(&mut self, step: Step) {
+        // The network of deploys is that of their own histories.
+        if self.site.follow(&step) {
+            return;
+        }
         let term = self.site.state.term().unwrap();
         let (node, generation) = match &step {
             Step::Balance { balancer, generation, .. } => (balancer.clone(), *generation),
@@ -299,6 +305,7 @@ impl World {
             self.perform(&Operation::Breaks { node: of, breaks: false });
             self.perform(&Operation::Fails { node: of, unchanged: None, reverts: true });
             self.perform(&Operation::Fares { node: of, catalogs: 0, failed: 0 });
+            self.perform(&Operation::CannotStage { node: of, cannot: false });
             self.perform(&Operation::Busy { node: of, busy: false });
             self.perform(&Operation::PuppetRuns { node: of, runs: false });
             for balancer in 0..2 {
@@ -364,6 +371,9 @@ impl World {
                 if balancer.servers[&node(name)].drained != wanted_out {
                     wrong.push(format!("{} does not do with {name} what is wanted", balancer.name));
                 }
+            }
+            if let Some(Wanted::Drained { owner: DrainOwner::Deploy(id), .. }) = balance.map(|b| &b.wanted) {
+                wrong.push(format!("{name} follows and stays drained by deploy {id}"));
             }
             if let Some(Wanted::Drained { owner: DrainOwner::Rollout(id), .. }) = balance.map(|b| &b.wanted) {
                 let open = self.site.state.rollout(*id).is_some_and(|rollout| !rollout.is_ended());
