@@ -12,7 +12,7 @@ use super::{
     environments::InEnvironment,
     output::{ago, columns, count, given, hinted, short, since, span, table},
     progress,
-    snapshots::difference_text,
+    snapshots::{STALE_RUBY, difference_text},
 };
 
 /// A reason that is not told twice: longer than a line beside a node's name has room for.
@@ -180,6 +180,10 @@ pub(super) fn ending(deploy: &DeployInfo) -> String {
     // One that failed is in the reason already.
     if told.len() > 1 || matches!(deploy.phase.as_str(), "live" | "behind") {
         out.push_str(&node_lines(&told));
+    }
+    let stale = deploy.difference.as_ref().is_some_and(|difference| difference.flush_jrubies);
+    if stale && matches!(deploy.phase.as_str(), "live" | "behind") {
+        out.push_str(STALE_RUBY);
     }
     if matches!(deploy.phase.as_str(), "failed" | "abandoned") {
         out.push_str(&format!("nothing changed on any compiler; more: bunraku deploys show {}\n", deploy.id));

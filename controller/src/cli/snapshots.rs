@@ -62,6 +62,10 @@ impl Snapshots {
     }
 }
 
+/// Of a deploy after which interpreters hold what a cache flush does not throw away.
+pub(super) const STALE_RUBY: &str = "Ruby below lib/ changes that a compiler loads only with a new JRuby pool\n\
+     hint: bunraku rollout start flush-pool\n";
+
 /// Modules first, then files.
 pub(super) fn difference_text(difference: &Difference) -> String {
     if difference.total == 0 {
@@ -82,8 +86,7 @@ pub(super) fn difference_text(difference: &Difference) -> String {
         out.push_str(&format!("  … and {} more\n", difference.total - shown));
     }
     if difference.flush_jrubies {
-        out.push_str("Ruby below lib/ changes that a compiler loads only at a reload of Puppet Server\n");
-        out.push_str("hint: systemctl reload puppetserver, on one compiler after the other\n");
+        out.push_str(STALE_RUBY);
     }
     out
 }
