@@ -1,7 +1,7 @@
 //! Compilers are drained and enabled by hand, at real HAProxys, by a real controller and real node agents.
 
 use bunraku_proto::v1;
-use bunraku_tests::fleet::{Fleet, until};
+use bunraku_tests::fleet::{Fleet, digest_of, until};
 use tonic::Code;
 
 /// Three compilers behind these balancers.
@@ -220,7 +220,14 @@ async fn what_is_not_carried_and_what_is_no_compiler_is_refused_with_a_hint() {
 #[tokio::test(flavor = "multi_thread")]
 async fn i2_a_compiler_that_is_away_during_a_deploy_is_drained_before_the_others_swap_and_comes_back_when_it_follows()
  {
-    let mut fleet = Fleet::new().nodes(3).controller(|config| config.balancers.agree_s = 4).up().await;
+    let mut fleet = Fleet::new()
+        .nodes(3)
+        .controller(|config| {
+            config.balancers.agree_s = 4;
+            config.deploy.unreachable_s = 1;
+        })
+        .up()
+        .await;
     fleet.add_balancer("lb1", &["c1", "c2", "c3"]).await;
     fleet.deploy_change("production", "old").await;
     fleet.main().until_balanced("c2", "in service").await;
@@ -245,7 +252,7 @@ async fn i2_a_compiler_that_is_away_during_a_deploy_is_drained_before_the_others
 
 #[tokio::test(flavor = "multi_thread")]
 async fn i3_a_deploy_that_would_need_the_last_compiler_out_of_service_is_abandoned_everywhere() {
-    let mut fleet = Fleet::new().nodes(2).up().await;
+    let mut fleet = Fleet::new().nodes(2).controller(|config| config.deploy.unreachable_s = 1).up().await;
     fleet.add_balancer("lb1", &["c2"]).await;
     fleet.deploy_change("production", "old").await;
     fleet.main().until_balanced("c2", "in service").await;
