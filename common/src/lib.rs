@@ -21,4 +21,4 @@ pub use alone::Alone;
 pub use chain::Chain;
 pub use digest::Digest;
 pub use fence::{Fence, Generation, Term};
-pub use names::{EnvironmentName, NodeName, OperatorName, Role};
+pub use names::{EnvironmentName, Label, NodeName, OperatorName, Role};

@@ -87,6 +87,13 @@ name!(
     "1 to 64 of a-z 0-9 . _ - are allowed, starting and ending with a letter or digit",
     |t| is_host_like(t, 64)
 );
+name!(
+    /// A word that operators put on nodes, to choose them by it: a data centre, `rack=b2`.
+    Label,
+    "a label",
+    "1 to 64 of a-z 0-9 . _ = - are allowed, starting and ending with a letter or digit",
+    |t| is_host_like(&t.replace('=', "-"), 64)
+);
 
 fn is_host_like(text: &str, longest: usize) -> bool {
     let inner = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-');
@@ -158,6 +165,16 @@ mod tests {
         assert!(NodeName::parse("c1.stack.test").is_ok());
         for wrong in ["", ".c1", "c1.", "C1", "a..b", "a/b", "a b", "-a"] {
             assert!(NodeName::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn labels_are_words_with_or_without_a_value() {
+        for right in ["paris", "dc=paris", "rack-b2", "a"] {
+            assert_eq!(Label::parse(right).unwrap().as_str(), right);
+        }
+        for wrong in ["", "=a", "a=", "a b", "A", "-x", "a,b", "a*", "a\nb"] {
+            assert!(Label::parse(wrong).is_err(), "{wrong:?}");
         }
     }
 

@@ -13,6 +13,7 @@ pub mod config;
 mod driver;
 mod identities;
 mod identity;
+mod main_server;
 mod nodes;
 mod provenance;
 mod report;

@@ -212,6 +212,7 @@ impl Reporter {
         Some(v1::NodeInfo {
             name: name.to_string(),
             roles: record.roles.iter().map(ToString::to_string).collect(),
+            labels: record.labels.iter().map(ToString::to_string).collect(),
             connected: connected.is_some(),
             version: about.as_ref().map(|about| about.hello.version.clone()).unwrap_or_default(),
             standing: standing(record, barred),

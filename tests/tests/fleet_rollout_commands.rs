@@ -15,8 +15,12 @@ use bunraku_tests::{
 use rustix::process::{Pid, Signal, kill_process};
 
 fn bunraku(fleet: &Fleet, line: &str) -> Command {
+    command(fleet, &format!("rollout {line}"))
+}
+
+fn command(fleet: &Fleet, line: &str) -> Command {
     let mut command = program("bunraku").unwrap();
-    command.env("BUNRAKU_SOCKET", &fleet.main().config().socket).arg("rollout").args(line.split(' '));
+    command.env("BUNRAKU_SOCKET", &fleet.main().config().socket).args(line.split(' '));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
@@ -164,5 +168,45 @@ async fn an_update_gets_another_version_on_the_way_and_a_restart_has_none() {
     assert_eq!(started.code, 0, "{started:?}");
     let refused = said(bunraku(&fleet, "retarget 2 8.3")).await;
     assert!(refused.code != 0 && refused.err.contains("rollout 2 is a restart, which has no version"));
+    fleet.end().await;
+}
+
+/// This host has Debian's puppetserver, and is the main server of these compilers.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_warns_where_the_main_server_would_be_older_than_its_compilers() {
+    let (fleet, _actors) = three_actors().await;
+    let newer = said(bunraku(&fleet, "plan update puppetserver=99.1-1")).await;
+    assert!(newer.out.contains("  ! the main server, which is the CA, has puppetserver 7."), "{newer:?}");
+    assert!(newer.out.contains("    hint: update puppetserver on the main server first\n"), "{newer:?}");
+    for line in ["plan update puppetserver=1.0", "plan update tree=99.1-1", "plan restart"] {
+        let other = said(bunraku(&fleet, line)).await;
+        assert!(!other.out.contains("main server"), "{line}: {other:?}");
+    }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compilers_are_chosen_by_labels_that_outlive_the_controller() {
+    let (mut fleet, actors) = three_actors().await;
+    let labelled = said(command(&fleet, "nodes label c2 dc=paris rack-b2")).await;
+    assert_eq!((labelled.code, labelled.out.as_str()), (0, "c2 has these labels: dc=paris, rack-b2\n"));
+    let again = said(command(&fleet, "nodes label c2 dc=paris")).await;
+    assert_eq!(again.out, "c2 has these labels as before: dc=paris, rack-b2\n");
+    let wrong = said(command(&fleet, "nodes label c2 Paris!")).await;
+    assert!(wrong.code != 0 && wrong.err.contains("`Paris!` is not a label: 1 to 64 of a-z"), "{wrong:?}");
+    fleet.main_mut().stop().await;
+    fleet.main_mut().start().await.unwrap();
+    for name in ["c1", "c2", "c3"] {
+        fleet.main().until_connected(name).await;
+        fleet.main().until_balanced(name, "in service").await;
+    }
+    let nobody = said(bunraku(&fleet, "plan restart --label dc=rome")).await;
+    assert_eq!(nobody.code, 6, "{nobody:?}");
+    assert!(nobody.out.contains("no compiler has the label dc=rome"), "{nobody:?}");
+    let done = said(bunraku(&fleet, "start restart --label dc=paris --bake 0s --yes")).await;
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!([0, 1, 2].map(|index: usize| actors[index].times("act")), [0, 1, 0]);
+    let shown = said(command(&fleet, "nodes show c2")).await;
+    assert!(shown.out.contains("labels          dc=paris, rack-b2"), "{}", shown.out);
     fleet.end().await;
 }

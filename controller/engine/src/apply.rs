@@ -91,6 +91,7 @@ impl State {
             | Fact::NodeAllowed { .. }
             | Fact::NodeHeld { .. }
             | Fact::NodeReleased { .. }
+            | Fact::NodeLabelled { .. }
             | Fact::NodeRemoved { .. }
             | Fact::HealAsked { .. }
             | Fact::TokenCreated { .. }

@@ -1,6 +1,6 @@
 //! Facts about nodes, operators, tokens and identities.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bunraku_common::NodeName;
 
@@ -19,6 +19,7 @@ impl State {
                 fleet.give(owner, serial, key, by, *expires_s);
                 let record = fleet.nodes.entry(node.clone()).or_insert_with(|| NodeRecord {
                     roles: roles.clone(),
+                    labels: BTreeSet::new(),
                     enrolled: true,
                     enrolled_at: at,
                     by: by.clone(),
@@ -68,6 +69,11 @@ impl State {
             Fact::NodeReleased { node, who: _ } => {
                 if let Some(record) = fleet.nodes.get_mut(node) {
                     record.held = None;
+                }
+            }
+            Fact::NodeLabelled { node, labels, who: _ } => {
+                if let Some(record) = fleet.nodes.get_mut(node) {
+                    record.labels.clone_from(labels);
                 }
             }
             Fact::NodeRemoved { node, who } => {

@@ -49,6 +49,7 @@ impl State {
             | Request::ReleaseNode { .. }
             | Request::RevokeNode { .. }
             | Request::AllowNode { .. }
+            | Request::LabelNode { .. }
             | Request::RemoveNode { .. }
             | Request::HealNode { .. }
             | Request::CreateToken { .. }

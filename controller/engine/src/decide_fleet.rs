@@ -1,6 +1,8 @@
 //! Whether a request about nodes, operators, tokens and identities is accepted.
 
-use bunraku_common::{NodeName, OperatorName};
+use std::collections::BTreeSet;
+
+use bunraku_common::{Label, NodeName, OperatorName};
 
 use crate::{
     EnrolledBy, Fact, Grant, Owner, Refusal, RefusalCode, Request, Standing, State, Subject, Token,
@@ -11,6 +13,8 @@ use crate::{
 /// each costs a record and is remembered until it expires (I10).
 const RENEWALS: usize = 8;
 const HOUR_S: u64 = 3600;
+/// Labels of one node: more are a mistake of a script (I10).
+const LABELS: usize = 64;
 
 impl State {
     pub(crate) fn decide_fleet(&self, request: Request, who: &str) -> Result<Vec<Fact>, Refusal> {
@@ -47,6 +51,19 @@ impl State {
                     return Ok(Vec::new());
                 }
                 Fact::NodeAllowed { node, who: who() }
+            }
+            Request::LabelNode { node, add, remove } => {
+                let known = &self.known_node(&node)?.labels;
+                let labels: BTreeSet<Label> = (known | &add).difference(&remove).cloned().collect();
+                if labels.len() > LABELS {
+                    let reason =
+                        format!("{node} would have {} labels, and {LABELS} are allowed", labels.len());
+                    return Err(invalid(&reason, format!("bunraku nodes label {node} --remove LABEL")));
+                }
+                if labels == *known {
+                    return Ok(Vec::new());
+                }
+                Fact::NodeLabelled { node, labels, who: who() }
             }
             Request::HealNode { node } => {
                 self.known_node(&node)?;

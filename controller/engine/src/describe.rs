@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bunraku_common::{EnvironmentName, NodeName};
+use bunraku_common::{EnvironmentName, Label, NodeName};
 
 use crate::{DeployId, Fact, Grant, Kind, Outcome, Wanted, deploy::names};
 
@@ -34,6 +34,7 @@ impl Fact {
             Self::NodeAllowed { .. } => "node-allowed",
             Self::NodeHeld { .. } => "node-held",
             Self::NodeReleased { .. } => "node-released",
+            Self::NodeLabelled { .. } => "node-labelled",
             Self::NodeRemoved { .. } => "node-removed",
             Self::HealAsked { .. } => "heal-asked",
             Self::TokenCreated { .. } => "token-created",
@@ -85,6 +86,7 @@ impl Fact {
             | Self::NodeAllowed { .. }
             | Self::NodeHeld { .. }
             | Self::NodeReleased { .. }
+            | Self::NodeLabelled { .. }
             | Self::NodeRemoved { .. }
             | Self::HealAsked { .. }
             | Self::TokenCreated { .. }
@@ -136,6 +138,7 @@ impl Fact {
             | Self::NodeAllowed { .. }
             | Self::NodeHeld { .. }
             | Self::NodeReleased { .. }
+            | Self::NodeLabelled { .. }
             | Self::NodeRemoved { .. }
             | Self::HealAsked { .. }
             | Self::TokenCreated { .. }
@@ -177,6 +180,7 @@ impl Fact {
             | Self::NodeAllowed { node, .. }
             | Self::NodeHeld { node, .. }
             | Self::NodeReleased { node, .. }
+            | Self::NodeLabelled { node, .. }
             | Self::NodeRemoved { node, .. }
             | Self::HealAsked { node, .. }
             | Self::TurnMoved { node, .. }
@@ -280,6 +284,13 @@ impl fmt::Display for Fact {
             Self::NodeAllowed { node, who } => write!(f, "{who} allowed node {node} again"),
             Self::NodeHeld { node, reason, who } => write!(f, "{who} put node {node} aside: {reason}"),
             Self::NodeReleased { node, who } => write!(f, "{who} released node {node}"),
+            Self::NodeLabelled { node, labels, who } if labels.is_empty() => {
+                write!(f, "{who} took all labels from node {node}")
+            }
+            Self::NodeLabelled { node, labels, who } => {
+                let labels: Vec<&str> = labels.iter().map(Label::as_str).collect();
+                write!(f, "{who} labelled node {node}: {}", labels.join(", "))
+            }
             Self::NodeRemoved { node, who } => write!(f, "{who} removed node {node}"),
             Self::HealAsked { node, who } => write!(f, "{who} asked node {node} to heal"),
             Self::TokenCreated { id, grant, by, .. } => {

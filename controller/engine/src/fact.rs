@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use bunraku_common::{Digest, EnvironmentName, Generation, NodeName, OperatorName, Role, Term};
+use bunraku_common::{Digest, EnvironmentName, Generation, Label, NodeName, OperatorName, Role, Term};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -153,6 +153,12 @@ pub enum Fact {
     },
     NodeReleased {
         node: NodeName,
+        who: String,
+    },
+    /// All its labels from now on.
+    NodeLabelled {
+        node: NodeName,
+        labels: BTreeSet<Label>,
         who: String,
     },
     /// Somebody asked a node to mend what was changed by hand; for the audit, changes nothing here.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bunraku_common::{Digest, EnvironmentName, Generation, NodeName, OperatorName, Role};
+use bunraku_common::{Digest, EnvironmentName, Generation, Label, NodeName, OperatorName, Role};
 use serde::{Deserialize, Serialize};
 
 use crate::{Committed, Held, Millis, Right};
@@ -25,6 +25,9 @@ pub struct Fleet {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRecord {
     pub roles: BTreeSet<Role>,
+    /// They stay when it enrols anew.
+    #[serde(default)]
+    pub labels: BTreeSet<Label>,
     /// Whether it has an identity that was not denied (it may have expired).
     pub enrolled: bool,
     pub enrolled_at: Millis,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use bunraku_common::{EnvironmentName, NodeName, OperatorName, Role};
+use bunraku_common::{EnvironmentName, Label, NodeName, OperatorName, Role};
 
 use crate::{Ask, Policy, Right, RolloutId};
 
@@ -41,6 +41,11 @@ pub enum Request {
     },
     AllowNode {
         node: NodeName,
+    },
+    LabelNode {
+        node: NodeName,
+        add: BTreeSet<Label>,
+        remove: BTreeSet<Label>,
     },
     RemoveNode {
         node: NodeName,

@@ -5,7 +5,7 @@ use bunraku_engine::{DeployId, RolloutId};
 use bunraku_proto::v1::{self, control_server::Control};
 use tonic::{Request, Response, Status};
 
-use super::{Api, caller, nodes::reasoned, parse};
+use super::{Api, caller, labels, nodes::reasoned, parse};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -101,6 +101,15 @@ impl Control for Api {
         let who = caller::subject(&request)?;
         let node: NodeName = parse(&request.into_inner().node)?;
         let request = bunraku_engine::Request::AllowNode { node: node.clone() };
+        self.change_node(&node, request, &who).await.map(Response::new)
+    }
+
+    async fn label_node(&self, request: Request<v1::LabelNodeRequest>) -> Answer<v1::NodeInfo> {
+        let who = caller::subject(&request)?;
+        let v1::LabelNodeRequest { node, add, remove } = request.into_inner();
+        let node: NodeName = parse(&node)?;
+        let (add, remove) = (labels(&add)?, labels(&remove)?);
+        let request = bunraku_engine::Request::LabelNode { node: node.clone(), add, remove };
         self.change_node(&node, request, &who).await.map(Response::new)
     }
 

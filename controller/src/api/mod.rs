@@ -25,7 +25,7 @@ use std::{
 };
 
 use bunraku_builder::Builder;
-use bunraku_common::{hint, limits};
+use bunraku_common::{Label, hint, limits};
 use bunraku_engine::RefusalCode;
 use bunraku_proto::{
     accept::Caller,
@@ -158,6 +158,16 @@ impl From<RequestError> for Status {
 }
 
 /// A name from the wire, or an error that says what a name is.
+/// Labels of one request.
+const LABELS: usize = 64;
+
+fn labels<C: FromIterator<Label>>(texts: &[String]) -> Result<C, Status> {
+    if texts.len() > LABELS {
+        return Err(Status::invalid_argument(format!("more than {LABELS} labels in one request")));
+    }
+    texts.iter().map(|text| parse(text)).collect()
+}
+
 fn parse<T: std::str::FromStr>(text: &str) -> Result<T, Status>
 where
     T::Err: std::fmt::Display,

@@ -59,6 +59,7 @@ pub(crate) const RIGHTS: &[(&str, &str, Needs)] = &[
     ("Control", "Release", Needs::Deployer),
     ("Control", "HoldNode", Needs::Operator),
     ("Control", "ReleaseNode", Needs::Operator),
+    ("Control", "LabelNode", Needs::Operator),
     ("Control", "HealNode", Needs::Operator),
     ("Control", "DrainCompiler", Needs::Operator),
     ("Control", "EnableCompiler", Needs::Operator),

@@ -11,8 +11,8 @@ use bunraku_proto::v1::{self, action::Kind};
 use futures_util::StreamExt;
 use tonic::{Code, Status};
 
-use super::{Api, caller::Subject};
-use crate::words;
+use super::{Api, caller::Subject, labels, parse};
+use crate::{main_server, words};
 
 /// Rollouts listed when the request does not say how many.
 const LISTED: usize = 20;
@@ -50,7 +50,8 @@ impl Api {
             }
         }
         let changes = changes.into_iter().map(|(text, nodes)| format!("{}: {text}", nodes.join(", ")));
-        Ok(v1::RolloutPlan { changes: changes.collect(), ..self.reporter.plan(&ask, &plan) })
+        let warnings = warned(&ask.action).await.into_iter().collect();
+        Ok(v1::RolloutPlan { changes: changes.collect(), warnings, ..self.reporter.plan(&ask, &plan) })
     }
 
     /// What a node says it would do; `Err`: why it would not, and what to do. Who cannot be asked says nothing.
@@ -161,6 +162,16 @@ fn needs_services(action: &Action) -> bool {
 }
 
 /// What was asked for, if it can be.
+/// What may start, and should not without a thought.
+async fn warned(action: &Action) -> Option<String> {
+    let Action::Update { package, version } = action else { return None };
+    let here = main_server::older(package, version).await?;
+    let reason = format!(
+        "the main server, which is the CA, has {package} {here}: it would be older than its compilers with {version}"
+    );
+    Some(hint::join(&reason, &format!("update {package} on the main server first")))
+}
+
 fn ask_of(request: v1::RolloutRequest) -> Result<Ask, Status> {
     let known = RolloutPolicy::default();
     let action = action_of(request.action.unwrap_or_default())?;
@@ -204,8 +215,15 @@ fn ask_of(request: v1::RolloutRequest) -> Result<Ask, Status> {
         },
         ..known
     };
-    let (nodes, groups) = (patterns(request.nodes)?, patterns(request.groups)?);
-    Ok(Ask { action, policy, nodes, groups, undrained: request.undrained })
+    Ok(Ask {
+        action,
+        policy,
+        nodes: patterns(request.nodes)?,
+        labels: labels(&request.labels)?,
+        roles: request.roles.iter().map(|role| parse(role)).collect::<Result<_, _>>()?,
+        groups: patterns(request.groups)?,
+        undrained: request.undrained,
+    })
 }
 
 fn action_of(action: v1::Action) -> Result<Action, Status> {

@@ -2,8 +2,8 @@
 
 use bunraku_common::hint;
 use bunraku_proto::v1::{
-    EnvironmentOnNode, HealNodeRequest, HoldNodeRequest, ListNodesRequest, NodeInfo, NodeRequest,
-    RevokeNodeRequest,
+    EnvironmentOnNode, HealNodeRequest, HoldNodeRequest, LabelNodeRequest, ListNodesRequest, NodeInfo,
+    NodeRequest, RevokeNodeRequest,
 };
 use clap::{Args, Subcommand};
 
@@ -58,6 +58,22 @@ pub(super) enum Nodes {
         /// The node's name
         node: String,
     },
+    /// Put labels on a node, to choose compilers by them: `bunraku rollout start restart --label dc=paris`
+    #[command(
+        after_help = "A label is one word, with or without a value. Labels say nothing to the node itself.\n\n\
+                      Examples:\n  bunraku nodes label c1.example.com dc=paris rack-b2\n  \
+                      bunraku nodes label c1.example.com dc=rome --remove dc=paris"
+    )]
+    Label {
+        /// The node's name
+        node: String,
+        /// Labels that it gets
+        #[arg(value_name = "LABEL", value_parser = given(), required_unless_present = "remove")]
+        add: Vec<String>,
+        /// Labels that it loses
+        #[arg(long, num_args = 1.., value_name = "LABEL", value_parser = given())]
+        remove: Vec<String>,
+    },
     /// Forget a node that does not exist any more
     #[command(after_help = "Example: bunraku nodes remove c1.example.com --yes")]
     Remove {
@@ -89,6 +105,9 @@ impl Nodes {
             Self::Show { node } => (client.show_node(NodeRequest { node }).await?, node_text),
             Self::Hold { node, reason } => (client.hold_node(HoldNodeRequest { node, reason }).await?, held),
             Self::Release { node } => (client.release_node(NodeRequest { node }).await?, released),
+            Self::Label { node, add, remove } => {
+                (client.label_node(LabelNodeRequest { node, add, remove }).await?, labelled)
+            }
             Self::Allow { node } => (client.allow_node(NodeRequest { node }).await?, allowed),
         };
         reach.output.print(&node.into_inner(), text)
@@ -129,6 +148,14 @@ pub(super) fn allowed(node: &NodeInfo) -> String {
     )
 }
 
+pub(super) fn labelled(node: &NodeInfo) -> String {
+    let already = if node.unchanged { " as before" } else { "" };
+    match node.labels.is_empty() {
+        true => format!("{} has no label{already}\n", node.name),
+        false => format!("{} has these labels{already}: {}\n", node.name, node.labels.join(", ")),
+    }
+}
+
 pub(super) fn node_text(node: &NodeInfo) -> String {
     let connected = match (node.connected, node.since_ms) {
         (true, since_ms) => format!("for {}", since(since_ms)),
@@ -145,6 +172,7 @@ pub(super) fn node_text(node: &NodeInfo) -> String {
     let puppetserver = if puppetserver.is_empty() { puppetserver } else { puppetserver + last };
     let about = [
         ("roles", node.roles.join(", ")),
+        ("labels", node.labels.join(", ")),
         ("standing", node.standing.clone()),
         ("connected", connected),
         ("address", node.address.clone()),
@@ -157,7 +185,7 @@ pub(super) fn node_text(node: &NodeInfo) -> String {
     ];
     let mut out = format!("{}\n", node.name);
     for (head, text) in
-        about.iter().filter(|(head, text)| !matches!(*head, "hint" | "turn") || !text.is_empty())
+        about.iter().filter(|(head, text)| !matches!(*head, "hint" | "turn" | "labels") || !text.is_empty())
     {
         out.push_str(&format!("  {head:<14}  {}\n", or_dash(text)));
     }

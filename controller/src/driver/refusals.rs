@@ -62,6 +62,7 @@ pub(super) fn of_concern(request: &Request) -> Option<String> {
         | Request::ReleaseNode { .. }
         | Request::RevokeNode { .. }
         | Request::AllowNode { .. }
+        | Request::LabelNode { .. }
         | Request::RemoveNode { .. }
         | Request::HealNode { .. }
         | Request::Drain { .. }

@@ -24,6 +24,7 @@ impl Reporter {
             floors: plan.floors.clone(),
             blocks: plan.blocks.iter().map(block).collect(),
             changes: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 

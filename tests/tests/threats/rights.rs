@@ -40,6 +40,7 @@ const VIEWER: &[&str] = &[
 const OPERATOR: &[&str] = &[
     "HoldNode",
     "ReleaseNode",
+    "LabelNode",
     "HealNode",
     "DrainCompiler",
     "EnableCompiler",

@@ -3,11 +3,11 @@
 
 use std::collections::BTreeSet;
 
-use bunraku_common::NodeName;
+use bunraku_common::{Label, NodeName, Role};
 use serde::{Deserialize, Serialize};
 
 use super::{Action, Batch, RolloutId, RolloutPolicy};
-use crate::{Millis, Presence, State, right::matches_glob, sight::Sight};
+use crate::{Millis, NodeRecord, Presence, State, right::matches_glob, sight::Sight};
 
 /// What is wanted of a rollout.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,9 @@ pub struct Ask {
     pub policy: RolloutPolicy,
     /// Patterns of names (`*` stands for any text); none: every compiler that a balancer carries.
     pub nodes: Vec<String>,
+    /// Only compilers that have all of these.
+    pub labels: Vec<Label>,
+    pub roles: Vec<Role>,
     /// Patterns of names, one for each group, in the order in which the groups come. Who is in none comes last.
     pub groups: Vec<String>,
     /// Compilers in no backend are changed too, without a drain.
@@ -57,6 +60,7 @@ impl State {
         };
         let chosen = self.chosen(ask, &sight);
         let mut plan = Plan::default();
+        self.choices_of_nobody(ask, &chosen, &mut plan);
         if chosen.is_empty() {
             plan.block("no compiler is chosen".to_owned(), "bunraku nodes list");
             return plan;
@@ -71,12 +75,40 @@ impl State {
 
     fn chosen(&self, ask: &Ask, sight: &Sight<'_>) -> Vec<NodeName> {
         let named = |node: &NodeName| ask.nodes.iter().any(|pattern| matches_glob(pattern, node.as_str()));
-        let all = self.fleet.compilers().map(|(node, _)| node);
-        let wanted = |node: &&NodeName| match ask.nodes.is_empty() {
-            true => ask.undrained || sight.is_carried(node),
+        let is_such = |record: &NodeRecord| {
+            ask.labels.iter().all(|label| record.labels.contains(label))
+                && ask.roles.iter().all(|role| record.roles.contains(role))
+        };
+        let wanted = |node: &NodeName| match ask.nodes.is_empty() {
+            // Who is named, by whatever, and cannot be drained is told of; nobody means the main server by "all".
+            true => ask.undrained || !ask.labels.is_empty() || sight.is_carried(node),
             false => named(node),
         };
-        all.filter(wanted).cloned().collect()
+        let all = self.fleet.compilers();
+        all.filter(|(node, record)| wanted(node) && is_such(record)).map(|(node, _)| node.clone()).collect()
+    }
+
+    /// A word that chooses nobody is a mistake, and the others would hide it.
+    fn choices_of_nobody(&self, ask: &Ask, chosen: &[NodeName], plan: &mut Plan) {
+        let is_some = |pattern: &str, mut among: Box<dyn Iterator<Item = &NodeName> + '_>| {
+            among.any(|node| matches_glob(pattern, node.as_str()))
+        };
+        for pattern in &ask.nodes {
+            if !is_some(pattern, Box::new(self.fleet.compilers().map(|(node, _)| node))) {
+                plan.block(format!("no compiler is called {pattern}"), "bunraku nodes list");
+            }
+        }
+        for label in &ask.labels {
+            if !self.fleet.compilers().any(|(_, record)| record.labels.contains(label)) {
+                let hint = format!("bunraku nodes label NODE {label}");
+                plan.block(format!("no compiler has the label {label}"), &hint);
+            }
+        }
+        for group in ask.groups.iter().filter(|_| !chosen.is_empty()) {
+            if !is_some(group, Box::new(chosen.iter())) {
+                plan.block(format!("no chosen compiler is in the group {group}"), "bunraku nodes list");
+            }
+        }
     }
 
     fn blocks_of(&self, node: &NodeName, ask: &Ask, sight: &Sight<'_>, presence: &Presence, plan: &mut Plan) {

@@ -435,7 +435,15 @@ pub(crate) fn restart() -> Ask {
         on_drain_deadline: OnDrainDeadline::Abort,
         ..RolloutPolicy::default()
     };
-    Ask { action: Action::Restart, policy, nodes: Vec::new(), groups: Vec::new(), undrained: false }
+    Ask {
+        action: Action::Restart,
+        policy,
+        nodes: Vec::new(),
+        labels: Vec::new(),
+        roles: Vec::new(),
+        groups: Vec::new(),
+        undrained: false,
+    }
 }
 
 /// The compiler and the number of an order of a turn.

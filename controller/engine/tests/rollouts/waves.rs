@@ -1,7 +1,7 @@
 //! From what is asked for to waves.
 
-use bunraku_common::Role;
-use bunraku_engine::{Ask, Batch, Plan};
+use bunraku_common::{Label, Role};
+use bunraku_engine::{Ask, Batch, Plan, Request};
 
 use crate::site::{Site, drain, node, restart};
 
@@ -67,7 +67,52 @@ fn nodes_are_chosen_by_patterns_of_their_names() {
     let plan = site.plan(&Ask { nodes: vec!["a*".into(), "c2".into()], ..restart() });
     assert_eq!(names(&plan), [["a1"], ["a2"], ["a3"], ["c2"]]);
     let none = site.plan(&Ask { nodes: vec!["z*".into()], ..restart() });
+    assert_eq!(none.blocks[0].reason, "no compiler is called z*");
+}
+
+#[test]
+fn nodes_are_chosen_by_labels_and_roles_and_all_of_them_count() {
+    let mut site = large();
+    let labels = |words: &[&str]| words.iter().map(|word| Label::parse(word).unwrap()).collect::<Vec<_>>();
+    let label = |site: &mut Site, name, add: &[&str], remove: &[&str]| {
+        let (add, remove) = (labels(add).into_iter().collect(), labels(remove).into_iter().collect());
+        site.ask(Request::LabelNode { node: node(name), add, remove }).unwrap();
+    };
+    label(&mut site, "a1", &["dc=paris", "new"], &[]);
+    label(&mut site, "b2", &["dc=paris"], &[]);
+    label(&mut site, "b3", &["dc=paris", "new"], &[]);
+    let by = |site: &Site, words: &[&str]| site.plan(&Ask { labels: labels(words), ..restart() });
+    assert_eq!(names(&by(&site, &["dc=paris"])), [["a1"], ["b2"], ["b3"]]);
+    assert_eq!(names(&by(&site, &["dc=paris", "new"])), [["a1"], ["b3"]]);
+    label(&mut site, "a1", &[], &["new"]);
+    assert_eq!(names(&by(&site, &["new"])), [["b3"]]);
+    let named = Ask { nodes: vec!["b*".into()], labels: labels(&["dc=paris"]), ..restart() };
+    assert_eq!(names(&site.plan(&named)), [["b2"], ["b3"]]);
+    assert_eq!(by(&site, &["old"]).blocks[0].reason, "no compiler has the label old");
+    let none = site.plan(&Ask { roles: vec![Role::Puppetdb], ..restart() });
     assert_eq!(none.blocks[0].reason, "no compiler is chosen");
+    let compilers = site.plan(&Ask { roles: vec![Role::Compiler], ..restart() });
+    assert_eq!(compilers.waves.len(), 10);
+}
+
+#[test]
+fn a_word_that_chooses_nobody_is_named_also_beside_others() {
+    let site = large();
+    let ask = Ask { nodes: vec!["a*".into(), "z9".into()], groups: vec!["b*".into()], ..restart() };
+    let blocks: Vec<_> = site.plan(&ask).blocks.into_iter().map(|block| block.reason).collect();
+    assert_eq!(blocks, ["no compiler is called z9", "no chosen compiler is in the group b*"]);
+}
+
+#[test]
+fn a_labelled_compiler_that_cannot_be_drained_is_told_of() {
+    let mut site = Site::new();
+    site.enrol(&node("main"), Role::Compiler);
+    site.presence.connected(node("main"));
+    let label = Label::parse("old").unwrap();
+    let add = [label.clone()].into();
+    site.ask(Request::LabelNode { node: node("main"), add, remove: [].into() }).unwrap();
+    let plan = site.plan(&Ask { labels: vec![label], ..restart() });
+    assert_eq!(plan.blocks[0].reason, "main is in no backend, so it cannot be drained");
 }
 
 #[test]

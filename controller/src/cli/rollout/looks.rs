@@ -144,6 +144,11 @@ fn plan_shows_what_will_be_done_and_what_stands_in_the_way() {
     blocked.action = "update puppetserver=7.9.5-2".into();
     blocked.policy = Some(RolloutPolicy { on_drain_deadline: "force".into(), ..policy() });
     blocked.undrained = vec!["c5.example.com".into()];
+    blocked.warnings = vec![
+        "the main server, which is the CA, has puppetserver 7.9.4-1: it would be older than its compilers with 7.9.5-2 \
+         (hint: update puppetserver on the main server first)"
+            .into(),
+    ];
     let block = |reason: &str, hint: &str| RolloutBlock { reason: reason.into(), hint: hint.into() };
     blocked.blocks = vec![
         block("c2.example.com is not connected", "bunraku nodes show c2.example.com"),

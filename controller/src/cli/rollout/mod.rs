@@ -111,6 +111,12 @@ pub(super) struct Wanted {
     /// Names or patterns of compilers (`*` stands for any text); without it all that a balancer carries
     #[arg(long, num_args = 1.., value_name = "PATTERN", value_parser = given())]
     nodes: Vec<String>,
+    /// Only compilers that have all of these labels (`bunraku nodes label`)
+    #[arg(long = "label", num_args = 1.., value_name = "LABEL", value_parser = given())]
+    labels: Vec<String>,
+    /// Only compilers that have this role, too: puppetdb, service
+    #[arg(long = "role", num_args = 1.., value_name = "ROLE", value_parser = given())]
+    roles: Vec<String>,
     /// Patterns of names: one group (a data centre) after the other, in this order
     #[arg(long = "group", num_args = 1.., value_name = "PATTERN", value_parser = given())]
     groups: Vec<String>,
@@ -293,6 +299,8 @@ impl Wanted {
         Ok(RolloutRequest {
             action: Some(action(&self.action, self.what)?),
             nodes: self.nodes,
+            labels: self.labels,
+            roles: self.roles,
             groups: self.groups,
             undrained: self.undrained,
             canary: Some(self.canary),

@@ -37,6 +37,10 @@ pub(crate) fn plan_text(plan: &RolloutPlan) -> String {
         out.push_str("floor\n");
         plan.floors.iter().for_each(|floor| out.push_str(&format!("  {floor}\n")));
     }
+    if !plan.warnings.is_empty() {
+        out.push_str("think of\n");
+        plan.warnings.iter().for_each(|warning| out.push_str(&format!("  ! {}", hinted("    ", warning))));
+    }
     if !plan.blocks.is_empty() {
         out.push_str("in the way\n");
         for block in &plan.blocks {
