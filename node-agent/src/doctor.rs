@@ -5,12 +5,13 @@ use std::{
     time::SystemTime,
 };
 
-use bunraku_common::{Chain, EnvironmentName, NodeName};
+use bunraku_common::{Chain, EnvironmentName, NodeName, hint};
 use bunraku_proto::v1;
 use bunraku_puppetserver::{
     Puppet,
     doctor::{Finding, Severity, Surroundings, check, gather},
 };
+use bunraku_services::Services;
 use bunraku_versions::Layout;
 
 use crate::{
@@ -34,7 +35,29 @@ pub(crate) async fn examine(
     if let Some(code) = &config.code {
         findings.extend(compiler(config, code, puppet, clock_ahead_ms).await?);
     }
+    findings.extend(services(config).await);
     Ok(findings)
+}
+
+/// Whether what `[services]` grants is there to be restarted.
+async fn services(config: &Config) -> Vec<Finding> {
+    let services = Services::new(config.services.clone());
+    let mut findings = Vec::new();
+    for name in services.names() {
+        let asked = match services.granted(name) {
+            Ok(service) => service.status().await,
+            Err(error) => Err(error),
+        };
+        let (severity, found, mend) = match asked {
+            Ok(status) => (Severity::Ok, format!("{name} is {}", status.detail), String::new()),
+            Err(error) => {
+                let (found, mend) = hint::split(&Chain(&error).to_string());
+                (Severity::Error, format!("[services.{name}] of agent.toml: {found}"), mend)
+            }
+        };
+        findings.push(Finding { check: "services", severity, found, mend, fix: None });
+    }
+    findings
 }
 
 async fn compiler(
