@@ -61,9 +61,13 @@ fn order_id(fleet: Option<Digest>, fence: Fence, part: &str) -> Result<OrderId, 
     OrderId::parse(&text).map_err(|error| error.to_string())
 }
 
-/// The end of an output, on one line.
+/// The end of an output, on one line. What does not fit is left out by whole words.
 pub(super) fn tail(output: &str) -> String {
     let words = output.split_whitespace().collect::<Vec<_>>().join(" ");
-    let skip = words.chars().count().saturating_sub(TAIL);
-    words.chars().skip(skip).filter(|character| !character.is_control()).collect()
+    let plain: Vec<char> = words.chars().filter(|character| !character.is_control()).collect();
+    if plain.len() <= TAIL {
+        return plain.into_iter().collect();
+    }
+    let end: String = plain[plain.len() - TAIL..].iter().collect();
+    format!("… {}", end.split_once(' ').map_or(end.as_str(), |(_cut, rest)| rest))
 }

@@ -19,6 +19,48 @@ const LOCK: Duration = Duration::from_secs(120);
 /// Between two tries of a manager that does not wait itself.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
+/// How lines begin that apt, dpkg and dnf print whenever they work.
+const ROUTINE: [&str; 17] = [
+    "(Reading database",
+    "Reading ",
+    "Building dependency tree",
+    "The following ",
+    "Need to get",
+    "After this operation",
+    "Get:",
+    "Fetched ",
+    "Selecting previously",
+    "Preparing to unpack",
+    "Unpacking ",
+    "Setting up ",
+    "Processing triggers",
+    "Errors were encountered",
+    "Running transaction",
+    "Transaction ",
+    "Downloading Packages",
+];
+
+/// What a package manager says of a failure, without what it says every time.
+fn said(output: &str) -> String {
+    let mut kept = Vec::new();
+    let mut routine = true;
+    for line in output.lines().filter(|line| !line.trim().is_empty()) {
+        // An indented line belongs to the one before.
+        if !line.starts_with(' ') {
+            routine = ROUTINE.iter().any(|start| line.starts_with(start)) || is_count(line);
+        }
+        if !routine {
+            kept.push(line);
+        }
+    }
+    command::tail(&if kept.is_empty() { output.to_owned() } else { kept.join("\n") })
+}
+
+/// `1 upgraded, 0 newly installed, …`
+fn is_count(line: &str) -> bool {
+    line.split_once(" upgraded, ").is_some_and(|(number, _)| number.parse::<u32>().is_ok())
+}
+
 pub(super) fn granted(node: &Node, package: &str) -> Result<(), String> {
     let allow = &node.config.packages.allow;
     if allow.iter().any(|allowed| allowed == package) {
@@ -99,7 +141,7 @@ pub(super) async fn update(node: &Node, fence: Fence, target: &Target) -> Result
     let failed = match transact(node, fence, &*manager, &words).await {
         Ok(Ended { code: 0, .. }) => None,
         Ok(Ended { code, output }) => {
-            Some(format!("the package manager ended with {code}: {}", command::tail(&output)))
+            Some(format!("the package manager ended with {code}: {}", said(&output)))
         }
         Err(answer) => Some(answer.reason().to_owned()),
     };
@@ -139,7 +181,7 @@ pub(super) async fn revert(node: &Node, fence: Fence, target: &Target) -> Result
     let ended = transact(node, fence, &*manager, &words).await?;
     match packages.differs(&plan, true).await {
         Ok(None) => Ok(()),
-        Ok(Some(differs)) => Err(Answer::changed(format!("{differs}: {}", command::tail(&ended.output)))),
+        Ok(Some(differs)) => Err(Answer::changed(format!("{differs}: {}", said(&ended.output)))),
         Err(error) => Err(Answer::changed(Chain(&error))),
     }
 }
@@ -173,4 +215,33 @@ fn directory(node: &Node) -> PathBuf {
 
 fn manager() -> Result<Box<dyn Manager>, String> {
     of_this_host().ok_or_else(|| "this host has neither apt nor dnf".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_failure_only_what_is_not_said_every_time_is_told() {
+        let output = "Reading package lists...\nThe following packages will be upgraded:\n  toyserver\n\
+            1 upgraded, 0 newly installed, 0 to remove and 0 not upgraded.\n(Reading database ... 5%\n\
+            (Reading database ... 122965 files and directories currently installed.)\n\
+            Preparing to unpack .../toyserver_3.0_all.deb ...\nUnpacking toyserver (3.0) over (2.0) ...\n\
+            Setting up toyserver (3.0) ...\nno such luck\n\
+            dpkg: error processing package toyserver (--configure):\n installed post-installation script returned 1\n\
+            Errors were encountered while processing:\n toyserver\n\
+            E: Sub-process /usr/bin/dpkg returned an error code (1)\n";
+        assert_eq!(
+            said(output),
+            "no such luck dpkg: error processing package toyserver (--configure): installed post-installation script \
+             returned 1 E: Sub-process /usr/bin/dpkg returned an error code (1)"
+        );
+        assert_eq!(said("Reading package lists...\n"), "Reading package lists...");
+    }
+
+    #[test]
+    fn an_output_that_is_too_long_is_cut_between_words() {
+        let told = said(&"cannot ".repeat(200));
+        assert!(told.starts_with("… cannot cannot") && told.chars().count() <= 602, "{told}");
+    }
 }
