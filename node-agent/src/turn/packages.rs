@@ -20,7 +20,10 @@ const LOCK: Duration = Duration::from_secs(120);
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// How lines begin that apt, dpkg and dnf print whenever they work.
-const ROUTINE: [&str; 17] = [
+const ROUTINE: [&str; 20] = [
+    "Recommended packages:",
+    "Suggested packages:",
+    "debconf: delaying",
     "(Reading database",
     "Reading ",
     "Building dependency tree",
