@@ -202,6 +202,22 @@ impl Bunraku {
         fs::write(&path, config.to_string()).with_context(|| format!("could not write {}", path.display()))
     }
 
+    /// As [`Bunraku::configure_compiler`], for the agent's package in a machine that is about to boot: with leave to
+    /// restart Puppet Server's unit and to update these packages.
+    pub fn configure_machine(&self, compiler: &PuppetServer, root: &Path, packages: &[&str]) -> Result<()> {
+        self.configure_compiler(compiler)?;
+        let path = self.agent_config(compiler.name());
+        let mut config: toml::Table = fs::read_to_string(&path)?.parse()?;
+        config.remove("data_dir");
+        let granted = "[services.puppetserver]\ndriver = 'systemd'\nunit = 'puppetserver.service'\n";
+        config.extend(granted.parse::<toml::Table>()?);
+        let allow = toml::Table::from_iter([("allow".to_owned(), packages.to_vec().into())]);
+        config.insert("packages".into(), allow.into());
+        fs::create_dir_all(root.join("etc/bunraku"))?;
+        fs::write(root.join("etc/bunraku/agent.toml"), config.to_string())?;
+        fs::remove_file(&path).context("could not remove a configuration that is elsewhere by now")
+    }
+
     /// The configuration of the agent beside the balancer: it has no Puppet certificate and joins by token.
     pub fn configure_balancer(&self, stack: &Stack) -> Result<()> {
         let data = self.data_dir("lb");

@@ -11,16 +11,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::stack::{BALANCER_NAME, ServerState, Stack};
+use crate::{
+    progress::Progress,
+    stack::{BALANCER_NAME, ServerState, Stack},
+};
 
 /// Agents that ask for small catalogs, each this often: ten a second together.
 const QUICK: usize = 2;
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a slow catalog takes.
 const SLOW_SECONDS: u64 = 5;
+/// More than two slow catalogs.
+const WARM: Duration = Duration::from_secs(12);
 const BETWEEN_RUNS: Duration = Duration::from_secs(3);
 /// Statistics are looked at this often.
 const LOOK: Duration = Duration::from_millis(20);
@@ -57,6 +62,40 @@ impl Counted {
             |it: &&Answered| it.slow && it.compiler == certname && it.began < *left && *left < it.ended;
         self.answered.iter().any(|it| under_way(&it))
     }
+}
+
+impl Counted {
+    /// Says what came of it, and fails when an agent noticed anything, or when this load could not have shown it.
+    pub fn ensure_nobody_noticed(&self, what: &str, stack: &Stack, progress: &Progress) -> Result<()> {
+        self.report(what, progress);
+        ensure!(self.failed.is_empty(), "{what}: {:#?}", self.failed);
+        ensure!(self.fewest == 1, "I3: {} compilers were in service at the least", self.fewest);
+        ensure!(self.looks > 100 && self.runs > 0, "{} looks, {} runs", self.looks, self.runs);
+        for compiler in &stack.compilers {
+            ensure!(
+                self.was_busy_when_it_left(compiler.name(), &compiler.certname()),
+                "{} had no slow catalog under way when its turn came",
+                compiler.name()
+            );
+        }
+        Ok(())
+    }
+
+    pub fn report(&self, what: &str, progress: &Progress) {
+        progress.say(format_args!(
+            "{what}: {} catalogs answered, {} agent runs, {} failed; at least {} in service in {} looks",
+            self.answered.len(),
+            self.runs,
+            self.failed.len(),
+            self.fewest,
+            self.looks
+        ));
+    }
+}
+
+/// Waits until the load has reached all compilers: slow catalogs are under way on each of them by then.
+pub fn warm() {
+    thread::sleep(WARM);
 }
 
 /// Lets a catalog take as long as the fact `slow` says: what [`under_load`] needs in the control repository.

@@ -4,14 +4,13 @@
 use std::{
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
 use bunraku_tests::{
     installed::Bunraku,
-    load::{Counted, allow_slow_catalogs, under_load},
+    load::{Counted, allow_slow_catalogs, under_load, warm},
     namespace,
     process::wait_for,
     progress::Progress,
@@ -22,9 +21,6 @@ use bunraku_tests::{
 const STARTS_WITHIN: Duration = Duration::from_secs(240);
 /// So many that one is under way on every compiler whenever its turn comes.
 const SLOW: usize = 4;
-/// Long enough that slow catalogs are under way on both compilers.
-const WARM: Duration = Duration::from_secs(12);
-
 const TESTS: &[Test<Site>] = &[
     ("a_compiler_that_stops_without_a_drain_fails_requests_under_this_load", stopped_without_a_drain),
     ("i3_a_rolling_restart_under_load_fails_no_request_and_keeps_the_floor", restarted),
@@ -55,14 +51,6 @@ fn main() -> ExitCode {
     })
 }
 
-/// Waits until the load has reached both compilers.
-fn warm() {
-    let until = Instant::now() + WARM;
-    while Instant::now() < until {
-        thread::sleep(Duration::from_millis(100));
-    }
-}
-
 fn stopped_without_a_drain(site: &mut Site) -> Result<()> {
     // Not through the stack, which the load borrows.
     let pid = site.stack.compiler("c1")?.service()?.pid().to_string();
@@ -74,7 +62,7 @@ fn stopped_without_a_drain(site: &mut Site) -> Result<()> {
             Ok(site.stack.balancer.server("c1")?.status.starts_with("DOWN").then_some(()))
         })
     })?;
-    report(site, "stopped without a drain", &counted);
+    counted.report("stopped without a drain", &site.progress);
     let c1 = site.stack.compiler("c1")?;
     drop(c1.stop());
     c1.start()?;
@@ -90,7 +78,7 @@ fn restarted(site: &mut Site) -> Result<()> {
     let counted = rolled(site, "restart", "health")?;
     let after = pids(site)?;
     ensure!(before.iter().zip(&after).all(|(before, after)| before != after), "{before:?} {after:?}");
-    no_request_failed(site, "rolling restart", &counted)
+    counted.ensure_nobody_noticed("rolling restart", &site.stack, &site.progress)
 }
 
 fn reloaded(site: &mut Site) -> Result<()> {
@@ -102,7 +90,7 @@ fn reloaded(site: &mut Site) -> Result<()> {
     let passed = shown.lines().filter(|line| line.starts_with("verdict on ") && line.contains(": pass: "));
     ensure!(passed.count() == 2, "each was compared with the other under this load: {shown}");
     ensure!(before == pids(site)?, "a reload is no restart");
-    no_request_failed(site, "rolling reload", &counted)
+    counted.ensure_nobody_noticed("rolling reload", &site.stack, &site.progress)
 }
 
 /// The controller, the agents and the first deploy; once.
@@ -135,30 +123,4 @@ fn rolled(site: &Site, action: &str, verdict: &str) -> Result<Counted> {
 
 fn pids(site: &Site) -> Result<Vec<u32>> {
     site.stack.compilers.iter().map(PuppetServer::handed_over_pid).collect()
-}
-
-fn no_request_failed(site: &Site, what: &str, counted: &Counted) -> Result<()> {
-    report(site, what, counted);
-    ensure!(counted.failed.is_empty(), "{what}: {:#?}", counted.failed);
-    ensure!(counted.fewest == 1, "I3: {} compilers were in service at the least", counted.fewest);
-    ensure!(counted.looks > 100 && counted.runs > 0, "{} looks, {} runs", counted.looks, counted.runs);
-    for compiler in &site.stack.compilers {
-        ensure!(
-            counted.was_busy_when_it_left(compiler.name(), &compiler.certname()),
-            "{} had no slow catalog under way when its turn came",
-            compiler.name()
-        );
-    }
-    Ok(())
-}
-
-fn report(site: &Site, what: &str, counted: &Counted) {
-    site.progress.say(format_args!(
-        "{what}: {} catalogs answered, {} agent runs, {} failed; at least {} in service in {} looks",
-        counted.answered.len(),
-        counted.runs,
-        counted.failed.len(),
-        counted.fewest,
-        counted.looks
-    ));
 }

@@ -129,7 +129,7 @@ impl Balancer {
         })
     }
 
-    pub(super) fn stop(&mut self) -> Result<()> {
+    pub fn stop(&mut self) -> Result<()> {
         let service = self.service.take().context("HAProxy is not started")?;
         service.stop(Duration::from_secs(10)).map(drop)
     }

@@ -10,6 +10,7 @@ mod certificates;
 mod layout;
 mod puppet_server;
 mod repository;
+mod unit;
 mod users;
 
 use std::{

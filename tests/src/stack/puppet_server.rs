@@ -31,10 +31,13 @@ const PACKAGED: &str = "/etc/puppet/puppetserver";
 /// pays only in servers that live longer.
 const JVM_FLAGS: [&str; 3] = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Djruby.jit.threshold=-1"];
 
-/// 384 MB are enough for one interpreter.
-fn memory(interpreters: u64) -> [String; 2] {
+/// What /etc/default/puppetserver holds elsewhere. 384 MB are enough for one interpreter.
+pub(super) fn java_arguments(interpreters: u64) -> Vec<String> {
     let megabytes = 256 + 128 * interpreters;
-    [format!("-Xms{megabytes}m"), format!("-Xmx{megabytes}m")]
+    let mut arguments: Vec<String> = JVM_FLAGS.map(str::to_owned).into();
+    arguments.extend([format!("-Xms{megabytes}m"), format!("-Xmx{megabytes}m")]);
+    arguments.push("-Djruby.logger.class=com.puppetlabs.jruby_utils.jruby.Slf4jLogger".to_owned());
+    arguments
 }
 
 /// A compiler's CA services: the CA is off, the watch on CRL files stays on.
@@ -93,6 +96,14 @@ impl PuppetServer {
 
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    pub(super) fn jar(&self) -> &Path {
+        &self.jar
+    }
+
+    pub(super) fn interpreters(&self) -> u64 {
+        self.interpreters
     }
 
     /// Its `puppet.conf`, for `puppet … --config`.
@@ -200,16 +211,10 @@ impl PuppetServer {
     fn words(&self) -> Vec<String> {
         let shown = |below: &str| self.directory.join(below).display().to_string();
         let mut words = vec!["java".to_owned()];
-        words.extend(JVM_FLAGS.map(str::to_owned));
-        words.extend(memory(self.interpreters));
+        words.extend(java_arguments(self.interpreters));
         words.extend(
-            [
-                "-Djruby.logger.class=com.puppetlabs.jruby_utils.jruby.Slf4jLogger",
-                "-Dlogappender=F1",
-                "-Djruby.lib=/usr/share/jruby/lib",
-                "-XX:+CrashOnOutOfMemoryError",
-            ]
-            .map(str::to_owned),
+            ["-Dlogappender=F1", "-Djruby.lib=/usr/share/jruby/lib", "-XX:+CrashOnOutOfMemoryError"]
+                .map(str::to_owned),
         );
         words.push(format!("-XX:ErrorFile={}", shown("log/hs_err_pid%p.log")));
         words.push(format!("-Djava.io.tmpdir={}", shown("run")));
