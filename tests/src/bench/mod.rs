@@ -14,6 +14,7 @@ mod machine;
 mod ours;
 mod plan;
 mod rivals;
+mod rolling;
 mod single;
 mod site;
 mod stand_in;
@@ -209,6 +210,8 @@ run. Tools took turns; ratios are to the first line of a task.
 
 - *snapshot ready → proven*: stage on all, commit on all, flush, proof; as journalled. It compares with git and rsync,
   which copy what is built already, change the served tree in place, and prove nothing.
+- *rolling restart*: three real node agents behind a real HAProxy whose checks run every 100 ms. The service is up at
+  once and nobody is served: what remains is what a rollout does besides.
 - *command → proven*: `bunraku deploy` from its start to its end, fetch and build by g10k included. It compares with
   r10k and g10k, which run on each target.
 ";

@@ -10,7 +10,7 @@ use super::{
     input::{LARGE, MEASURED, Shape},
     machine,
     rivals::{DISTRIBUTORS, RIVALS, Rival},
-    single,
+    rolling, single,
     site::Site,
 };
 
@@ -27,7 +27,8 @@ pub(super) fn quick(bench: &mut Bench) -> Result<()> {
     let production = add(bench, "production", MEASURED, 1)?;
     cold(bench, "one environment from nothing", &production, 3, 1)?;
     everyday(bench, &production, 3, [2, 3, 2, 2])?;
-    single::figures(bench, &production[0], Duration::from_secs(5))
+    single::figures(bench, &production[0], Duration::from_secs(5))?;
+    rolling::figures(bench, 3)
 }
 
 /// Under twenty minutes: 1, 3 and 10 nodes, up to twenty environments.
@@ -42,7 +43,8 @@ pub(super) fn full(bench: &mut Bench) -> Result<()> {
     bench.task(Task { name: LARGE_ONE_FILE, rivals: &DISTRIBUTORS, ..one_file(&large, 10, 3) })?;
     bench.task(Task { rivals: &DISTRIBUTORS, ..one_file(production, 10, 3) })?;
     twenty(bench, &all)?;
-    single::memory(bench, "after deploys of 21 environments")
+    single::memory(bench, "after deploys of 21 environments")?;
+    rolling::figures(bench, 7)
 }
 
 /// Pushes so many new environments of one shape.

@@ -138,13 +138,22 @@ impl Haproxy {
 
     /// What HAProxy itself shows of the compiler: `UP`, `DRAIN`, `MAINT`, ….
     pub async fn shows(&self, compiler: &str) -> String {
+        self.field(compiler, "status").await
+    }
+
+    /// Its open sessions; None while HAProxy does not say.
+    pub async fn sessions(&self, compiler: &str) -> Option<u64> {
+        self.field(compiler, "scur").await.parse().ok()
+    }
+
+    async fn field(&self, compiler: &str, head: &str) -> String {
         let statistics = self.ask("show stat").await.unwrap_or_default();
         let mut lines = statistics.lines();
         let heads = lines.next().unwrap_or_default();
-        let status = heads.split(',').position(|head| head == "status").unwrap_or_default();
+        let at = heads.split(',').position(|known| known == head).unwrap_or_default();
         let own = format!("{BACKEND},{compiler},");
         let line = lines.find(|line| line.starts_with(&own));
-        line.and_then(|line| line.split(',').nth(status)).unwrap_or_default().to_owned()
+        line.and_then(|line| line.split(',').nth(at)).unwrap_or_default().to_owned()
     }
 
     /// How many compilers HAProxy itself shows in service.
