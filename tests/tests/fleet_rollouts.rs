@@ -317,7 +317,7 @@ async fn what_cannot_be_rolled_out_is_refused_with_a_hint_and_nothing_is_on_reco
     let before = fleet.main().audit().await.len();
     let nodes = |pattern: &str| v1::RolloutRequest { nodes: vec![pattern.into()], ..restart() };
     let refused = fleet.main().start_rollout(nodes("nobody*")).await.unwrap_err();
-    assert!(refused.message().contains("no compiler is chosen\nhint: bunraku nodes list"), "{refused}");
+    assert!(refused.message().contains("no compiler is called nobody*\nhint: bunraku nodes list"), "{refused}");
     let floor = v1::RolloutRequest { min_available: 3, ..restart() };
     let refused = fleet.main().start_rollout(floor).await.unwrap_err();
     assert!(refused.message().contains("3 must stay"), "{refused}");
@@ -410,5 +410,41 @@ async fn where_nothing_is_compiled_there_is_no_verdict_and_the_rollout_waits_or_
     let id = fleet.main().start_rollout(goes_on).await.unwrap();
     let done = fleet.main().until_rollout(id, "done").await;
     assert!(done.turns.iter().all(|turn| turn.verdict == "inconclusive"), "{done:#?}");
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f7_i3_a_balancer_that_is_cut_off_proves_no_drain_and_its_compiler_comes_back_when_it_is_seen_again()
+{
+    let (fleet, [c1, _c2, _c3]) = three_actors().await;
+    c1.goes_on("hold", "a Puppet run goes on");
+    let id = fleet.main().start_rollout(restart()).await.unwrap();
+    until("c1 is asked to rest", || async { c1.times("hold") == 1 }).await;
+    fleet.balancer("lb1").node().partition();
+    fleet.main().until_gone("lb1").await;
+    c1.goes_well("hold");
+    let waits = |what: &'static str| {
+        let fleet = &fleet;
+        async move {
+            until(what, || async { turn(&fleet.main().rollout(id).await, "c1").waits_for.contains(what) })
+                .await;
+        }
+    };
+    waits("lb1").await;
+    assert_eq!(c1.orders("act").len(), 0, "nobody has seen it drained");
+    assert!(fleet.balancer("lb1").haproxy().shows("c1").await.starts_with("UP"));
+
+    c1.goes_on("verify", "puppetserver.service starts");
+    fleet.balancer("lb1").node().reconnect();
+    fleet.main().until_turn(id, "c1", "verifying").await;
+    fleet.balancer("lb1").node().partition();
+    fleet.main().until_gone("lb1").await;
+    c1.goes_well("verify");
+    fleet.main().until_turn(id, "c1", "enabling").await;
+    assert!(fleet.balancer("lb1").haproxy().shows("c1").await.starts_with("DRAIN"), "nobody could enable it");
+    fleet.balancer("lb1").node().reconnect();
+    fleet.main().until_rollout(id, "done").await;
+    assert_eq!(c1.times("act"), 1);
+    fleet.main().until_balanced("c1", "in service").await;
     fleet.end().await;
 }

@@ -62,7 +62,9 @@ impl State {
         let mut plan = Plan::default();
         self.choices_of_nobody(ask, &chosen, &mut plan);
         if chosen.is_empty() {
-            plan.block("no compiler is chosen".to_owned(), "bunraku nodes list");
+            if plan.blocks.is_empty() {
+                plan.block("no compiler is chosen".to_owned(), "bunraku nodes list");
+            }
             return plan;
         }
         for node in &chosen {
