@@ -7,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
 use crate::{installed::program, process::output_of};
 
@@ -71,8 +71,13 @@ impl Packages {
         self.build(&tree, "bunraku-agent", version)
     }
 
-    /// A package as this host has it, under another version; its postinst does this first.
-    pub fn add_again(&self, package: &str, version: &str, first: &str) -> Result<PathBuf> {
+    /// A package as this host has it, under another version, and with this change to its tree. `DEBIAN` lies in it, too.
+    pub fn add_again(
+        &self,
+        package: &str,
+        version: &str,
+        change: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
         let tree = self.scratch.join(format!("{package}-{version}"));
         let installed = self.scratch.join(format!("installed-{package}"));
         if !installed.exists() {
@@ -94,11 +99,7 @@ impl Packages {
                 })
                 .collect();
         fs::write(&control, changed.join("\n") + "\n")?;
-        let script = tree.join("DEBIAN/postinst");
-        let text = fs::read_to_string(&script).with_context(|| format!("{package} has no postinst"))?;
-        let (shell, rest) = text.split_once('\n').context("an empty postinst")?;
-        ensure!(shell.contains("sh"), "the postinst of {package} is no shell script");
-        fs::write(&script, format!("{shell}\n{first}\n{rest}"))?;
+        change(&tree)?;
         self.build(&tree, package, version)
     }
 

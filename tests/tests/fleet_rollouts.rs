@@ -317,7 +317,10 @@ async fn what_cannot_be_rolled_out_is_refused_with_a_hint_and_nothing_is_on_reco
     let before = fleet.main().audit().await.len();
     let nodes = |pattern: &str| v1::RolloutRequest { nodes: vec![pattern.into()], ..restart() };
     let refused = fleet.main().start_rollout(nodes("nobody*")).await.unwrap_err();
-    assert!(refused.message().contains("no compiler is called nobody*\nhint: bunraku nodes list"), "{refused}");
+    assert!(
+        refused.message().contains("no compiler is called nobody*\nhint: bunraku nodes list"),
+        "{refused}"
+    );
     let floor = v1::RolloutRequest { min_available: 3, ..restart() };
     let refused = fleet.main().start_rollout(floor).await.unwrap_err();
     assert!(refused.message().contains("3 must stay"), "{refused}");

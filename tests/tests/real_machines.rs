@@ -1,7 +1,7 @@
 //! Rollouts over machines with a systemd of their own: Debian's puppetserver.service, our own package of the node agent,
 //! real apt and dpkg, under the same load as in `real_rolling`.
 
-use std::{process::ExitCode, thread, time::Duration};
+use std::{fs, process::ExitCode, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use bunraku_tests::{
@@ -22,11 +22,23 @@ const STARTS_WITHIN: Duration = Duration::from_secs(120);
 /// So many that one is under way on every compiler whenever its turn comes.
 const SLOW: usize = 4;
 
+/// Puppet as it is, but for a pause in every compile.
+const SLOW_COMPILER: &str = "require '/usr/lib/ruby/vendor_ruby/puppet.rb'
+require 'puppet/parser/compiler'
+Puppet::Parser::Compiler.prepend(Module.new do
+  def compile
+    sleep 2.5
+    super
+  end
+end)
+";
+
 const TESTS: &[Test<Site>] = &[
     ("i3_debians_unit_is_restarted_once_on_each_machine_and_no_request_fails", restarted),
-    ("f14_an_agent_that_is_killed_while_the_unit_starts_does_not_restart_it_again", killed),
+    ("f3_i5_an_agent_that_is_killed_while_the_unit_starts_does_not_restart_it_again", killed),
     ("f16_an_update_of_puppetserver_under_load_fails_no_request", updated),
     ("f16_an_update_of_puppetserver_that_fails_is_brought_back_and_serves", failed),
+    ("an_updated_puppetserver_that_compiles_slower_than_its_sibling_is_brought_back", worse),
     ("agent_update_replaces_the_agent_that_carries_it_out", agent_updated),
 ];
 
@@ -173,7 +185,7 @@ fn next(site: &Site, step: &str) -> Result<(String, String)> {
 
 fn updated(site: &mut Site) -> Result<()> {
     let (_, version) = next(site, "1")?;
-    site.packages.add_again("puppetserver", &version, "true")?;
+    site.packages.add_again("puppetserver", &version, |_| Ok(()))?;
     site.refresh()?;
     let starts = site.starts()?;
     let counted = site.rolled(&["update", &format!("puppetserver={version}")])?;
@@ -185,7 +197,9 @@ fn updated(site: &mut Site) -> Result<()> {
 
 fn failed(site: &mut Site) -> Result<()> {
     let (before, version) = next(site, "2")?;
-    site.packages.add_again("puppetserver", &version, "echo 'no such luck' >&2; exit 1")?;
+    site.packages.add_again("puppetserver", &version, |tree| {
+        Ok(fs::write(tree.join("DEBIAN/postinst"), "#!/bin/sh\necho 'no such luck' >&2\nexit 1\n")?)
+    })?;
     site.refresh()?;
     let package = format!("puppetserver={version}");
     let words = ["rollout", "start", "update", &package, "--yes", "--bake", "2s", "--verdict", "health"];
@@ -197,6 +211,11 @@ fn failed(site: &mut Site) -> Result<()> {
     ensure!(!told.contains("Reading database"), "what apt says every time is no reason: {told}");
     let installed = site.versions("puppetserver")?;
     ensure!(installed.iter().all(|it| *it == before), "{installed:?}");
+    given_up(site)
+}
+
+/// What waits for a person is aborted, and all is as it was.
+fn given_up(site: &Site) -> Result<()> {
     let listed = site.bunraku.json(&["rollout", "list"])?;
     let open = listed["rollouts"].as_array().context("no list")?.iter().find(|it| it["phase"] == "paused");
     let id = open.context("it waits for a person")?["id"].to_string();
@@ -205,6 +224,30 @@ fn failed(site: &mut Site) -> Result<()> {
         ensure!(machine.run(&["dpkg", "--audit"])?.is_empty(), "dpkg has open ends");
     }
     site.stack.balancer.wait_until_all_up(Duration::from_secs(10))
+}
+
+/// It is healthy, answers everything, and takes longer for it: only the comparison finds that out.
+fn worse(site: &mut Site) -> Result<()> {
+    let (before, version) = next(site, "3")?;
+    site.packages.add_again("puppetserver", &version, |tree| {
+        // A link to Puppet's own file, as installed.
+        let loaded = tree.join("usr/lib/puppetserver/ruby/vendor_ruby/puppet.rb");
+        fs::remove_file(&loaded)?;
+        Ok(fs::write(loaded, SLOW_COMPILER)?)
+    })?;
+    site.refresh()?;
+    let package = format!("puppetserver={version}");
+    let words = ["rollout", "start", "update", &package, "--yes", "--bake", "10s", "--bake-max", "3m"];
+    let (counted, said) = under_load(&site.stack, 0, || site.bunraku.ask(&words))?;
+    let told = format!("{}{}", said.out, said.err);
+    counted.report("an update that compiles slower", &site.progress);
+    site.progress.say(told.trim());
+    ensure!(!said.succeeded() && told.contains("a catalog takes"), "{told}");
+    ensure!(told.contains("it was brought back to what was before"), "{told}");
+    ensure!(counted.failed.is_empty() && counted.fewest == 1, "{:#?}", counted.failed);
+    let installed = site.versions("puppetserver")?;
+    ensure!(installed.iter().all(|it| *it == before), "{installed:?}");
+    given_up(site)
 }
 
 fn agent_updated(site: &mut Site) -> Result<()> {
