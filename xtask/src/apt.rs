@@ -12,8 +12,8 @@ use crate::{
     policy,
 };
 
-/// What a real Puppet stack on one machine is made of, and machines with a systemd of their own, and clocks that are
-/// wrong.
+/// What a real Puppet stack on one machine is made of, and machines with a systemd of their own, clocks that are wrong,
+/// and the other family of packages.
 pub(crate) const STACK: &[&str] = &[
     "puppetserver",
     "puppet-agent",
@@ -33,6 +33,10 @@ pub(crate) const STACK: &[&str] = &[
     "systemd-container",
     "dbus",
     "faketime",
+    "dnf",
+    "dnf-plugins-core",
+    "createrepo-c",
+    "rpm",
 ];
 
 /// What the benchmark compares with.

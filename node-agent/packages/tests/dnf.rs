@@ -1,0 +1,232 @@
+//! Real dnf and rpm, in a root of their own (an overlay that only this test sees) with a repository that holds two
+//! versions of a small server with a configuration file.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+
+use bunraku_packages::{Allowed, Dnf, Manager, Packages, Plan, PrepareError, Refusal, Target};
+
+/// Mounts the root, with an empty database of packages, and lives until its input ends.
+const WORLD: &str = r#"
+set -e
+mount -t tmpfs tmpfs "$1/overlay"
+cd "$1/overlay"
+mkdir upper work root
+mount -t overlay overlay -o lowerdir=/,upperdir="$PWD/upper",workdir="$PWD/work" root
+mkdir -p "root$1/shared"
+mount --bind "$1/shared" "root$1/shared"
+mount --bind /dev root/dev
+mount --bind /proc root/proc
+rm -rf root/etc/yum.repos.d root/var/lib/rpm root/var/cache/dnf
+mkdir -p root/etc/yum.repos.d root/etc/dnf/vars
+# Debian's plugins bring a second repository.
+printf '[main]\nenabled = false\n' > root/etc/dnf/plugins/local.conf
+echo 9 > root/etc/dnf/vars/releasever
+printf '[toys]\nname=toys\nbaseurl=file://%s/shared/repo\ngpgcheck=0\nmetadata_expire=0\n' "$1" > root/etc/yum.repos.d/toys.repo
+echo ready
+cat > /dev/null
+"#;
+
+const CONF: &str = "/etc/toyserver/toy.conf";
+const LOCK: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+struct World {
+    holder: Child,
+    directory: tempfile::TempDir,
+    dnf: Dnf,
+}
+
+impl World {
+    /// With version 1.0-1 installed, and 2.0-1 in the repository too, which needs `toylib`.
+    fn new() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "this test mounts an overlay: it needs root");
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["overlay", "shared", "shared/repo", "shared/plan", "build"] {
+            fs::create_dir(directory.path().join(name)).unwrap();
+        }
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "--propagation", "private", "sh", "-c", WORLD, "sh"])
+            .arg(directory.path())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "ready\n", "the root was not made");
+        let root = directory.path().join("overlay/root");
+        let pid = holder.id().to_string();
+        let enter = ["nsenter", "--target", &pid, "--mount", "--", "chroot", root.to_str().unwrap()];
+        let dnf = Dnf { enter: enter.map(str::to_owned).to_vec() };
+        let world = Self { holder, directory, dnf };
+        world.package("toyserver", "1.0", "");
+        world.package("toyserver", "2.0", "Requires: toylib\n");
+        world.package("toylib", "0.1", "");
+        world.index();
+        world.fine(&["dnf", "-y", "-q", "install", "toyserver-1.0-1"]);
+        world
+    }
+
+    fn shared(&self) -> PathBuf {
+        self.directory.path().join("shared")
+    }
+
+    fn package(&self, name: &str, version: &str, fields: &str) {
+        let build = self.directory.path().join("build");
+        let (install, files) = match name {
+            "toyserver" => (
+                format!(
+                    "mkdir -p %{{buildroot}}/etc/toyserver\necho shipped with {version} > %{{buildroot}}{CONF}\n"
+                ),
+                format!("%config(noreplace) {CONF}\n"),
+            ),
+            _ => (String::new(), String::new()),
+        };
+        let spec = format!(
+            "Name: {name}\nVersion: {version}\nRelease: 1\nSummary: toy\nLicense: none\nBuildArch: noarch\n{fields}\
+             %description\ntoy\n%install\n{install}%files\n{files}"
+        );
+        let path = build.join(format!("{name}-{version}.spec"));
+        fs::write(&path, spec).unwrap();
+        let mut rpmbuild = Command::new("rpmbuild");
+        rpmbuild.args(["-bb", "--quiet", "--define", &format!("_topdir {}", build.display())]);
+        rpmbuild.args(["--define", &format!("_rpmdir {}", self.shared().join("repo").display())]).arg(path);
+        assert_fine(&rpmbuild.output().unwrap());
+    }
+
+    fn index(&self) {
+        assert_fine(
+            &Command::new("createrepo_c").arg("-q").arg(self.shared().join("repo")).output().unwrap(),
+        );
+    }
+
+    fn run(&self, words: &[String]) -> Output {
+        Command::new(&words[0]).args(&words[1..]).current_dir("/").stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn fine(&self, words: &[&str]) -> String {
+        let words = words.iter().map(|word| (*word).to_owned());
+        let output = self.run(&self.dnf.enter.iter().cloned().chain(words).collect::<Vec<_>>());
+        assert_fine(&output);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn packages(&self) -> Packages<'_> {
+        Packages { manager: &self.dnf, directory: self.shared().join("plan") }
+    }
+
+    async fn prepare(&self, version: &str, allowed: &Allowed) -> Result<Plan, PrepareError> {
+        let target = Target { package: "toyserver".into(), version: version.into() };
+        self.packages().prepare(&target, allowed).await
+    }
+
+    async fn installed(&self, package: &str) -> Option<String> {
+        self.packages().installed(package).await.unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        self.holder.wait().ok();
+    }
+}
+
+fn toyserver() -> Allowed {
+    Allowed { packages: vec!["toyserver".into()], ..Allowed::default() }
+}
+
+fn assert_fine(output: &Output) {
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[tokio::test]
+async fn an_update_and_its_revert_need_no_repository_and_keep_the_sites_configuration() {
+    let world = World::new();
+    world.fine(&["sh", "-c", "echo of the site > /etc/toyserver/toy.conf"]);
+    let plan = world.prepare("2.0-1", &toyserver()).await.unwrap();
+    let mut names: Vec<&str> = plan.changes.iter().map(|change| change.package.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["toylib", "toyserver"]);
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0-1"), "preparing changes nothing");
+
+    fs::remove_dir_all(world.shared().join("repo")).unwrap();
+    let saved = Plan::open(&world.shared().join("plan")).unwrap().unwrap();
+    assert_eq!(saved, plan);
+    assert_fine(&world.run(&saved.act(&world.dnf, LOCK)));
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("2.0-1"));
+    assert_eq!(world.installed("toylib").await.as_deref(), Some("0.1-1"));
+    assert_eq!(world.fine(&["cat", CONF]), "of the site\n");
+
+    // Asked again it is done, and the way back is not lost.
+    assert_eq!(world.prepare("2.0-1", &toyserver()).await.unwrap(), plan);
+    assert_fine(&world.run(&saved.revert(&world.dnf, LOCK).unwrap()));
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0-1"));
+    assert_eq!(world.fine(&["cat", CONF]), "of the site\n");
+}
+
+#[tokio::test]
+async fn what_is_not_granted_older_or_missing_is_refused_before_anything_is_fetched() {
+    let world = World::new();
+    let not = world.prepare("2.0-1", &Allowed::default()).await.unwrap_err();
+    assert!(matches!(&not, PrepareError::NotAllowed { package, .. } if package == "toyserver"), "{not}");
+    let missing = world.prepare("7.0-1", &toyserver()).await.unwrap_err();
+    assert!(matches!(missing, PrepareError::Refused(Refusal::Missing { .. })), "{missing}");
+
+    world.fine(&["dnf", "-y", "-q", "install", "toyserver-2.0-1"]);
+    let older = world.prepare("1.0-1", &toyserver()).await.unwrap_err();
+    assert!(matches!(older, PrepareError::Older { .. }), "{older}");
+    assert!(Plan::open(&world.shared().join("plan")).unwrap().is_none());
+    let asked = Allowed { downgrade: true, older: true, ..toyserver() };
+    let plan = world.prepare("1.0-1", &asked).await.unwrap();
+    assert_fine(&world.run(&plan.act(&world.dnf, LOCK)));
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0-1"));
+    assert_fine(&world.run(&plan.revert(&world.dnf, LOCK).unwrap()));
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("2.0-1"));
+}
+
+#[tokio::test]
+async fn a_package_that_would_go_is_refused_with_its_name() {
+    let world = World::new();
+    world.package("toyold", "1.0", "");
+    world.package("toyserver", "3.0", "Conflicts: toyold\n");
+    world.index();
+    world.fine(&["dnf", "-y", "-q", "install", "toyold"]);
+    let refused = world.prepare("3.0-1", &toyserver()).await.unwrap_err();
+    assert!(refused.to_string().contains("toyold, which toyserver 3.0-1 removes"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_present_package_that_no_repository_has_leaves_no_way_back() {
+    let world = World::new();
+    fs::remove_file(world.shared().join("repo/noarch/toyserver-1.0-1.noarch.rpm")).unwrap();
+    world.index();
+    let lost = world.prepare("2.0-1", &toyserver()).await.unwrap_err();
+    assert!(matches!(&lost, PrepareError::NoWayBack { lost, .. } if lost == "toyserver"), "{lost}");
+}
+
+/// dnf ends at once, and the agent tries again: see `Manager::is_locked`.
+#[tokio::test]
+async fn a_transaction_whose_lock_is_held_ends_as_locked_and_changes_nothing() {
+    let world = World::new();
+    let plan = world.prepare("2.0-1", &toyserver()).await.unwrap();
+    // A file with the id of a process that lives (dnf/lock.py).
+    let path = world.directory.path().join("overlay/root/var/lib/dnf/rpmdb_lock.pid");
+    let root = PathBuf::from(format!("/proc/{}/root", world.holder.id()));
+    let lock = root.join(path.strip_prefix("/").unwrap());
+    fs::write(&lock, std::process::id().to_string()).unwrap();
+    let output = world.run(&plan.act(&world.dnf, LOCK));
+    assert!(!output.status.success(), "{output:?}");
+    assert!(world.dnf.is_locked(output.status.code().unwrap()), "{output:?}");
+    fs::remove_file(lock).unwrap();
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0-1"));
+    assert_fine(&world.run(&plan.act(&world.dnf, LOCK)));
+}
