@@ -3,77 +3,36 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod world;
+
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader},
-    path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
-use bunraku_packages::{Allowed, Apt, Packages, Plan, PrepareError, Refusal, Target};
+use bunraku_packages::{Allowed, Apt, Plan, PrepareError, Refusal};
 use rustix::fs::{FlockOperation, fcntl_lock};
 
-/// Mounts the root, and lives until its input ends.
-const WORLD: &str = r#"
-set -e
-mount -t tmpfs tmpfs "$1/overlay"
-cd "$1/overlay"
-mkdir upper work root
-mount -t overlay overlay -o lowerdir=/,upperdir="$PWD/upper",workdir="$PWD/work" root
-mkdir -p "root$1/shared"
-mount --bind "$1/shared" "root$1/shared"
-mount --bind /dev root/dev
+use world::{CONF, LOCK, World, assert_fine, toyserver};
+
+/// Its repository, and nothing of this host's.
+const FURNISH: &str = r#"
 rm -rf root/etc/apt/sources.list root/etc/apt/sources.list.d/* root/etc/apt/preferences.d/*
 echo "deb [trusted=yes] file:$1/shared/repo ./" > root/etc/apt/sources.list
 echo 'APT::Sandbox::User "root";' > root/etc/apt/apt.conf.d/99sandbox
-echo ready
-cat > /dev/null
 "#;
 
-const CONF: &str = "/etc/toyserver/toy.conf";
-const LOCK: Duration = Duration::from_secs(60);
-
-#[derive(Debug)]
-struct World {
-    holder: Child,
-    directory: tempfile::TempDir,
-    apt: Apt,
-}
-
-impl World {
+impl World<Apt> {
     /// With version 1.0 installed, and 2.0 in the repository too, which needs `toylib`.
     fn new() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "this test mounts an overlay: it needs root");
-        let directory = tempfile::tempdir().unwrap();
-        for name in ["overlay", "shared", "shared/repo", "shared/plan", "build"] {
-            fs::create_dir(directory.path().join(name)).unwrap();
-        }
-        let mut holder = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", WORLD, "sh"])
-            .arg(directory.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "the root was not made");
-        let root = directory.path().join("overlay/root");
-        let pid = holder.id().to_string();
-        let enter = ["nsenter", "--target", &pid, "--mount", "--", "chroot", root.to_str().unwrap()];
-        let apt = Apt { enter: enter.map(str::to_owned).to_vec() };
-        let world = Self { holder, directory, apt };
+        let world = Self::make(FURNISH, |enter| Apt { enter });
         world.package("toyserver", "1.0", "", "");
         world.package("toyserver", "2.0", "Depends: toylib\n", "");
         world.package("toylib", "0.1", "", "");
         world.index();
         world.fine(&["apt-get", "-y", "-q", "install", "toyserver=1.0"]);
         world
-    }
-
-    fn shared(&self) -> PathBuf {
-        self.directory.path().join("shared")
     }
 
     fn package(&self, name: &str, version: &str, fields: &str, postinst: &str) {
@@ -108,49 +67,6 @@ impl World {
         fs::write(repo.join("Packages"), index.stdout).unwrap();
         self.fine(&["apt-get", "-q", "update"]);
     }
-
-    fn run(&self, words: &[String]) -> Output {
-        Command::new(&words[0]).args(&words[1..]).current_dir("/").stdin(Stdio::null()).output().unwrap()
-    }
-
-    fn inside(&self, words: &[&str]) -> Output {
-        let words = words.iter().map(|word| (*word).to_owned());
-        self.run(&self.apt.enter.iter().cloned().chain(words).collect::<Vec<_>>())
-    }
-
-    fn fine(&self, words: &[&str]) -> String {
-        let output = self.inside(words);
-        assert!(output.status.success(), "{words:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn packages(&self) -> Packages<'_> {
-        Packages { manager: &self.apt, directory: self.shared().join("plan") }
-    }
-
-    async fn prepare(&self, version: &str, allowed: &Allowed) -> Result<Plan, PrepareError> {
-        let target = Target { package: "toyserver".into(), version: version.into() };
-        self.packages().prepare(&target, allowed).await
-    }
-
-    async fn installed(&self, package: &str) -> Option<String> {
-        self.packages().installed(package).await.unwrap()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        drop(self.holder.stdin.take());
-        self.holder.wait().ok();
-    }
-}
-
-fn toyserver() -> Allowed {
-    Allowed { packages: vec!["toyserver".into()], ..Allowed::default() }
-}
-
-fn assert_fine(output: &Output) {
-    assert!(output.status.success(), "{output:?}");
 }
 
 #[tokio::test]
@@ -166,14 +82,14 @@ async fn an_update_and_its_revert_restore_the_whole_set_without_a_repository() {
     fs::remove_dir_all(world.shared().join("repo")).unwrap();
     let saved = Plan::open(&world.shared().join("plan")).unwrap().unwrap();
     assert_eq!(saved, plan);
-    assert_fine(&world.run(&saved.act(&world.apt, LOCK)));
+    assert_fine(&world.run(&saved.act(&world.manager, LOCK)));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("2.0"));
     assert_eq!(world.installed("toylib").await.as_deref(), Some("0.1"));
     assert_eq!(world.fine(&["cat", CONF]), "of the site\n");
 
     // Asked again it is done, and the way back is not lost.
     assert_eq!(world.prepare("2.0", &toyserver()).await.unwrap(), plan);
-    assert_fine(&world.run(&saved.revert(&world.apt, LOCK).unwrap()));
+    assert_fine(&world.run(&saved.revert(&world.manager, LOCK).unwrap()));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
     assert_eq!(world.installed("toylib").await, None);
     assert_eq!(world.fine(&["cat", CONF]), "of the site\n");
@@ -204,7 +120,7 @@ async fn what_is_held_not_granted_older_or_missing_is_refused_before_anything_is
     assert!(Plan::open(&world.shared().join("plan")).unwrap().is_none());
     let asked = Allowed { downgrade: true, older: true, ..toyserver() };
     let plan = world.prepare("1.0", &asked).await.unwrap();
-    assert_fine(&world.run(&plan.act(&world.apt, LOCK)));
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
 }
 
@@ -219,9 +135,9 @@ async fn a_package_that_would_go_or_change_along_is_refused_with_its_name() {
     assert!(refused.to_string().contains("toyold, which toyserver 3.0 removes"), "{refused}");
     let both = Allowed { packages: vec!["toyserver".into(), "toyold".into()], ..Allowed::default() };
     let plan = world.prepare("3.0", &both).await.unwrap();
-    assert_fine(&world.run(&plan.act(&world.apt, LOCK)));
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
     assert_eq!(world.installed("toyold").await, None);
-    assert_fine(&world.run(&plan.revert(&world.apt, LOCK).unwrap()));
+    assert_fine(&world.run(&plan.revert(&world.manager, LOCK).unwrap()));
     assert_eq!(world.installed("toyold").await.as_deref(), Some("1.0"));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
 }
@@ -236,12 +152,12 @@ async fn a_present_package_that_no_repository_has_is_rebuilt_or_there_is_no_way_
     assert!(matches!(&lost, PrepareError::NoWayBack { lost, .. } if lost == "toyserver"), "{lost}");
     let plan = world.prepare("2.0", &Allowed { no_way_back: true, ..toyserver() }).await.unwrap();
     assert_eq!(plan.no_way_back(), ["toyserver"]);
-    assert_eq!(plan.revert(&world.apt, LOCK), None);
+    assert_eq!(plan.revert(&world.manager, LOCK), None);
 
     world.fine(&["mv", "/usr/bin/dpkg-repack.away", "/usr/bin/dpkg-repack"]);
     let plan = world.prepare("2.0", &toyserver()).await.unwrap();
-    assert_fine(&world.run(&plan.act(&world.apt, LOCK)));
-    assert_fine(&world.run(&plan.revert(&world.apt, LOCK).unwrap()));
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
+    assert_fine(&world.run(&plan.revert(&world.manager, LOCK).unwrap()));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
 }
 
@@ -266,14 +182,12 @@ async fn a_half_configured_package_is_named_with_the_command_that_mends_it() {
 async fn a_transaction_whose_lock_is_held_gives_up_at_its_deadline_and_changes_nothing() {
     let world = World::new();
     let plan = world.prepare("2.0", &toyserver()).await.unwrap();
-    let root = Path::new("/proc").join(world.holder.id().to_string()).join("root");
-    let inside = world.directory.path().join("overlay/root/var/lib/dpkg/lock-frontend");
-    let lock = File::options().write(true).open(root.join(inside.strip_prefix("/").unwrap())).unwrap();
+    let lock = File::options().write(true).open(world.file("var/lib/dpkg/lock-frontend")).unwrap();
     fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive).unwrap();
-    let output = world.run(&plan.act(&world.apt, Duration::from_secs(1)));
+    let output = world.run(&plan.act(&world.manager, Duration::from_secs(1)));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("dpkg frontend lock"), "{said}");
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
     drop(lock);
-    assert_fine(&world.run(&plan.act(&world.apt, LOCK)));
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
 }

@@ -3,80 +3,34 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
-use std::{
-    fs,
-    io::{BufRead, BufReader},
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-    time::Duration,
-};
+mod world;
 
-use bunraku_packages::{Allowed, Dnf, Manager, Packages, Plan, PrepareError, Refusal, Target};
+use std::{fs, process::Command};
 
-/// Mounts the root, with an empty database of packages, and lives until its input ends.
-const WORLD: &str = r#"
-set -e
-mount -t tmpfs tmpfs "$1/overlay"
-cd "$1/overlay"
-mkdir upper work root
-mount -t overlay overlay -o lowerdir=/,upperdir="$PWD/upper",workdir="$PWD/work" root
-mkdir -p "root$1/shared"
-mount --bind "$1/shared" "root$1/shared"
-mount --bind /dev root/dev
-mount --bind /proc root/proc
+use bunraku_packages::{Allowed, Dnf, Manager, Plan, PrepareError, Refusal};
+
+use world::{CONF, LOCK, World, assert_fine, toyserver};
+
+/// Its repository, and nothing of this host's.
+const FURNISH: &str = r#"
 rm -rf root/etc/yum.repos.d root/var/lib/rpm root/var/cache/dnf
 mkdir -p root/etc/yum.repos.d root/etc/dnf/vars
 # Debian's plugins bring a second repository.
 printf '[main]\nenabled = false\n' > root/etc/dnf/plugins/local.conf
 echo 9 > root/etc/dnf/vars/releasever
 printf '[toys]\nname=toys\nbaseurl=file://%s/shared/repo\ngpgcheck=0\nmetadata_expire=0\n' "$1" > root/etc/yum.repos.d/toys.repo
-echo ready
-cat > /dev/null
 "#;
 
-const CONF: &str = "/etc/toyserver/toy.conf";
-const LOCK: Duration = Duration::from_secs(60);
-
-#[derive(Debug)]
-struct World {
-    holder: Child,
-    directory: tempfile::TempDir,
-    dnf: Dnf,
-}
-
-impl World {
+impl World<Dnf> {
     /// With version 1.0-1 installed, and 2.0-1 in the repository too, which needs `toylib`.
     fn new() -> Self {
-        assert!(rustix::process::geteuid().is_root(), "this test mounts an overlay: it needs root");
-        let directory = tempfile::tempdir().unwrap();
-        for name in ["overlay", "shared", "shared/repo", "shared/plan", "build"] {
-            fs::create_dir(directory.path().join(name)).unwrap();
-        }
-        let mut holder = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", WORLD, "sh"])
-            .arg(directory.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(holder.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "the root was not made");
-        let root = directory.path().join("overlay/root");
-        let pid = holder.id().to_string();
-        let enter = ["nsenter", "--target", &pid, "--mount", "--", "chroot", root.to_str().unwrap()];
-        let dnf = Dnf { enter: enter.map(str::to_owned).to_vec() };
-        let world = Self { holder, directory, dnf };
+        let world = Self::make(FURNISH, |enter| Dnf { enter });
         world.package("toyserver", "1.0", "");
         world.package("toyserver", "2.0", "Requires: toylib\n");
         world.package("toylib", "0.1", "");
         world.index();
         world.fine(&["dnf", "-y", "-q", "install", "toyserver-1.0-1"]);
         world
-    }
-
-    fn shared(&self) -> PathBuf {
-        self.directory.path().join("shared")
     }
 
     fn package(&self, name: &str, version: &str, fields: &str) {
@@ -107,45 +61,6 @@ impl World {
             &Command::new("createrepo_c").arg("-q").arg(self.shared().join("repo")).output().unwrap(),
         );
     }
-
-    fn run(&self, words: &[String]) -> Output {
-        Command::new(&words[0]).args(&words[1..]).current_dir("/").stdin(Stdio::null()).output().unwrap()
-    }
-
-    fn fine(&self, words: &[&str]) -> String {
-        let words = words.iter().map(|word| (*word).to_owned());
-        let output = self.run(&self.dnf.enter.iter().cloned().chain(words).collect::<Vec<_>>());
-        assert_fine(&output);
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn packages(&self) -> Packages<'_> {
-        Packages { manager: &self.dnf, directory: self.shared().join("plan") }
-    }
-
-    async fn prepare(&self, version: &str, allowed: &Allowed) -> Result<Plan, PrepareError> {
-        let target = Target { package: "toyserver".into(), version: version.into() };
-        self.packages().prepare(&target, allowed).await
-    }
-
-    async fn installed(&self, package: &str) -> Option<String> {
-        self.packages().installed(package).await.unwrap()
-    }
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        drop(self.holder.stdin.take());
-        self.holder.wait().ok();
-    }
-}
-
-fn toyserver() -> Allowed {
-    Allowed { packages: vec!["toyserver".into()], ..Allowed::default() }
-}
-
-fn assert_fine(output: &Output) {
-    assert!(output.status.success(), "{output:?}");
 }
 
 #[tokio::test]
@@ -161,14 +76,14 @@ async fn an_update_and_its_revert_need_no_repository_and_keep_the_sites_configur
     fs::remove_dir_all(world.shared().join("repo")).unwrap();
     let saved = Plan::open(&world.shared().join("plan")).unwrap().unwrap();
     assert_eq!(saved, plan);
-    assert_fine(&world.run(&saved.act(&world.dnf, LOCK)));
+    assert_fine(&world.run(&saved.act(&world.manager, LOCK)));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("2.0-1"));
     assert_eq!(world.installed("toylib").await.as_deref(), Some("0.1-1"));
     assert_eq!(world.fine(&["cat", CONF]), "of the site\n");
 
     // Asked again it is done, and the way back is not lost.
     assert_eq!(world.prepare("2.0-1", &toyserver()).await.unwrap(), plan);
-    assert_fine(&world.run(&saved.revert(&world.dnf, LOCK).unwrap()));
+    assert_fine(&world.run(&saved.revert(&world.manager, LOCK).unwrap()));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0-1"));
     assert_eq!(world.fine(&["cat", CONF]), "of the site\n");
 }
@@ -187,9 +102,9 @@ async fn what_is_not_granted_older_or_missing_is_refused_before_anything_is_fetc
     assert!(Plan::open(&world.shared().join("plan")).unwrap().is_none());
     let asked = Allowed { downgrade: true, older: true, ..toyserver() };
     let plan = world.prepare("1.0-1", &asked).await.unwrap();
-    assert_fine(&world.run(&plan.act(&world.dnf, LOCK)));
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0-1"));
-    assert_fine(&world.run(&plan.revert(&world.dnf, LOCK).unwrap()));
+    assert_fine(&world.run(&plan.revert(&world.manager, LOCK).unwrap()));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("2.0-1"));
 }
 
@@ -219,14 +134,12 @@ async fn a_transaction_whose_lock_is_held_ends_as_locked_and_changes_nothing() {
     let world = World::new();
     let plan = world.prepare("2.0-1", &toyserver()).await.unwrap();
     // A file with the id of a process that lives (dnf/lock.py).
-    let path = world.directory.path().join("overlay/root/var/lib/dnf/rpmdb_lock.pid");
-    let root = PathBuf::from(format!("/proc/{}/root", world.holder.id()));
-    let lock = root.join(path.strip_prefix("/").unwrap());
+    let lock = world.file("var/lib/dnf/rpmdb_lock.pid");
     fs::write(&lock, std::process::id().to_string()).unwrap();
-    let output = world.run(&plan.act(&world.dnf, LOCK));
+    let output = world.run(&plan.act(&world.manager, LOCK));
     assert!(!output.status.success(), "{output:?}");
-    assert!(world.dnf.is_locked(output.status.code().unwrap()), "{output:?}");
+    assert!(world.manager.is_locked(output.status.code().unwrap()), "{output:?}");
     fs::remove_file(lock).unwrap();
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0-1"));
-    assert_fine(&world.run(&plan.act(&world.dnf, LOCK)));
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
 }
