@@ -60,6 +60,8 @@ impl World<Dnf> {
         assert_fine(
             &Command::new("createrepo_c").arg("-q").arg(self.shared().join("repo")).output().unwrap(),
         );
+        // dnf takes what changed within a second for the same.
+        self.fine(&["dnf", "-q", "clean", "all"]);
     }
 }
 
