@@ -9,18 +9,8 @@ use bunraku_common::Chain;
 use bunraku_proto::v1::HealthReply;
 use bunraku_puppetserver::{access_log::AccessLog, settings::Settings};
 
-use super::{reach::server, verify::CATALOG};
+use super::{counting::Counting, reach::server, verify::CATALOG};
 use crate::node::{Compiler, Node};
-
-/// Counts that go on as long as this process.
-#[derive(Debug)]
-pub(super) struct Counting {
-    log: AccessLog,
-    /// Of Puppet Server's own count at the last look, which begins anew when it starts.
-    pool: u64,
-    borrow_timeouts: u64,
-    epoch: u64,
-}
 
 /// `certname`: a catalog is compiled for it first, so that there is something to count; empty: none is.
 pub(crate) async fn health(node: &Node, compiler: &Compiler, certname: &str) -> HealthReply {

@@ -10,7 +10,7 @@ use bunraku_services::{Orders, Services, order, puppet_agent::LockFiles};
 use tokio::sync::watch;
 
 use super::{
-    health::Counting,
+    counting::Counting,
     record::{Record, RecordError},
     step::{Answer, Step},
 };

@@ -4,6 +4,7 @@
 mod act;
 mod action;
 mod command;
+mod counting;
 mod health;
 mod idle;
 pub(crate) mod kept;
