@@ -92,11 +92,9 @@ impl State {
 
     /// A word that chooses nobody is a mistake, and the others would hide it.
     fn choices_of_nobody(&self, ask: &Ask, chosen: &[NodeName], plan: &mut Plan) {
-        let is_some = |pattern: &str, mut among: Box<dyn Iterator<Item = &NodeName> + '_>| {
-            among.any(|node| matches_glob(pattern, node.as_str()))
-        };
+        let is_called = |pattern: &str, node: &NodeName| matches_glob(pattern, node.as_str());
         for pattern in &ask.nodes {
-            if !is_some(pattern, Box::new(self.fleet.compilers().map(|(node, _)| node))) {
+            if !self.fleet.compilers().any(|(node, _)| is_called(pattern, node)) {
                 plan.block(format!("no compiler is called {pattern}"), "bunraku nodes list");
             }
         }
@@ -107,7 +105,7 @@ impl State {
             }
         }
         for group in ask.groups.iter().filter(|_| !chosen.is_empty()) {
-            if !is_some(group, Box::new(chosen.iter())) {
+            if !chosen.iter().any(|node| is_called(group, node)) {
                 plan.block(format!("no chosen compiler is in the group {group}"), "bunraku nodes list");
             }
         }
