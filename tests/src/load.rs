@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
+    process::wait_for,
     progress::Progress,
     stack::{BALANCER_NAME, ServerState, Stack},
 };
@@ -24,8 +25,8 @@ const QUICK: usize = 2;
 const PAUSE: Duration = Duration::from_millis(200);
 /// How long a slow catalog takes.
 const SLOW_SECONDS: u64 = 5;
-/// More than two slow catalogs.
-const WARM: Duration = Duration::from_secs(12);
+/// Several slow catalogs, on a loaded machine.
+const WARM_WITHIN: Duration = Duration::from_secs(120);
 const BETWEEN_RUNS: Duration = Duration::from_secs(3);
 /// Statistics are looked at this often.
 const LOOK: Duration = Duration::from_millis(20);
@@ -93,9 +94,24 @@ impl Counted {
     }
 }
 
-/// Waits until the load has reached all compilers: slow catalogs are under way on each of them by then.
-pub fn warm() {
-    thread::sleep(WARM);
+/// A load that goes on.
+#[derive(Debug)]
+pub struct Load<'a> {
+    stack: &'a Stack,
+    counted: &'a Mutex<Counted>,
+}
+
+impl Load<'_> {
+    /// Waits until every compiler has answered a slow catalog: whoever asked for it asks at once for the next one.
+    pub fn wait_until_all_are_busy(&self) -> Result<()> {
+        wait_for("a slow catalog of each compiler", WARM_WITHIN, || {
+            let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
+            let busy =
+                |certname: String| counted.answered.iter().any(|it| it.slow && it.compiler == certname);
+            let all = self.stack.compilers.iter().all(|compiler| busy(compiler.certname()));
+            Ok(all.then_some(()))
+        })
+    }
 }
 
 /// Lets a catalog take as long as the fact `slow` says: what [`under_load`] needs in the control repository.
@@ -119,7 +135,11 @@ end
 }
 
 /// Keeps the load up while `during` lasts; so many agents ask for slow catalogs, one after the other without a pause.
-pub fn under_load<T>(stack: &Stack, slow: usize, during: impl FnOnce() -> Result<T>) -> Result<(Counted, T)> {
+pub fn under_load<T>(
+    stack: &Stack,
+    slow: usize,
+    during: impl FnOnce(&Load<'_>) -> Result<T>,
+) -> Result<(Counted, T)> {
     let stop = AtomicBool::new(false);
     let counted = Mutex::new(Counted {
         answered: Vec::new(),
@@ -191,7 +211,7 @@ pub fn under_load<T>(stack: &Stack, slow: usize, during: impl FnOnce() -> Result
         }
         scope.spawn(run);
         scope.spawn(look);
-        let done = during();
+        let done = during(&Load { stack, counted: &counted });
         stop.store(true, Ordering::Relaxed);
         done
     })?;

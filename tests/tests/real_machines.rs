@@ -6,7 +6,7 @@ use std::{fs, process::ExitCode, thread, time::Duration};
 use anyhow::{Context, Result, ensure};
 use bunraku_tests::{
     installed::{Bunraku, Said},
-    load::{Counted, allow_slow_catalogs, under_load, warm},
+    load::{Counted, allow_slow_catalogs, under_load},
     machine::Machine,
     namespace,
     packages::Packages,
@@ -132,8 +132,8 @@ impl Site {
     fn rolled(&self, action: &[&str]) -> Result<Counted> {
         let words =
             [&["rollout", "start"], action, &["--yes", "--bake", "2s", "--verdict", "health"]].concat();
-        let (counted, said) = under_load(&self.stack, SLOW, || {
-            warm();
+        let (counted, said) = under_load(&self.stack, SLOW, |load| {
+            load.wait_until_all_are_busy()?;
             self.bunraku.tell(&words)
         })?;
         self.progress.say(said.out.trim());
@@ -238,7 +238,7 @@ fn worse(site: &mut Site) -> Result<()> {
     site.refresh()?;
     let package = format!("puppetserver={version}");
     let words = ["rollout", "start", "update", &package, "--yes", "--bake", "10s", "--bake-max", "3m"];
-    let (counted, said) = under_load(&site.stack, 0, || site.bunraku.ask(&words))?;
+    let (counted, said) = under_load(&site.stack, 0, |_| site.bunraku.ask(&words))?;
     let told = format!("{}{}", said.out, said.err);
     counted.report("an update that compiles slower", &site.progress);
     site.progress.say(told.trim());

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, ensure};
 use bunraku_tests::{
     installed::Bunraku,
-    load::{Counted, allow_slow_catalogs, under_load, warm},
+    load::{Counted, allow_slow_catalogs, under_load},
     namespace,
     process::wait_for,
     progress::Progress,
@@ -54,8 +54,8 @@ fn main() -> ExitCode {
 fn stopped_without_a_drain(site: &mut Site) -> Result<()> {
     // Not through the stack, which the load borrows.
     let pid = site.stack.compiler("c1")?.service()?.pid().to_string();
-    let (counted, ()) = under_load(&site.stack, SLOW, || {
-        warm();
+    let (counted, ()) = under_load(&site.stack, SLOW, |load| {
+        load.wait_until_all_are_busy()?;
         let stopped = std::process::Command::new("kill").arg(&pid).status()?;
         ensure!(stopped.success(), "could not stop c1");
         wait_for("HAProxy to see that c1 is gone", Duration::from_secs(30), || {
@@ -113,8 +113,8 @@ fn join(site: &mut Site) -> Result<()> {
 }
 
 fn rolled(site: &Site, action: &str, verdict: &str) -> Result<Counted> {
-    let (counted, said) = under_load(&site.stack, SLOW, || {
-        warm();
+    let (counted, said) = under_load(&site.stack, SLOW, |load| {
+        load.wait_until_all_are_busy()?;
         site.bunraku.tell(&["rollout", "start", action, "--yes", "--bake", "2s", "--verdict", verdict])
     })?;
     site.progress.say(said.out.trim());

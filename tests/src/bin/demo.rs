@@ -217,7 +217,7 @@ fn rolling_restart(demo: &mut Demo) -> Result<()> {
     };
     let before = pids(demo)?;
     let began = Instant::now();
-    let (counted, said) = under_load(&demo.stack, 0, || {
+    let (counted, said) = under_load(&demo.stack, 0, |_| {
         demo.bunraku.tell(&["rollout", "start", "restart", "--yes", "--bake", "2s"])
     })?;
     for line in said.out.lines() {
