@@ -5,12 +5,12 @@ use std::{fs, process::ExitCode, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use bunraku_tests::{
-    installed::{Bunraku, Said},
+    installed::{Bunraku, Said, balancer_node},
     load::{Counted, allow_slow_catalogs, under_load},
     machine::Machine,
     namespace,
     packages::Packages,
-    process::{output_of, wait_for},
+    process::{Service, output_of, wait_for},
     progress::Progress,
     stack::{self, Options, PuppetServer, Setup, Stack},
     suite::{self, Test},
@@ -21,6 +21,11 @@ const AGENT: &str = "bunraku-agent.service";
 const STARTS_WITHIN: Duration = Duration::from_secs(120);
 /// So many that one is under way on every compiler whenever its turn comes.
 const SLOW: usize = 4;
+
+/// See `bunraku_common::crash`.
+const PHASE_BEGUN: &str = "after:turn-moved";
+/// Preparing, settling, draining, acting, verifying, enabling, releasing, baking, done.
+const PHASES: usize = 9;
 
 /// Puppet as it is, but for a pause in every compile.
 const SLOW_COMPILER: &str = "require '/usr/lib/ruby/vendor_ruby/puppet.rb'
@@ -36,6 +41,10 @@ end)
 const TESTS: &[Test<Site>] = &[
     ("i3_debians_unit_is_restarted_once_on_each_machine_and_no_request_fails", restarted),
     ("f3_i5_an_agent_that_is_killed_while_the_unit_starts_does_not_restart_it_again", killed),
+    (
+        "f3_i5_i7_controller_and_agent_are_killed_in_every_phase_and_the_unit_is_restarted_once",
+        killed_in_every_phase,
+    ),
     ("f16_an_update_of_puppetserver_under_load_fails_no_request", updated),
     ("f16_an_update_of_puppetserver_that_fails_is_brought_back_and_serves", failed),
     ("an_updated_puppetserver_that_compiles_slower_than_its_sibling_is_brought_back", worse),
@@ -173,6 +182,47 @@ fn killed(site: &mut Site) -> Result<()> {
     site.progress.say(rolled.out.trim());
     ensure!(site.starts()? == [starts[0] + 1, starts[1]], "{starts:?} became {:?}", site.starts()?);
     Ok(())
+}
+
+/// Both at once, after each decision that begins a phase, in one rollout.
+fn killed_in_every_phase(site: &mut Site) -> Result<()> {
+    let starts = site.starts()?;
+    let c1 = site.stack.compilers.first().context("c1")?.certname();
+    let machine = site.machines.first().context("c1")?;
+    let mut start = site.bunraku.command()?;
+    start.args([
+        "rollout",
+        "start",
+        "restart",
+        "--yes",
+        "--bake",
+        "1s",
+        "--verdict",
+        "health",
+        "--nodes",
+        &c1,
+    ]);
+    site.bunraku.stop_controller()?;
+    site.bunraku.start_controller_with(Some(PHASE_BEGUN))?;
+    let nodes = site.stack.compilers.iter().map(PuppetServer::certname).chain([balancer_node()]);
+    site.bunraku.wait_for_nodes(&nodes.collect::<Vec<_>>())?;
+    site.bunraku.wait_until_in_service(&[&c1])?;
+    // The first crash comes before it is answered: whether the rollout has started is for the journal to say.
+    let log = site.stack.directory().join("killed-in-every-phase.log");
+    let mut asking = Service::spawn("bunraku rollout start", &mut start, &log)?;
+    for left in (0..PHASES).rev() {
+        site.bunraku.wait_for_crash_of_controller()?;
+        machine.run(&["systemctl", "kill", "--signal=KILL", AGENT])?;
+        site.bunraku.start_controller_with((left > 0).then_some(PHASE_BEGUN))?;
+    }
+    wait_for("the end of the command", STARTS_WITHIN, || asking.ended())?;
+    wait_for("the end of the rollout", STARTS_WITHIN, || {
+        let listed = site.bunraku.json(&["rollout", "list"])?;
+        ensure!(listed["rollouts"][0]["phase"] != "paused", "it halted: {listed:#}");
+        Ok((listed["rollouts"][0]["phase"] == "done").then_some(()))
+    })?;
+    ensure!(site.starts()? == [starts[0] + 1, starts[1]], "I5: {starts:?} became {:?}", site.starts()?);
+    site.bunraku.wait_until_in_service(&[&c1])
 }
 
 /// What the packages of this host are, and what comes after them.
