@@ -7,7 +7,7 @@ use bunraku_common::{
     Role,
     config::{host_port, positive},
 };
-use bunraku_engine::Policy;
+use bunraku_engine::{OnStaleRuby, Policy};
 use serde::{Deserialize, Serialize};
 
 /// Where the packaged controller listens for root.
@@ -70,6 +70,9 @@ pub struct DeployConfig {
     pub commit_deadline_s: u64,
     /// Seconds without a connection until a compiler counts as unreachable.
     pub unreachable_s: u64,
+    /// Ruby that stays in the interpreters after a deploy (types, providers): `offer` names the rollout that makes the
+    /// JRuby pools anew, `rollout` starts it when the deploy has ended.
+    pub stale_ruby: OnStaleRuby,
     /// Snapshots kept for each environment on the controller.
     pub retained: usize,
 }
@@ -81,6 +84,7 @@ impl Default for DeployConfig {
             stage_deadline_s: 600,
             commit_deadline_s: 300,
             unreachable_s: 60,
+            stale_ruby: OnStaleRuby::Offer,
             retained: 10,
         }
     }

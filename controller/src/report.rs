@@ -45,7 +45,7 @@ impl Reporter {
         wall_ms().saturating_sub(now.saturating_sub(at)).saturating_add(at.saturating_sub(now))
     }
 
-    pub(crate) fn deploy(&self, deploy: &Deploy) -> v1::DeployInfo {
+    pub(crate) fn deploy(&self, state: &State, deploy: &Deploy) -> v1::DeployInfo {
         let now = self.shared.clock.now();
         let built = deploy.built();
         let snapshot = built.map(|built| built.snapshot).or_else(|| rollback_target(deploy));
@@ -61,6 +61,7 @@ impl Reporter {
             generation: deploy.generation().map_or(0, |generation| generation.0),
             requested_ms: self.shown(deploy.requested_at),
             waiting: deploy.waiting(now),
+            renewal: state.renewal_after(deploy),
             nodes: deploy
                 .nodes()
                 .into_iter()
@@ -86,8 +87,7 @@ impl Reporter {
     }
 
     /// With modules, the difference to what was committed before, the builder's words and the nodes' notes. Reads files.
-    pub(crate) fn deploy_in_full(&self, deploy: &Deploy) -> v1::DeployInfo {
-        let mut info = self.deploy(deploy);
+    pub(crate) fn deploy_in_full(&self, deploy: &Deploy, mut info: v1::DeployInfo) -> v1::DeployInfo {
         info.output = self.provenance.output(deploy.id);
         let noted = self.provenance.notes(deploy.id);
         for node in info.nodes.iter_mut().filter(|node| node.note.is_empty()) {

@@ -221,6 +221,7 @@ fn settings(config: &Config) -> Settings {
     let deploy = &config.deploy;
     Settings {
         policy: deploy.policy,
+        on_stale_ruby: deploy.stale_ruby,
         stage_deadline: deploy.stage_deadline_s * 1000,
         commit_deadline: deploy.commit_deadline_s * 1000,
         unreachable: deploy.unreachable_s * 1000,

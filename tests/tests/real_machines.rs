@@ -207,7 +207,7 @@ fn killed_in_every_phase(site: &mut Site) -> Result<()> {
     let nodes = site.stack.compilers.iter().map(PuppetServer::certname).chain([balancer_node()]);
     site.bunraku.wait_for_nodes(&nodes.collect::<Vec<_>>())?;
     site.bunraku.wait_until_in_service(&[&c1])?;
-    // The first crash comes before it is answered: whether the rollout has started is for the journal to say.
+    // The first crash comes before it is answered: that nobody knows is what it says.
     let log = site.stack.directory().join("killed-in-every-phase.log");
     let mut asking = Service::spawn("bunraku rollout start", &mut start, &log)?;
     for left in (0..PHASES).rev() {
@@ -215,7 +215,9 @@ fn killed_in_every_phase(site: &mut Site) -> Result<()> {
         machine.run(&["systemctl", "kill", "--signal=KILL", AGENT])?;
         site.bunraku.start_controller_with((left > 0).then_some(PHASE_BEGUN))?;
     }
-    wait_for("the end of the command", STARTS_WITHIN, || asking.ended())?;
+    let status = wait_for("the end of the command", STARTS_WITHIN, || asking.ended())?;
+    let said = fs::read_to_string(&log)?;
+    ensure!(status.code() == Some(8) && said.contains("bunraku rollout list"), "{status}: {said}");
     wait_for("the end of the rollout", STARTS_WITHIN, || {
         let listed = site.bunraku.json(&["rollout", "list"])?;
         ensure!(listed["rollouts"][0]["phase"] != "paused", "it halted: {listed:#}");

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use bunraku_tests::{
     installed::Bunraku,
     load::{Counted, allow_slow_catalogs, under_load},
@@ -25,6 +25,7 @@ const TESTS: &[Test<Site>] = &[
     ("a_compiler_that_stops_without_a_drain_fails_requests_under_this_load", stopped_without_a_drain),
     ("i3_a_rolling_restart_under_load_fails_no_request_and_keeps_the_floor", restarted),
     ("i3_a_rolling_reload_under_load_fails_no_request_and_keeps_the_floor", reloaded),
+    ("ruby_that_a_deploy_leaves_stale_is_told_of_and_gone_after_the_rollout_that_starts_by_itself", renewed),
 ];
 
 struct Site {
@@ -91,6 +92,56 @@ fn reloaded(site: &mut Site) -> Result<()> {
     ensure!(passed.count() == 2, "each was compared with the other under this load: {shown}");
     ensure!(before == pids(site)?, "a reload is no restart");
     counted.ensure_nobody_noticed("rolling reload", &site.stack, &site.progress)
+}
+
+/// A function of the old kind stays in an interpreter that has called it once.
+fn renewed(site: &mut Site) -> Result<()> {
+    join(site)?;
+    let push = |site: &Site, word: &str| {
+        let function = format!(
+            "module Puppet::Parser::Functions\n  newfunction(:stays, :type => :rvalue) {{ |_| '{word}' }}\nend\n"
+        );
+        let path = "site/stays/lib/puppet/parser/functions/stays.rb";
+        site.stack.repository.add_file("production", path, function.as_bytes())
+    };
+    let manifest = b"$stays = stays()\nnotify { \"stays ${stays}\": }\n";
+    site.stack.repository.add_file("production", "manifests/stays.pp", manifest)?;
+    push(site, "old")?;
+    site.bunraku.tell(&["deploy", "production"])?;
+    ensure!(stays(site)? == ["old", "old"], "{:?}", stays(site)?);
+
+    push(site, "new")?;
+    let offered = site.bunraku.tell(&["deploy", "production"])?.out;
+    site.progress.say(offered.trim());
+    ensure!(offered.contains("hint: bunraku rollout start flush-pool"), "{offered}");
+    ensure!(stays(site)? == ["old", "old"], "nothing stays in the interpreters: {:?}", stays(site)?);
+
+    site.bunraku.stop_controller()?;
+    site.bunraku.configure_controller("deploy", "stale_ruby", "rollout")?;
+    site.bunraku.start_controller()?;
+    let newest =
+        |site: &Site| Ok::<_, anyhow::Error>(site.bunraku.json(&["rollout", "list"])?["rollouts"][0].clone());
+    wait_for("a rollout that starts by itself", Duration::from_secs(60), || {
+        Ok((newest(site)?["action"] == "flush-pool").then_some(()))
+    })?;
+    wait_for("its end", Duration::from_secs(240), || {
+        let rollout = newest(site)?;
+        ensure!(rollout["phase"] != "paused", "it halted: {rollout:#}");
+        Ok((rollout["phase"] == "done").then_some(()))
+    })?;
+    ensure!(stays(site)? == ["new", "new"], "{:?}", stays(site)?);
+    site.bunraku.wait_until_in_service(&["c1.stack.test", "c2.stack.test"])
+}
+
+/// What a catalog of each compiler says that the function returned.
+fn stays(site: &Site) -> Result<Vec<String>> {
+    let said = |compiler: &PuppetServer| {
+        let catalog = site.stack.catalog(&compiler.certname(), "a1", "production")?;
+        let resources = catalog["resources"].as_array().context("a catalog without resources")?;
+        let titles = resources.iter().filter_map(|it| it["title"].as_str()?.strip_prefix("stays "));
+        Ok(titles.map(str::to_owned).collect::<String>())
+    };
+    site.stack.compilers.iter().map(said).collect()
 }
 
 /// The controller, the agents and the first deploy; once.

@@ -8,7 +8,7 @@ use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 use crate::{
     Balance, Built, Commit, Committed, Deploy, DeployId, Environment, Fact, Held, Kind, Millis, Outcome,
     Phase, Policy, Proof, Retained, RolloutPhase, Stage, State, deploy::JOINED_SHOWN, environment::Discard,
-    fact::Serving,
+    fact::Serving, renewal::StaleRuby,
 };
 
 impl State {
@@ -65,6 +65,7 @@ impl State {
                     on_node.proven = Some(Proof { snapshot: *snapshot, generation: *generation });
                     on_node.owed.clear();
                 });
+                self.ruby_may_be_old(node, at);
                 self.set_commit(environment, node, *generation, Commit::Proven { swapped_ms: *swapped_ms });
             }
             Fact::DeployEnded { deploy, outcome, environment: _ } => self.end(*deploy, outcome.clone(), at),
@@ -155,6 +156,7 @@ impl State {
         }
         // What the balancers were told stays as it is there, until somebody asks.
         self.balance.clear();
+        self.stale_ruby.clear();
         self.take_over_rollouts(reason, at);
         for environment in self.environments.values_mut() {
             environment.adopting = true;
@@ -297,6 +299,10 @@ impl State {
         environment.committed = Some(committed);
         environment.adopting = false;
         retain(environment, deploy, built, self.settings.retained, at);
+        if built.stale_ruby {
+            let left = StaleRuby { since: at, deploy: id, rollout: None };
+            self.stale_ruby.extend(nodes.keys().map(|node| (node.clone(), left.clone())));
+        }
         let nodes = nodes.iter().map(|(node, stage)| (node.clone(), stage.committing())).collect();
         deploy.phase = Phase::Committing { built: built.clone(), generation: *generation, nodes, deadline };
     }
@@ -441,6 +447,7 @@ fn retain(environment: &mut Environment, deploy: &Deploy, built: &Built, keep: u
                 who: deploy.who.clone(),
                 deploy: deploy.id,
                 committed_at: at,
+                stale_ruby: built.stale_ruby,
             };
             environment.retained.insert(0, kept);
         }

@@ -82,6 +82,7 @@ impl State {
                 fleet.void_tokens(|grant| matches!(grant, Grant::Node { name, .. } if name == node));
                 fleet.nodes.remove(node);
                 self.drop_node(node, "removed");
+                self.stale_ruby.remove(node);
             }
             Fact::TokenCreated { id, hash, grant, expires_s, by } => {
                 let token = Token {

@@ -77,6 +77,9 @@ pub struct Built {
     pub commit: Option<String>,
     /// The difference touches `lib/puppet/type` of a module.
     pub generate_types: bool,
+    /// The difference touches Ruby that stays in the interpreters when the environment cache is flushed.
+    #[serde(default)]
+    pub stale_ruby: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -50,6 +50,9 @@ impl State {
             facts.extend(presence.into_iter().flat_map(|presence| self.due_rollouts(presence, now)));
         }
         if facts.is_empty() {
+            facts.extend(presence.and_then(|presence| self.due_renewal(presence, now)));
+        }
+        if facts.is_empty() {
             facts.extend(self.due_adoptions());
         }
         facts
@@ -62,8 +65,9 @@ impl State {
         };
         let retained = environment.retained.iter().find(|kept| kept.snapshot == snapshot);
         let commit = retained.and_then(|kept| kept.commit.clone());
+        let stale_ruby = environment.changes_loaded_ruby(&snapshot);
         // A node that does not hold the version any more must generate its types again.
-        Some(self.after_build(deploy, name, Built { snapshot, commit, generate_types: true }))
+        Some(self.after_build(deploy, name, Built { snapshot, commit, generate_types: true, stale_ruby }))
     }
 
     /// The oldest request first, of the environments that are free.

@@ -53,6 +53,9 @@ pub struct Retained {
     /// The deploy that built it.
     pub deploy: DeployId,
     pub committed_at: Millis,
+    /// [`Built::stale_ruby`](crate::Built), against what was committed before it.
+    #[serde(default)]
+    pub stale_ruby: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,6 +20,7 @@ pub mod fleet;
 mod follow;
 mod observe;
 mod presence;
+mod renewal;
 mod request;
 mod retained;
 mod right;
@@ -40,6 +41,7 @@ pub use fleet::{
     EnrolledBy, Grant, Identity, NodeRecord, OnNode, Operator, Owner, Proof, Standing, Subject, Token,
 };
 pub use presence::Presence;
+pub use renewal::{OnStaleRuby, StaleRuby};
 pub use request::{Refusal, RefusalCode, Request};
 pub use right::{BadRight, Need, Right};
 pub use rollout::{

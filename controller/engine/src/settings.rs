@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Millis, Policy};
+use crate::{Millis, OnStaleRuby, Policy};
 
 /// Times are in milliseconds of controller time unless a name says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,6 +25,8 @@ pub struct Settings {
     pub slow_start_s: u32,
     /// What a compiler that cannot stage does to a deploy that names no policy.
     pub policy: Policy,
+    /// What becomes of Ruby that stays in the interpreters after a deploy.
+    pub on_stale_ruby: OnStaleRuby,
     /// Builds at once, over all environments.
     pub parallel_builds: usize,
     /// Committed snapshots of an environment that can be rolled back to.
@@ -49,6 +51,7 @@ impl Default for Settings {
             balance_deadline: MINUTE,
             slow_start_s: 0,
             policy: Policy::Drain,
+            on_stale_ruby: OnStaleRuby::Offer,
             parallel_builds: 2,
             retained: 10,
             ended_deploys: 200,

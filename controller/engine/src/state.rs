@@ -6,7 +6,7 @@ use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Term}
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Balance, Deploy, DeployId, Environment, Kind, Phase, Rollout, RolloutId, Settings,
+    Balance, Deploy, DeployId, Environment, Kind, Phase, Rollout, RolloutId, Settings, StaleRuby,
     fleet::{Fleet, Standing},
 };
 
@@ -36,6 +36,9 @@ pub struct State {
     /// that it may run again, whatever becomes of the rollout.
     #[serde(default)]
     pub(crate) puppet_held: BTreeMap<NodeName, Generation>,
+    /// Compilers whose interpreters may hold Ruby from before a deploy.
+    #[serde(default)]
+    pub(crate) stale_ruby: BTreeMap<NodeName, StaleRuby>,
 }
 
 impl State {

@@ -31,7 +31,7 @@ fn one_event_among_ten_thousand_nodes_and_fifty_environments() {
         presence.connected(node.clone());
     }
     let snapshot = Digest::of(b"live");
-    let built = Built { snapshot, commit: None, generate_types: false };
+    let built = Built { snapshot, commit: None, generate_types: false, stale_ruby: false };
     let generation = Generation(1);
     for number in 1..=ENVIRONMENTS {
         let (deploy, environment) =

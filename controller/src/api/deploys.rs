@@ -61,7 +61,7 @@ impl Api {
                 .iter()
                 .map(|(n, e)| self.reporter.environment(&state, n, e))
                 .collect(),
-            active: active.map(|deploy| self.reporter.deploy(deploy)).collect(),
+            active: active.map(|deploy| self.reporter.deploy(&state, deploy)).collect(),
             alarms,
             fleet: self.identities.fleet().to_string(),
             out_of_service: self.reporter.out_of_service(&state),
@@ -249,7 +249,7 @@ impl Api {
 
     fn accepted(&self, facts: &[Fact]) -> Option<v1::DeployInfo> {
         let state = self.driver.shared.state();
-        state.deploy(Fact::accepted(facts)?).map(|deploy| self.reporter.deploy(deploy))
+        state.deploy(Fact::accepted(facts)?).map(|deploy| self.reporter.deploy(&state, deploy))
     }
 
     pub(super) async fn release_environment(
@@ -279,19 +279,23 @@ impl Api {
         let newest = state.deploys().values().rev();
         let chosen = newest.filter(|deploy| only.as_ref().is_none_or(|name| *name == deploy.environment));
         Ok(v1::ListDeploysReply {
-            deploys: chosen.take(limit).map(|deploy| self.reporter.deploy(deploy)).collect(),
+            deploys: chosen.take(limit).map(|deploy| self.reporter.deploy(&state, deploy)).collect(),
         })
     }
 
     pub(super) async fn deploy_shown(&self, id: DeployId) -> Result<v1::DeployInfo, Status> {
-        let deploy = self.driver.shared.state().deploy(id).cloned().ok_or_else(|| {
-            Status::not_found(format!("there is no deploy {id} (any more)\nhint: bunraku deploys list"))
-        })?;
+        let (deploy, info) = {
+            let state = self.driver.shared.state();
+            let deploy = state.deploy(id).ok_or_else(|| {
+                Status::not_found(format!("there is no deploy {id} (any more)\nhint: bunraku deploys list"))
+            })?;
+            (deploy.clone(), self.reporter.deploy(&state, deploy))
+        };
         if !deploy.is_ended() {
-            return Ok(self.reporter.deploy(&deploy));
+            return Ok(info);
         }
         let reporter = self.reporter.clone();
-        let full = tokio::task::spawn_blocking(move || reporter.deploy_in_full(&deploy)).await;
+        let full = tokio::task::spawn_blocking(move || reporter.deploy_in_full(&deploy, info)).await;
         full.map_err(|_| Status::internal("the deploy could not be described"))
     }
 

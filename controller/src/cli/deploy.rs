@@ -6,6 +6,7 @@ use bunraku_proto::v1::{
     ShowDeployRequest,
 };
 use clap::{Args, Subcommand};
+use tonic::Status;
 
 use super::{
     Exit, Failure, Output, Reach, client,
@@ -51,7 +52,7 @@ impl Deploy {
             plan: self.plan,
             policy: self.policy.unwrap_or_default(),
         };
-        let reply = client.deploy(request).await?.into_inner();
+        let reply = client.deploy(request).await.map_err(asked)?.into_inner();
         finish(reach, client, reply, self.no_wait).await
     }
 }
@@ -74,7 +75,7 @@ impl Rollback {
         let mut client = client::connect(reach).await?;
         let request =
             RollbackRequest { environment: self.environment.clone(), to: self.to.unwrap_or_default() };
-        let reply = client.rollback(request).await?.into_inner();
+        let reply = client.rollback(request).await.map_err(asked)?.into_inner();
         finish(reach, client, reply, self.no_wait).await?;
         if reach.output == Output::Text {
             let held = format!("{} is held there: deploys are refused", self.environment);
@@ -83,6 +84,10 @@ impl Rollback {
         }
         Ok(())
     }
+}
+
+fn asked(status: Status) -> Failure {
+    Failure::of_change(status, "bunraku deploys list")
 }
 
 /// Shows what was accepted and refused, and follows the accepted deploys to their ends.
@@ -185,6 +190,7 @@ pub(super) fn ending(deploy: &DeployInfo) -> String {
     if stale && matches!(deploy.phase.as_str(), "live" | "behind") {
         out.push_str(STALE_RUBY);
     }
+    out.push_str(&renewal(deploy));
     if matches!(deploy.phase.as_str(), "failed" | "abandoned") {
         out.push_str(&format!("nothing changed on any compiler; more: bunraku deploys show {}\n", deploy.id));
     }
@@ -192,6 +198,15 @@ pub(super) fn ending(deploy: &DeployInfo) -> String {
         out.push_str(&format!("hint: {}\n", deploy.hint));
     }
     out
+}
+
+/// What makes interpreters with stale Ruby anew: a command, or what comes by itself.
+fn renewal(deploy: &DeployInfo) -> String {
+    match deploy.renewal.as_str() {
+        "" => String::new(),
+        command if command.starts_with("bunraku ") => format!("hint: {command}\n"),
+        by_itself => format!("the pools are made anew by {by_itself}\n"),
+    }
 }
 
 fn served(deploy: &DeployInfo) -> String {
@@ -316,6 +331,7 @@ pub(super) fn deploy_text(deploy: &DeployInfo) -> String {
         out.push_str("difference to what was committed before\n");
         out.push_str(&difference_text(difference));
     }
+    out.push_str(&renewal(deploy));
     if !deploy.output.is_empty() {
         out.push_str("the builder said\n");
         for line in deploy.output.lines() {

@@ -1,6 +1,6 @@
 //! How a command ends when it does not end well: one table of exit codes, one way to print an error.
 
-use std::{fmt, process::ExitCode};
+use std::{error::Error, fmt, process::ExitCode};
 
 use bunraku_common::hint;
 use tonic::{Code, Status};
@@ -60,6 +60,12 @@ impl Failure {
         self
     }
 
+    /// Of a call that changes something: where to look whether it did, when nobody knows.
+    pub(crate) fn of_change(status: Status, look: &str) -> Self {
+        let failure = Self::from(status);
+        if failure.exit == Exit::Unknown { failure.hint(look) } else { failure }
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }
@@ -90,6 +96,9 @@ impl Failure {
 /// What a gRPC status means for the one who typed the command.
 impl From<Status> for Failure {
     fn from(status: Status) -> Self {
+        if is_broken_off(&status) {
+            return Self::new(Exit::Unknown, BROKEN_OFF).hint("bunraku status");
+        }
         let exit = match status.code() {
             Code::NotFound => Exit::NotFound,
             Code::PermissionDenied | Code::Unauthenticated => Exit::NotAllowed,
@@ -108,9 +117,28 @@ impl From<Status> for Failure {
     }
 }
 
+const BROKEN_OFF: &str =
+    "the controller was gone before it answered: whether it did what was asked is not known";
+
+/// The call left, and the connection broke. A status that the controller sent has no source, and a controller that was
+/// not reached is `Unavailable`.
+fn is_broken_off(status: &Status) -> bool {
+    status.source().is_some() && matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_call_that_was_broken_off_is_unknown_and_says_where_to_look() {
+        let cut = || Status::from_error(Box::new(std::io::Error::other("connection closed")));
+        assert_eq!(Failure::from(cut()).exit, Exit::Unknown);
+        let failure = Failure::of_change(cut(), "bunraku rollout list");
+        assert_eq!(failure.text(), format!("error: {BROKEN_OFF}\nhint: bunraku rollout list\n"));
+        let refused = Failure::of_change(Status::failed_precondition("no"), "bunraku rollout list");
+        assert_eq!(refused.text(), "error: no\n");
+    }
 
     #[test]
     fn a_hint_in_a_status_becomes_a_hint_line() {

@@ -244,6 +244,7 @@ fn deploys_show() {
         deploy_of("live", &[("c1.example.com", "proven", ""), ("compiler2.example.com", "proven", "")]);
     live.modules = vec![ModuleInfo { name: "ntp".into(), version: "1.1.0".into() }];
     live.difference = Some(difference());
+    live.renewal = "bunraku rollout show 3".into();
     live.output = "INFO -> Deploying environment production\n".into();
     let shown = [live, abandoned(), staging()];
     shown!("deploys show", shown.iter().map(deploy::deploy_text).collect::<Vec<_>>().join("\n"));
@@ -257,6 +258,10 @@ fn endings_of_a_deploy() {
     ];
     let mut planned = deploy_of("planned", &[]);
     planned.difference = Some(difference());
+    planned.renewal = "bunraku rollout start flush-pool".into();
+    let mut by_itself = deploy_of("live", &[("c1.example.com", "proven", "")]);
+    by_itself.difference = Some(difference());
+    by_itself.renewal = "a rollout, as soon as the compilers serve the new code".into();
     let mut failed = deploy_of("failed", &[]);
     failed.reason = "no compiler is enrolled".into();
     failed.hint = "bunraku token create NODE --role compiler, then enrol it".into();
@@ -267,6 +272,7 @@ fn endings_of_a_deploy() {
         deploy_of("unchanged", &[]),
         deploy_of("superseded", &[]),
         planned,
+        by_itself,
         failed,
         abandoned(),
     ];

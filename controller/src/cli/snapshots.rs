@@ -63,8 +63,8 @@ impl Snapshots {
 }
 
 /// Of a deploy after which interpreters hold what a cache flush does not throw away.
-pub(super) const STALE_RUBY: &str = "Ruby below lib/ changes that a compiler loads only with a new JRuby pool\n\
-     hint: bunraku rollout start flush-pool\n";
+pub(super) const STALE_RUBY: &str =
+    "Ruby below lib/ changes that a compiler loads only with a new JRuby pool\n";
 
 /// Modules first, then files.
 pub(super) fn difference_text(difference: &Difference) -> String {

@@ -182,8 +182,8 @@ impl Hands {
             modules: built.modules.iter().map(|m| (m.name.clone(), m.version.clone())).collect(),
             built_ms: wall_ms(),
         }));
-        let generate_types = self.touches_types(&environment, &built.digest).await;
-        let made = Built { snapshot: built.digest, commit: Some(built.commit), generate_types };
+        let (generate_types, stale_ruby) = self.touches_ruby(&environment, &built.digest).await;
+        let made = Built { snapshot: built.digest, commit: Some(built.commit), generate_types, stale_ruby };
         (Some(Event::BuildDone { deploy, built: made }), Some(built.pin))
     }
 
@@ -193,16 +193,19 @@ impl Hands {
         }
     }
 
-    /// Whether the difference to the committed snapshot asks for new `.resource_types`; when in doubt, yes.
-    async fn touches_types(&self, environment: &EnvironmentName, snapshot: &Digest) -> bool {
+    /// Whether the difference to the committed snapshot asks for new `.resource_types`, and whether it leaves stale Ruby
+    /// in interpreters; when in doubt, yes.
+    async fn touches_ruby(&self, environment: &EnvironmentName, snapshot: &Digest) -> (bool, bool) {
         let committed = self.shared.upgrade().and_then(|shared| {
             shared.state().environments().get(environment)?.committed.as_ref().map(|c| c.snapshot)
         });
         let (store, new) = (self.store.clone(), *snapshot);
         let changes = tokio::task::spawn_blocking(move || diff(&*store, committed.as_ref(), &new)).await;
         match changes {
-            Ok(Ok(changes)) => ruby::needs_types(&changes),
-            Ok(Err(_)) | Err(_) => true,
+            Ok(Ok(changes)) => {
+                (ruby::needs_types(&changes), committed.is_some() && ruby::flushes_jrubies(&changes))
+            }
+            Ok(Err(_)) | Err(_) => (true, true),
         }
     }
 

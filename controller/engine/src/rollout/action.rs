@@ -83,6 +83,14 @@ impl Action {
         }
     }
 
+    /// Whether every interpreter is a new one after it. An update may restart Puppet Server, or not.
+    pub(crate) fn renews_interpreters(&self) -> bool {
+        match self {
+            Self::Restart | Self::Reload | Self::FlushPool => true,
+            Self::Update { .. } | Self::PuppetRun | Self::AgentUpdate { .. } | Self::Exec { .. } => false,
+        }
+    }
+
     /// What its bake is judged by where nobody says otherwise. What changes no code of Puppet Server needs no numbers: a
     /// site with few agents would be stopped every night.
     pub fn judged_by(&self) -> JudgedBy {

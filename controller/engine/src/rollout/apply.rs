@@ -48,6 +48,7 @@ impl State {
             phase: RolloutPhase::Running,
             wanted: None,
         };
+        self.renewal_begins(&rollout);
         self.rollouts.insert(id, rollout);
     }
 
@@ -68,6 +69,7 @@ impl State {
             // Whatever ends the hold must be newer than every order of the turn.
             *held = generation;
         }
+        self.renewed(id, node, to, retreat);
         let Some(rollout) = self.rollouts.get_mut(&id).filter(|rollout| !rollout.is_ended()) else {
             return;
         };

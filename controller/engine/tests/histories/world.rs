@@ -510,7 +510,7 @@ impl World {
                 continue;
             };
             let number = u8::from_str_radix(&commit.clone().unwrap(), 16).unwrap();
-            let built = Built { snapshot: content(number), commit, generate_types: false };
+            let built = Built { snapshot: content(number), commit, generate_types: false, stale_ruby: false };
             self.observe(match succeeds {
                 true => Event::BuildDone { deploy, built },
                 false => Event::BuildFailed { deploy, reason: "r10k failed".into(), hint: String::new() },

@@ -11,7 +11,7 @@ fn staged_on_all_but_c2(site: &mut Site) -> DeployId {
     let request =
         Request::Deploy { environment, branch: "production".into(), commit: None, plan: false, policy: None };
     let deploy = Fact::accepted(&site.ask(request).unwrap()).unwrap();
-    let built = Built { snapshot: Digest::of(b"a"), commit: None, generate_types: false };
+    let built = Built { snapshot: Digest::of(b"a"), commit: None, generate_types: false, stale_ruby: false };
     site.hear(Event::BuildDone { deploy, built });
     ["c1", "c3"].iter().for_each(|name| site.hear(Event::Staged { deploy, node: node(name) }));
     deploy
@@ -130,7 +130,7 @@ fn what_was_drained_for_a_deploy_that_is_abandoned_comes_back_at_once() {
     let request =
         Request::Deploy { environment, branch: "production".into(), commit: None, plan: false, policy: None };
     let deploy = Fact::accepted(&site.ask(request).unwrap()).unwrap();
-    let built = Built { snapshot: Digest::of(b"b"), commit: None, generate_types: false };
+    let built = Built { snapshot: Digest::of(b"b"), commit: None, generate_types: false, stale_ruby: false };
     site.hear(Event::BuildDone { deploy, built });
     site.hear(disk_full(deploy));
     balancers_hear(&mut site);

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bunraku_common::{Fence, Generation, NodeName};
-use bunraku_engine::{Fact, Presence, RolloutId, Step, TurnPhase, Wanted};
+use bunraku_engine::{Action, Fact, Presence, RolloutId, Step, TurnPhase, Wanted};
 
 use crate::balancer::{BACKEND, Balancer};
 
@@ -32,6 +32,8 @@ pub(crate) struct Counts {
     pub(crate) stale: usize,
     /// By deploys, out of service.
     pub(crate) left_behind: usize,
+    /// Rollouts that deploys started.
+    pub(crate) renewals: usize,
     /// As pass, fail and inconclusive.
     pub(crate) judged: [usize; 3],
 }
@@ -51,6 +53,7 @@ pub(crate) struct Ghost {
 impl Counts {
     pub(crate) fn add(&mut self, other: &Self) {
         self.drains += other.drains;
+        self.renewals += other.renewals;
         self.undone += other.undone;
         self.restarts += other.restarts;
         self.failed += other.failed;
@@ -86,7 +89,8 @@ impl Ghost {
                     self.breaks(Property::I2, what);
                 }
             }
-            Fact::RolloutStarted { rollout, waves, .. } => {
+            Fact::RolloutStarted { rollout, waves, action, .. } => {
+                self.counts.renewals += usize::from(*action == Action::FlushPool);
                 let nodes = waves.iter().flat_map(|wave| wave.nodes.clone());
                 self.attempts.extend(nodes.map(|node| ((*rollout, node), 1)));
             }

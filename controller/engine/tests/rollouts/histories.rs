@@ -254,6 +254,7 @@ fn the_histories_are_worth_checking() {
         counts.aborted > 20,
         counts.stale > 20,
         counts.left_behind > 10,
+        counts.renewals > 20,
         counts.judged.iter().all(|judged| *judged > 5),
     ];
     assert!(enough.iter().all(|enough| *enough), "{counts:?}");

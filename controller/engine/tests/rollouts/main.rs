@@ -9,6 +9,7 @@ mod follow;
 mod ghost;
 mod histories;
 mod regressions;
+mod renewal;
 mod rollouts;
 mod site;
 mod verdict;

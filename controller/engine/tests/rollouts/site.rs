@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Role, Term};
 use bunraku_engine::{
-    Action, Ask, Balance, Built, Event, Fact, Fault, HealthView, IdleView, Millis, OnDrainDeadline, Plan,
-    Presence, Refusal, Request, Rollout, RolloutId, RolloutOutcome, RolloutPhase, RolloutPolicy, State, Step,
-    TurnPhase,
+    Action, Ask, Balance, Built, Event, Fact, Fault, HealthView, IdleView, Millis, OnDrainDeadline,
+    OnStaleRuby, Plan, Presence, Refusal, Request, Rollout, RolloutId, RolloutOutcome, RolloutPhase,
+    RolloutPolicy, Settings, State, Step, TurnPhase,
 };
 
 use crate::{
@@ -347,10 +347,16 @@ impl Site {
         let Ok(facts) = self.ask(request) else { return };
         let deploy = Fact::accepted(&facts).unwrap();
         let snapshot = Digest::of(deploy.to_string().as_bytes());
-        self.hear(Event::BuildDone {
-            deploy,
-            built: Built { snapshot, commit: None, generate_types: false },
-        });
+        // Some change what stays in the interpreters.
+        let stale_ruby = deploy.0.is_multiple_of(2);
+        let built = Built { snapshot, commit: None, generate_types: false, stale_ruby };
+        self.hear(Event::BuildDone { deploy, built });
+    }
+
+    /// A deploy that leaves stale Ruby ends with a rollout.
+    pub(crate) fn renews_by_itself(&mut self) {
+        let settings = Settings { on_stale_ruby: OnStaleRuby::Rollout, ..Settings::default() };
+        self.hear(Event::Configured { settings });
     }
 
     /// An order of a deploy, obeyed and answered at once. Whether it is one.
@@ -403,7 +409,8 @@ impl Site {
             policy: None,
         });
         let deploy = Fact::accepted(&facts.unwrap()).unwrap();
-        let built = Built { snapshot: Digest::of(b"a"), commit: None, generate_types: false };
+        let built =
+            Built { snapshot: Digest::of(b"a"), commit: None, generate_types: false, stale_ruby: false };
         self.hear(Event::BuildDone { deploy, built });
         ["c1", "c2", "c3"].iter().for_each(|name| self.hear(Event::Staged { deploy, node: node(name) }));
         ["c1", "c2", "c3"].iter().filter(|name| **name != late).for_each(|name| self.prove(name));

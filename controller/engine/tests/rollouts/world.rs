@@ -50,6 +50,7 @@ impl World {
     /// The history, then an end without faults.
     pub(crate) fn after(operations: &[Operation]) -> Self {
         let mut site = Site::new();
+        site.renews_by_itself();
         site.compilers.iter_mut().for_each(|compiler| compiler.carries(25, 0));
         let mut world = Self { site, network: Vec::new(), late: Vec::new(), posted: 0, views: Vec::new() };
         for operation in operations {

@@ -82,7 +82,8 @@ impl Desk {
     }
 
     pub(crate) fn built(&mut self, deploy: DeployId, content: &str) -> Vec<Fact> {
-        let built = Built { snapshot: snapshot(content), commit: None, generate_types: false };
+        let built =
+            Built { snapshot: snapshot(content), commit: None, generate_types: false, stale_ruby: false };
         self.hear(Event::BuildDone { deploy, built })
     }
 

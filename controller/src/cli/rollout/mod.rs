@@ -273,7 +273,9 @@ impl Start {
         }
         let compilers = plan.waves.iter().map(|wave| wave.nodes.len() as u64).sum();
         confirm(&format!("Start the {} of {}?", plan.action, count(compilers, "compiler")), self.yes)?;
-        let started = client.start_rollout(request).await?.into_inner();
+        let started = client.start_rollout(request).await;
+        let started =
+            started.map_err(|status| Failure::of_change(status, "bunraku rollout list"))?.into_inner();
         if self.no_wait {
             return reach.output.print(&started, shown::started);
         }
