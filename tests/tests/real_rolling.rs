@@ -94,23 +94,31 @@ fn reloaded(site: &mut Site) -> Result<()> {
     counted.ensure_nobody_noticed("rolling reload", &site.stack, &site.progress)
 }
 
-/// A function of the old kind stays in an interpreter that has called it once.
+/// The function itself is loaded anew; of the helper that it loads, the method that the new version lacks stays.
 fn renewed(site: &mut Site) -> Result<()> {
     join(site)?;
-    let push = |site: &Site, word: &str| {
-        let function = format!(
-            "module Puppet::Parser::Functions\n  newfunction(:stays, :type => :rvalue) {{ |_| '{word}' }}\nend\n"
-        );
-        let path = "site/stays/lib/puppet/parser/functions/stays.rb";
-        site.stack.repository.add_file("production", path, function.as_bytes())
+    let push = |site: &Site, helper: &str| {
+        let helper = format!("module PuppetX\n  module Stays\n    {helper}\n  end\nend\n");
+        site.stack.repository.add_file("production", "site/stays/lib/puppet_x/stays.rb", helper.as_bytes())
     };
-    let manifest = b"$stays = stays()\nnotify { \"stays ${stays}\": }\n";
+    let function = b"Puppet::Functions.create_function(:'stays::word') do
+  dispatch(:word) {}
+
+  def word
+    load File.expand_path('../../../../puppet_x/stays.rb', __FILE__)
+    PuppetX::Stays.respond_to?(:old) ? 'old' : 'new'
+  end
+end
+";
+    let path = "site/stays/lib/puppet/functions/stays/word.rb";
+    site.stack.repository.add_file("production", path, function)?;
+    let manifest = b"$stays = stays::word()\nnotify { \"stays ${stays}\": }\n";
     site.stack.repository.add_file("production", "manifests/stays.pp", manifest)?;
-    push(site, "old")?;
+    push(site, "def self.old; end")?;
     site.bunraku.tell(&["deploy", "production"])?;
     ensure!(stays(site)? == ["old", "old"], "{:?}", stays(site)?);
 
-    push(site, "new")?;
+    push(site, "")?;
     let offered = site.bunraku.tell(&["deploy", "production"])?.out;
     site.progress.say(offered.trim());
     ensure!(offered.contains("hint: bunraku rollout start flush-pool"), "{offered}");
