@@ -137,6 +137,8 @@ end
         ensure!(rollout["phase"] != "paused", "it halted: {rollout:#}");
         Ok((rollout["phase"] == "done").then_some(()))
     })?;
+    let shown = newest(site)?["id"].to_string();
+    site.progress.say(site.bunraku.tell(&["rollout", "show", &shown])?.out.trim());
     ensure!(stays(site)? == ["new", "new"], "{:?}", stays(site)?);
     site.bunraku.wait_until_in_service(&["c1.stack.test", "c2.stack.test"])
 }

@@ -74,6 +74,17 @@ impl State {
         if self.settings.on_stale_ruby != OnStaleRuby::Rollout || self.stale_ruby.is_empty() {
             return None;
         }
+        // Two of them would take two canaries at once.
+        if self.rollouts.values().any(|rollout| !rollout.is_ended() && rollout.action == Action::FlushPool) {
+            return None;
+        }
+        let may_come = |node: &NodeName| {
+            !presence.is_connected(node) && self.unreachable_at(node, presence).is_some_and(|at| now < at)
+        };
+        let mut owing = self.stale_ruby.iter().filter(|(_, stale)| stale.rollout.is_none());
+        if owing.any(|(node, _)| may_come(node)) {
+            return None;
+        }
         let sight = self.sight(presence, now).ok()?;
         let waits = |node: &&NodeName| {
             presence.is_connected(node)

@@ -134,6 +134,23 @@ fn who_is_out_of_reach_is_not_waited_for_and_follows_by_itself() {
     assert_eq!(renewed, [node("c1"), node("c2")]);
 }
 
+/// A controller that started again began one rollout for each compiler as it came.
+#[test]
+fn compilers_that_come_one_after_the_other_have_one_rollout_together() {
+    let mut site = site(OnStaleRuby::Offer);
+    committed(&mut site, "a", true);
+    prove(&mut site, ALL);
+    site.restart();
+    site.renews_by_itself();
+    for name in ["lb1", "lb2", "c2", "c3", "c1"] {
+        assert!(site.state.rollouts().is_empty(), "{name} is missing");
+        site.presence.connected(node(name));
+        site.now += 1;
+        site.look();
+    }
+    assert_eq!(site.rollout(RolloutId(1)).turns.len(), 3);
+}
+
 #[test]
 fn a_rollback_over_such_a_change_is_one_too() {
     let mut site = site(OnStaleRuby::Rollout);
