@@ -451,3 +451,44 @@ async fn f7_i3_a_balancer_that_is_cut_off_proves_no_drain_and_its_compiler_comes
     fleet.main().until_balanced("c1", "in service").await;
     fleet.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f14_a_haproxy_that_forgot_a_drain_in_the_middle_of_an_action_is_told_again_and_nobody_else_goes_out()
+{
+    let (mut fleet, [c1, c2, _c3]) = three_actors().await;
+    c1.goes_on("act", "it restarts");
+    let id = fleet.main().start_rollout(restart()).await.unwrap();
+    fleet.main().until_turn(id, "c1", "acting").await;
+    fleet.balancer_mut("lb1").haproxy_mut().restart_without_memory().await;
+    until("the drain is asserted again", || async {
+        fleet.balancer("lb1").haproxy().shows("c1").await.starts_with("DRAIN")
+    })
+    .await;
+    assert_eq!((c1.times("act"), c2.orders("prepare").len()), (1, 0));
+    c1.goes_well("act");
+    let (fewest, done) = fewest_in_service(&fleet, fleet.main().until_rollout(id, "done")).await;
+    assert_eq!(fewest, 2, "I3");
+    assert!(done.turns.iter().all(|turn| turn.phase == "done"), "{done:#?}");
+    for compiler in COMPILERS {
+        fleet.main().until_balanced(compiler, "in service").await;
+    }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f15_a_compiler_that_dies_while_it_bakes_halts_the_rollout_and_the_others_stay() {
+    let (mut fleet, [c1, c2, c3]) = three_actors().await;
+    let bakes = v1::RolloutRequest { bake_s: Some(300), ..restart() };
+    let id = fleet.main().start_rollout(bakes).await.unwrap();
+    fleet.main().until_turn(id, "c1", "baking").await;
+    fleet.close_port("c1");
+    let halted = fleet.main().until_rollout(id, "paused").await;
+    assert_eq!(turn(&halted, "c1").reason, "it went out of service while it baked");
+    assert_eq!((c1.times("act"), c2.times("act"), c3.times("act")), (1, 0, 0));
+    for compiler in ["c2", "c3"] {
+        fleet.main().until_balanced(compiler, "in service").await;
+    }
+    fleet.main().client().abort_rollout(actions(id, "look at c1").1).await.unwrap();
+    fleet.main().until_rollout(id, "aborted").await;
+    fleet.end().await;
+}

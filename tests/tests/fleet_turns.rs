@@ -76,6 +76,50 @@ async fn f3_i5_an_agent_that_ends_in_the_middle_of_a_restart_finishes_it_and_doe
     end(fleet).await;
 }
 
+/// 503 for as long as it likes: its service runs, and that is not enough.
+#[tokio::test(flavor = "multi_thread")]
+async fn f15_a_puppet_server_that_answers_503_after_its_restart_stays_drained_and_nobody_else_begins() {
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    c1.puppet_server().set_mood(Mood::Starting);
+    let id = fleet.main().start_rollout(request(Kind::Restart)).await.unwrap();
+    until("c1 was started", || async { left(c1, "did") == ["start"] }).await;
+    until("it is asked and asked again", || async {
+        turn(&fleet.main().rollout(id).await, "c1").says.contains("the restart of Puppet Server")
+    })
+    .await;
+    let shown = fleet.main().rollout(id).await;
+    assert_eq!((turn(&shown, "c1").phase.as_str(), turn(&shown, "c2").phase.as_str()), ("acting", "waiting"));
+    assert!(turn(&shown, "c1").waits_until_ms > 0 && !turn(&shown, "c1").then.is_empty(), "{shown:#?}");
+    assert!(fleet.balancer("lb1").haproxy().shows("c1").await.starts_with("DRAIN"));
+    assert_eq!(left(fleet.node("c2"), "did"), Vec::<String>::new());
+    c1.puppet_server().set_mood(Mood::Running);
+    fleet.main().until_rollout(id, "done").await;
+    assert_eq!(left(c1, "did"), ["start"], "I5");
+    end(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f15_a_compiler_that_runs_and_compiles_no_catalog_is_not_enabled_before_it_does() {
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    c1.puppet_server().set_mood(Mood::Failing);
+    let request = v1::RolloutRequest { test_catalog: "probe.example".to_owned(), ..request(Kind::Restart) };
+    let id = fleet.main().start_rollout(request).await.unwrap();
+    until("its failure is told", || async {
+        let turn = turn(&fleet.main().rollout(id).await, "c1").clone();
+        turn.phase == "verifying" && turn.says.contains("500") && turn.says.contains("no such luck")
+    })
+    .await;
+    assert!(fleet.balancer("lb1").haproxy().shows("c1").await.starts_with("DRAIN"));
+    c1.puppet_server().set_mood(Mood::Running);
+    fleet.main().until_rollout(id, "done").await;
+    for node in fleet.nodes() {
+        fleet.main().until_balanced(node.name(), "in service").await;
+    }
+    end(fleet).await;
+}
+
 /// A process that Puppet would take for a run of its own.
 fn puppet_run(node: &Node) -> Child {
     let mut command = Command::new("/bin/sh");

@@ -38,6 +38,10 @@ impl Balancer {
     pub fn haproxy(&self) -> &Haproxy {
         &self.haproxy
     }
+
+    pub fn haproxy_mut(&mut self) -> &mut Haproxy {
+        &mut self.haproxy
+    }
 }
 
 /// Where a compiler is reached: a plain TCP server that holds every connection until the client ends it.
@@ -100,6 +104,14 @@ impl Haproxy {
         }
         fs::File::create(dir.join("haproxy.cfg")).unwrap().write_all(config.as_bytes()).unwrap();
         fs::write(dir.join("state"), "").unwrap();
+        let compilers = ports.iter().map(|port| port.compiler.clone()).collect();
+        let mut haproxy = Self { dir: dir.into(), address, compilers, service: None };
+        haproxy.run().await;
+        haproxy
+    }
+
+    async fn run(&mut self) {
+        let dir = &self.dir;
         let mut command = Command::new("haproxy");
         command
             .arg("-W")
@@ -108,11 +120,24 @@ impl Haproxy {
             .arg(dir.join("master.sock"))
             .arg("-f")
             .arg(dir.join("haproxy.cfg"));
-        let service = Service::spawn("haproxy", &mut command, &dir.join("log.txt")).unwrap();
-        let compilers = ports.iter().map(|port| port.compiler.clone()).collect();
-        let haproxy = Self { dir: dir.into(), address, compilers, service: Some(service) };
-        until("HAProxy answers", || async { haproxy.ask("show info").await.is_some() }).await;
-        haproxy
+        self.service = Some(Service::spawn("haproxy", &mut command, &dir.join("log.txt")).unwrap());
+        until("HAProxy answers", || async { self.ask("show info").await.is_some() }).await;
+    }
+
+    /// It ends and is started again without the file in which it finds what was wanted before.
+    pub async fn restart_without_memory(&mut self) {
+        self.stop();
+        fs::write(self.dir.join("state"), "").unwrap();
+        self.run().await;
+    }
+
+    fn stop(&mut self) {
+        // Its worker ends with the master only when that is asked.
+        if let Some(service) = self.service.take()
+            && service.signal(Signal::TERM).is_ok()
+        {
+            let _killed_if_it_hangs = service.stop(Duration::from_secs(5));
+        }
     }
 
     /// As an operator writes it for the node agent.
@@ -184,11 +209,6 @@ impl Haproxy {
 
 impl Drop for Haproxy {
     fn drop(&mut self) {
-        // Its worker ends with the master only when that is asked.
-        if let Some(service) = self.service.take()
-            && service.signal(Signal::TERM).is_ok()
-        {
-            let _killed_if_it_hangs = service.stop(Duration::from_secs(5));
-        }
+        self.stop();
     }
 }

@@ -196,6 +196,15 @@ impl Fleet {
         self.ports.iter().find(|port| port.compiler() == compiler)
     }
 
+    /// Nothing answers there any more.
+    pub fn close_port(&mut self, compiler: &str) {
+        self.ports.retain(|port| port.compiler() != compiler);
+    }
+
+    pub fn balancer_mut(&mut self, name: &str) -> &mut Balancer {
+        self.balancers.iter_mut().find(|balancer| balancer.node().name() == name).unwrap()
+    }
+
     pub fn balancer(&self, name: &str) -> &Balancer {
         self.balancers.iter().find(|balancer| balancer.node().name() == name).unwrap()
     }

@@ -45,7 +45,11 @@ pub enum Mood {
     Stuck,
     /// Flushes at once, and says so three seconds later.
     Late,
+    /// Runs, and compiles nothing.
+    Failing,
 }
+
+const CATALOGS: &str = "/puppet/v3/catalog/";
 
 /// Something that a node served at some time.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -227,6 +231,10 @@ impl Inner {
         match (mood, request.split(['?', ' ']).take(2).collect::<Vec<_>>().as_slice()) {
             (Mood::Down | Mood::Stuck, _) => None,
             (Mood::Starting, _) => Some(http("503 Service Unavailable", "starting")),
+            (Mood::Failing, ["GET", path]) if path.starts_with(CATALOGS) => {
+                Some(http("500 Internal Server Error", "Evaluation Error: no such luck"))
+            }
+            (_, ["GET", path]) if path.starts_with(CATALOGS) => Some(http("200 OK", "{}")),
             (_, ["GET", "/status/v1/simple"]) => Some(http("200 OK", "running")),
             (_, ["GET", "/status/v1/services/jruby-metrics"]) => Some(http("200 OK", &idle_pool())),
             (Mood::Forbidding, ["DELETE", _]) => Some(http("403 Forbidden", "Forbidden request")),
