@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{DirBuilder, File, Permissions, set_permissions},
     io,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
     os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -201,6 +201,15 @@ impl Node {
         }
         let places = self.server_places(settings).map_err(|error| Chain(&error).to_string())?;
         places.address().map_err(|error| format!("could not read where Puppet Server listens: {error}"))
+    }
+
+    /// Where callers reach Puppet Server on this host: at one address, or at all.
+    pub(crate) fn server_listens(&self, settings: &Settings) -> Result<SocketAddr, String> {
+        let listens = self.server_places(settings).ok().and_then(|places| places.listens().ok());
+        let all = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let own = self.server_address(settings)?;
+        // The name of the agent's own door says nothing about the others.
+        Ok(SocketAddr::new(listens.unwrap_or(all).ip(), own.port()))
     }
 }
 

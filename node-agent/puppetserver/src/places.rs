@@ -50,20 +50,27 @@ impl Places {
         }
     }
 
-    /// The address on this host at which webserver.conf makes Puppet Server answer.
+    /// The address on this host at which webserver.conf makes Puppet Server answer. Of all addresses loopback is the
+    /// nearest.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        let mut address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), PORT);
+        let mut address = self.listens()?;
+        if address.ip().is_unspecified() {
+            address.set_ip(Ipv4Addr::LOCALHOST.into());
+        }
+        Ok(address)
+    }
+
+    /// Where webserver.conf makes it listen: at one address, or (`0.0.0.0`, as packages ship it, a name, or none) at all.
+    pub fn listens(&self) -> io::Result<SocketAddr> {
+        let mut address = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), PORT);
         for path in conf_files(&self.conf_d)? {
             let Ok(root) = hocon::parse(&fs::read_to_string(path)?) else { continue };
             let Some(webserver) = root.get("webserver") else { continue };
             if let Some(port) = webserver.get("ssl-port").and_then(Value::text) {
                 address.set_port(port.parse().unwrap_or(PORT));
             }
-            // A name, or all addresses: loopback is the nearest of them.
             let host = webserver.get("ssl-host").and_then(Value::text);
-            if let Some(ip) = host.and_then(|host| host.parse::<IpAddr>().ok())
-                && !ip.is_unspecified()
-            {
+            if let Some(ip) = host.and_then(|host| host.parse::<IpAddr>().ok()) {
                 address.set_ip(ip);
             }
         }
@@ -85,10 +92,27 @@ pub(crate) fn conf_files(conf_d: &Path) -> io::Result<Vec<PathBuf>> {
 mod tests {
     use super::*;
 
-    fn address(webserver: &str) -> SocketAddr {
+    fn with<T>(webserver: &str, ask: impl FnOnce(Places) -> T) -> T {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("webserver.conf"), webserver).unwrap();
-        Places { conf_d: dir.path().into(), services_d: dir.path().into() }.address().unwrap()
+        ask(Places { conf_d: dir.path().into(), services_d: dir.path().into() })
+    }
+
+    fn address(webserver: &str) -> SocketAddr {
+        with(webserver, |places| places.address().unwrap())
+    }
+
+    fn listens(webserver: &str) -> String {
+        with(webserver, |places| places.listens().unwrap().to_string())
+    }
+
+    /// Connections to the host's own address were not seen, and compilers drained under load.
+    #[test]
+    fn a_server_that_listens_everywhere_is_not_taken_for_one_at_loopback() {
+        assert_eq!(listens(include_str!("../tests/samples/webserver.conf")), "0.0.0.0:8140");
+        assert_eq!(listens("webserver: { ssl-host: puppet.example, ssl-port: 8150 }"), "0.0.0.0:8150");
+        assert_eq!(listens("webserver: { ssl-host: 192.0.2.11 }"), "192.0.2.11:8140");
+        assert_eq!(listens("webserver: { ssl-host: \"::\" }"), "[::]:8140");
     }
 
     #[test]

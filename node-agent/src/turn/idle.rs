@@ -25,9 +25,8 @@ pub(crate) async fn idle(node: &Node, compiler: &Compiler) -> IdleReply {
 
 async fn look(node: &Node, compiler: &Compiler, reply: &mut IdleReply) -> Result<(), String> {
     let settings = node.settings(compiler).await.map_err(|error| Chain(&error).to_string())?;
-    let address = node.server_address(&settings)?;
-    // Before this agent makes a connection of its own.
-    let connections = Listening(address).connections().await.map_err(|error| Chain(&error).to_string())?;
+    let listens = node.server_listens(&settings)?;
+    let connections = Listening(listens).connections().await.map_err(|error| Chain(&error).to_string())?;
     reply.connections = u32::try_from(connections.total()).unwrap_or(u32::MAX);
     match node.server(&settings)?.pool().await {
         Ok(pool) => {
