@@ -120,6 +120,30 @@ async fn f15_a_compiler_that_runs_and_compiles_no_catalog_is_not_enabled_before_
     end(fleet).await;
 }
 
+/// As packages ship webserver.conf, without an address: only callers at loopback were seen.
+#[tokio::test(flavor = "multi_thread")]
+async fn i3_who_is_served_at_another_address_of_the_host_is_waited_for_before_the_restart() {
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    let port = c1.puppet_server().address().port();
+    let door = std::net::TcpListener::bind(("127.77.7.7", port)).unwrap();
+    let hold = format!("exec 3<>/dev/tcp/127.77.7.7/{port}; read -r -u 3 end");
+    let mut caller = Command::new("bash").args(["-c", &hold]).spawn().unwrap();
+    let served = door.accept().unwrap();
+    let id = fleet.main().start_rollout(request(Kind::Restart)).await.unwrap();
+    until("the caller is waited for", || async {
+        turn(&fleet.main().rollout(id).await, "c1").waits_for.starts_with("to be empty: 1 connection")
+    })
+    .await;
+    assert!(fleet.balancer("lb1").haproxy().shows("c1").await.starts_with("DRAIN"));
+    assert_eq!(left(c1, "did"), Vec::<String>::new());
+    drop(served);
+    caller.wait().unwrap();
+    fleet.main().until_rollout(id, "done").await;
+    assert_eq!(left(c1, "did"), ["start"]);
+    end(fleet).await;
+}
+
 /// A process that Puppet would take for a run of its own.
 fn puppet_run(node: &Node) -> Child {
     let mut command = Command::new("/bin/sh");

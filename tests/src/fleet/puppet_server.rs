@@ -108,7 +108,7 @@ impl PuppetServer {
         Self { address, inner, _tasks: tasks }
     }
 
-    pub(super) fn address(&self) -> SocketAddr {
+    pub fn address(&self) -> SocketAddr {
         self.address
     }
 

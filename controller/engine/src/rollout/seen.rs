@@ -32,8 +32,9 @@ impl State {
             None => Some("it has not said yet whether it is idle".to_owned()),
             Some(idle) if idle.is_empty() => None,
             Some(idle) => Some(format!(
-                "{} connections, {} of {} JRubies at work",
+                "{} connection{}, {} of {} JRubies at work",
                 idle.connections_from_balancers,
+                if idle.connections_from_balancers == 1 { "" } else { "s" },
                 idle.jrubies.saturating_sub(idle.jrubies_free),
                 idle.jrubies
             )),
