@@ -76,7 +76,7 @@ fn a_drain_that_does_not_end_gives_the_turn_up_and_halts_the_rollout() {
     site.look();
     site.until(id, "c1", TurnPhase::Failed);
     let RolloutPhase::Paused { reason, .. } = &site.rollout(id).phase else { panic!() };
-    assert!(reason.starts_with("c1 failed: it was not empty within 60 s: 1 connections"), "{reason}");
+    assert!(reason.starts_with("c1 failed: it was not empty within 60 s: 1 connection,"), "{reason}");
     assert_eq!(site.compiler("c1").restarts, 0);
     site.round();
     assert_eq!(site.phase(id, "c2"), TurnPhase::Waiting);
