@@ -211,9 +211,12 @@ impl node_server::Node for Service {
     }
 
     async fn prepare(&self, request: Request<v1::PrepareRequest>) -> Answer<v1::TurnReply> {
-        let v1::PrepareRequest { order, action, no_revert, downgrade } = request.into_inner();
+        let v1::PrepareRequest { order, action, no_revert, downgrade, certname } = request.into_inner();
+        if !certname.is_empty() {
+            parse::<NodeName>(&certname)?;
+        }
         let consent = Consent { downgrade, no_revert };
-        self.turn(order, Step::Prepare { action: Action::parse(action)?, consent }).await
+        self.turn(order, Step::Prepare { action: Action::parse(action)?, consent, certname }).await
     }
 
     async fn settle(&self, request: Request<v1::SettleRequest>) -> Answer<v1::TurnReply> {

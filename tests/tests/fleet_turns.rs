@@ -103,9 +103,22 @@ async fn f15_a_puppet_server_that_answers_503_after_its_restart_stays_drained_an
 async fn f15_a_compiler_that_runs_and_compiles_no_catalog_is_not_enabled_before_it_does() {
     let fleet = fleet().await;
     let c1 = fleet.node("c1");
-    c1.puppet_server().set_mood(Mood::Failing);
     let request = v1::RolloutRequest { test_catalog: "probe.example".to_owned(), ..request(Kind::Restart) };
+    // What fails before is not the restart's fault: nobody is drained for it.
+    c1.puppet_server().set_mood(Mood::Failing);
+    let id = fleet.main().start_rollout(request.clone()).await.unwrap();
+    let halted = fleet.main().until_rollout(id, "paused").await;
+    let reason = &turn(&halted, "c1").reason;
+    assert!(reason.starts_with("before it is changed: ") && reason.contains("no such luck"), "{reason}");
+    assert!(fleet.balancer("lb1").haproxy().shows("c1").await.starts_with("UP"));
+    let abort = v1::AbortRolloutRequest { id, reason: "mend it".into() };
+    fleet.main().client().abort_rollout(abort).await.unwrap();
+    fleet.main().until_rollout(id, "aborted").await;
+
+    c1.puppet_server().set_mood(Mood::Starting);
     let id = fleet.main().start_rollout(request).await.unwrap();
+    until("c1 was started", || async { left(c1, "did") == ["start"] }).await;
+    c1.puppet_server().set_mood(Mood::Failing);
     until("its failure is told", || async {
         let turn = turn(&fleet.main().rollout(id).await, "c1").clone();
         turn.phase == "verifying" && turn.says.contains("500") && turn.says.contains("no such luck")

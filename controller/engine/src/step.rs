@@ -79,6 +79,8 @@ pub enum Step {
         no_revert: bool,
         /// A package may become older.
         downgrade: bool,
+        /// A catalog is compiled for it, as after the action; empty: none is.
+        certname: String,
     },
     /// Hold back the node's own Puppet agent, or let it go again if it is we who hold it.
     Settle {

@@ -75,7 +75,7 @@ pub struct Health {
     pub catalogs: u64,
     /// All of them together, in milliseconds.
     pub catalog_ms: u64,
-    /// Answered with 5xx.
+    /// Answered with 4xx or 5xx.
     pub failed: u64,
     /// Requests of any kind that got no JRuby in time.
     pub borrow_timeouts: u64,

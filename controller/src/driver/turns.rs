@@ -28,9 +28,9 @@ impl Hands {
         let about =
             |node: &NodeName, generation| Some(order_about(term, generation, &format!("turn {node}")));
         match step {
-            Step::Prepare { node, generation, action, no_revert, downgrade } => {
+            Step::Prepare { node, generation, action, no_revert, downgrade, certname } => {
                 let (order, action) = (about(&node, generation), Some(wire_action(&action)));
-                let request = PrepareRequest { order, action, no_revert, downgrade };
+                let request = PrepareRequest { order, action, no_revert, downgrade, certname };
                 self.asked(node, generation, request, async |mut c: Client, r| c.prepare(r).await).await
             }
             Step::Settle { node, generation, hold, owner } => {

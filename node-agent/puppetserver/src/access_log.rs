@@ -26,7 +26,7 @@ pub struct Counts {
     pub catalogs: u64,
     /// All of them together, in milliseconds.
     pub catalog_ms: u64,
-    /// Answered with 5xx: also those that got no JRuby in time.
+    /// Answered with 4xx or 5xx: also those that got no JRuby in time, and those that auth.conf refuses.
     pub failed: u64,
 }
 
@@ -102,7 +102,8 @@ impl Counts {
         let Some((status, ms)) = catalog(line) else { return };
         self.catalogs += 1;
         self.catalog_ms = self.catalog_ms.saturating_add(ms);
-        self.failed += u64::from((500..600).contains(&status));
+        // Also what is refused: an update after which nobody may ask for a catalog has failed.
+        self.failed += u64::from(status >= 400);
     }
 }
 
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_catalogs_are_counted_and_only_the_servers_faults_are_failures() {
+    fn only_catalogs_are_counted_and_what_nobody_got_has_failed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("access.log");
         fs::write(&path, get(500, 9)).unwrap();
@@ -170,7 +171,7 @@ mod tests {
         let mut file = File::options().append(true).open(&path).unwrap();
         write!(file, "{}{}{}", get(200, 700), get(503, 30_000), get(404, 3)).unwrap();
         writeln!(file, "{}garbage", line("GET /puppet/v3/node/agent1 HTTP/1.1", 500, 1)).unwrap();
-        let counts = Counts { catalogs: 3, catalog_ms: 30_703, failed: 1 };
+        let counts = Counts { catalogs: 3, catalog_ms: 30_703, failed: 2 };
         assert_eq!(log.look().unwrap(), counts);
         let half = get(200, 7);
         write!(file, "{}", &half[..40]).unwrap();

@@ -51,7 +51,7 @@ impl PuppetServer {
         let doing = "asking about its JRuby pool";
         let answer = self.ask(doing, Method::GET, STATUS).await?;
         if answer.status != StatusCode::OK {
-            return Err(self.refusal(doing, STATUS, &answer));
+            return Err(self.refusal(doing, ("get", STATUS), &answer));
         }
         let service: Service =
             serde_json::from_slice(&answer.body).map_err(|error| self.garbled(doing, error.into()))?;
@@ -65,7 +65,7 @@ impl PuppetServer {
         if answer.status == StatusCode::NO_CONTENT {
             return Ok(());
         }
-        Err(self.refusal(doing, POOL, &answer))
+        Err(self.refusal(doing, ("delete", POOL), &answer))
     }
 }
 

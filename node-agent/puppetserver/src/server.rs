@@ -75,11 +75,11 @@ pub enum ServerError {
     },
     #[error(
         "Puppet Server at {address} forbids it ({doing}) to {certname} \
-         (hint: {} a rule to auth.conf that allows \"{certname}\" method delete on path {path}, \
+         (hint: {} a rule to auth.conf that allows \"{certname}\" method {method} on path {path}, \
          then reload Puppet Server)",
-        if *path == CACHE { "run `bunraku-agent doctor --fix`, or add" } else { "add" }
+        if *method == "delete" { "run `bunraku-agent doctor --fix`, or add" } else { "add" }
     )]
-    Forbidden { doing: String, address: SocketAddr, certname: String, path: &'static str },
+    Forbidden { doing: String, address: SocketAddr, certname: String, method: &'static str, path: String },
     #[error("Puppet Server at {address} answered {status} ({doing}): {body}")]
     Refused { doing: String, address: SocketAddr, status: StatusCode, body: String },
     #[error(
@@ -173,22 +173,16 @@ impl PuppetServer {
     /// That an environment is loaded from `version`, shown by a path below it in the modulepath or manifest of the
     /// environment that the server holds in its cache.
     pub async fn prove(&self, environment: &EnvironmentName, version: &Path) -> Result<Proof, ServerError> {
-        let mut environments = self.environments().await?;
-        let not_proven = |found| ServerError::NotProven {
-            environment: environment.clone(),
-            version: version.into(),
-            found,
-        };
-        let Some(live) = environments.remove(environment.as_str()) else {
-            return Err(not_proven("not known to it".into()));
-        };
-        let all: Vec<PathBuf> = live.modulepath.into_iter().chain(live.manifest).collect();
-        let paths: Vec<PathBuf> = all.iter().filter(|path| path.starts_with(version)).cloned().collect();
-        if paths.is_empty() {
-            let shown: Vec<_> = all.iter().map(|path| path.display().to_string()).collect();
-            return Err(not_proven(format!("loaded from {}", shown.join(":"))));
+        proof(&self.environments().await?, environment, version)
+    }
+
+    /// The same of several, asked once.
+    pub async fn prove_all(&self, wanted: &BTreeMap<EnvironmentName, PathBuf>) -> Result<(), ServerError> {
+        if wanted.is_empty() {
+            return Ok(());
         }
-        Ok(Proof { paths })
+        let environments = self.environments().await?;
+        wanted.iter().try_for_each(|(name, version)| proof(&environments, name, version).map(drop))
     }
 
     /// Every environment, as the server has it loaded.
@@ -196,7 +190,7 @@ impl PuppetServer {
         let doing = "listing environments";
         let answer = self.ask(doing, Method::GET, ENVIRONMENTS).await?;
         if answer.status != StatusCode::OK {
-            return Err(self.refusal(doing, ENVIRONMENTS, &answer));
+            return Err(self.refusal(doing, ("get", ENVIRONMENTS), &answer));
         }
         let listing: Listing =
             serde_json::from_slice(&answer.body).map_err(|error| self.garbled(doing, error.into()))?;
@@ -228,7 +222,7 @@ impl PuppetServer {
         if answer.status == StatusCode::NO_CONTENT {
             Ok(())
         } else {
-            Err(self.refusal(&doing, CACHE, &answer))
+            Err(self.refusal(&doing, ("delete", CACHE), &answer))
         }
     }
 
@@ -258,14 +252,37 @@ impl PuppetServer {
         ServerError::Garbled { doing: doing.into(), address: self.door.address, source }
     }
 
-    pub(crate) fn refusal(&self, doing: &str, path: &'static str, answer: &Answer) -> ServerError {
+    /// `method` and `path`: what a rule must allow.
+    pub(crate) fn refusal(
+        &self,
+        doing: &str,
+        (method, path): (&'static str, &str),
+        answer: &Answer,
+    ) -> ServerError {
         let (doing, address) = (doing.to_owned(), self.door.address);
         if answer.status == StatusCode::FORBIDDEN {
-            let certname = self.door.certname.clone();
-            return ServerError::Forbidden { doing, address, certname, path };
+            let (certname, path) = (self.door.certname.clone(), path.to_owned());
+            return ServerError::Forbidden { doing, address, certname, method, path };
         }
         ServerError::Refused { doing, address, status: answer.status, body: answer.excerpt() }
     }
+}
+
+fn proof(
+    environments: &BTreeMap<String, LiveEnvironment>,
+    environment: &EnvironmentName,
+    version: &Path,
+) -> Result<Proof, ServerError> {
+    let not_proven =
+        |found| ServerError::NotProven { environment: environment.clone(), version: version.into(), found };
+    let live = environments.get(environment.as_str()).ok_or_else(|| not_proven("not known to it".into()))?;
+    let all = live.modulepath.iter().chain(&live.manifest);
+    let paths: Vec<PathBuf> = all.clone().filter(|path| path.starts_with(version)).cloned().collect();
+    if paths.is_empty() {
+        let shown: Vec<_> = all.map(|path| path.display().to_string()).collect();
+        return Err(not_proven(format!("loaded from {}", shown.join(":"))));
+    }
+    Ok(Proof { paths })
 }
 
 #[derive(Deserialize)]

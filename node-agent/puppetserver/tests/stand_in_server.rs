@@ -240,7 +240,8 @@ async fn a_forbidden_flush_of_the_pool_names_its_own_rule() {
     let forbidding = StandIn::start(&node.ca, http("403 Forbidden", "Forbidden request")).await;
     let error = node.asks(&forbidding).flush_pool().await.unwrap_err().to_string();
     assert!(
-        error.contains("(hint: add a rule") && error.contains("/puppet-admin-api/v1/jruby-pool,"),
+        error.contains("doctor --fix`, or add a rule")
+            && error.contains("method delete on path /puppet-admin-api/v1/jruby-pool,"),
         "{error}"
     );
     let obeying = StandIn::start(&node.ca, Answer::Bytes("HTTP/1.1 204 No Content\r\n\r\n".into())).await;

@@ -3,10 +3,19 @@
 //! Ids are used again, the pair is not, until the next boot. Signals go through a pidfd that was opened before the pair
 //! was compared, so that they cannot reach a stranger.
 
-use std::{fmt, fs, io, os::fd::OwnedFd, path::Path, str::FromStr};
+use std::{
+    fmt, fs, io,
+    os::fd::OwnedFd,
+    path::Path,
+    str::FromStr,
+    time::{Duration, SystemTime},
+};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::io::{Interest, unix::AsyncFd};
+
+/// Of a second, as the kernel tells them to everybody (`USER_HZ`).
+const TICKS: f64 = 100.0;
 
 /// A process as it was seen; it may have ended since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +50,14 @@ impl Process {
     /// Clock ticks (hundredths of a second) between the boot and its start.
     pub fn started(&self) -> u64 {
         self.started
+    }
+
+    /// By the wall clock as it is now, to a hundredth of a second.
+    pub fn began(&self) -> Option<SystemTime> {
+        let uptime = fs::read_to_string("/proc/uptime").ok()?;
+        let up: f64 = uptime.split_whitespace().next()?.parse().ok()?;
+        let age = Duration::try_from_secs_f64(up - self.started as f64 / TICKS).ok()?;
+        SystemTime::now().checked_sub(age)
     }
 
     pub fn is_alive(&self) -> bool {
@@ -164,6 +181,19 @@ mod tests {
         child.wait().unwrap();
         handle.signal(Signal::KILL).unwrap();
         assert!(process.handle().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_process_began_after_what_was_written_before_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let written = file.as_file().metadata().unwrap().modified().unwrap();
+        let own = Process::with_pid(std::process::id()).unwrap().began().unwrap();
+        assert!(own < written, "this process is older");
+        let mut child = waiting_shell(&[]);
+        let began = Process::with_pid(child.id()).unwrap().began().unwrap();
+        assert!(began + Duration::from_millis(50) > written && began <= SystemTime::now());
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

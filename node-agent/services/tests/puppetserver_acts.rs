@@ -14,10 +14,11 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use bunraku_puppetserver::{Puppet, PuppetServer};
 use bunraku_services::{
-    Service, Services, State, Verb,
+    Service, ServiceError, Services, State, Status, Verb,
     puppetserver::{ActError, ConfigCheck, Done, GoodCopies, PuppetserverService},
     service::{Grant, PlainConfig},
 };
+use futures_util::future::BoxFuture;
 use puppet_server::{Answer, Node, StandIn};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -157,5 +158,38 @@ async fn a_server_whose_status_never_runs_is_not_ready_at_the_deadline() {
     );
     let text = waiting.await.unwrap_err().to_string();
     assert!(text.starts_with("not ready within 300ms: "), "{text}");
+    host.end().await;
+}
+
+/// A service manager that takes the order and loses it: a job that was cancelled.
+#[derive(Debug)]
+struct Forgetful<'a>(&'a dyn Service);
+
+impl Service for Forgetful<'_> {
+    fn act(&self, verb: Verb, _deadline: Duration) -> BoxFuture<'_, Result<(), ServiceError>> {
+        let (service, why) = ("puppetserver".to_owned(), "its job was cancelled".to_owned());
+        Box::pin(async move { Err(ServiceError::Unknown { verb, service, why }) })
+    }
+
+    fn status(&self) -> BoxFuture<'_, Result<Status, ServiceError>> {
+        self.0.status()
+    }
+}
+
+#[tokio::test]
+async fn a_restart_that_never_happened_is_not_taken_for_done_because_the_old_server_is_ready() {
+    let host = Host::new().await;
+    host.act(Verb::Start, "turn-0").await.unwrap();
+    let (server, conf_d) = (host.server(), host.path("conf.d"));
+    let forgetful = Forgetful(host.service());
+    let puppetserver = PuppetserverService {
+        service: &forgetful,
+        server: &server,
+        check: ConfigCheck { puppet: &host.puppet, conf_d: &conf_d, ruby: None },
+        copies: GoodCopies::new(host.path("good"), &conf_d, &host.path("puppet.conf")),
+        restart_file: None,
+    };
+    let error = puppetserver.act(Verb::Restart, "turn-1", SOON).await.unwrap_err();
+    assert!(matches!(&error, ActError::Service { source, .. } if source.is_unknown()), "{error}");
     host.end().await;
 }

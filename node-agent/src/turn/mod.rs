@@ -75,7 +75,12 @@ async fn carry_out(node: &Node, fence: Fence, step: &Step) -> Answer {
         return Answer::unchanged("this node's configuration grants no code");
     };
     match step {
-        Step::Prepare { action, consent } => action.prepare(node, compiler, *consent).await,
+        Step::Prepare { action, consent, certname } => {
+            match Action::compiles(node, compiler, certname).await {
+                Ok(()) => action.prepare(node, compiler, *consent).await,
+                Err(why) => Answer::unchanged(why),
+            }
+        }
         Step::Hold { owner } => rest::hold(node, compiler, owner).await,
         Step::Release => rest::release(node, compiler).await,
         Step::Act(action) => act::once(node, compiler, fence, action, false).await,

@@ -4,13 +4,19 @@ use std::path::Path;
 
 use bunraku_common::Chain;
 use bunraku_packages::Target;
-use bunraku_services::puppetserver::ConfigCheck;
+use bunraku_puppetserver::{Settings, doctor::denies_pool_flush};
+use bunraku_services::{
+    State,
+    process::Process,
+    puppetserver::{ConfigCheck, GoodCopies},
+};
 
 use super::{
     action::Action,
     packages,
     reach::server,
     step::{Answer, Consent},
+    verify::CATALOG,
 };
 use crate::node::{Compiler, Node};
 
@@ -78,8 +84,8 @@ impl Action {
         match self {
             Self::Restart | Self::Reload => self.prepare_service(node, compiler).await,
             Self::FlushPool => match server(node, compiler).await {
-                Ok((_, server)) => match server.pool().await {
-                    Ok(_) => Answer::Done(String::new()),
+                Ok((settings, server)) => match server.pool().await {
+                    Ok(_) => may_flush(node, &settings),
                     Err(error) => Answer::unchanged(Chain(&error)),
                 },
                 Err(why) => Answer::unchanged(why),
@@ -100,25 +106,65 @@ impl Action {
         }
     }
 
+    /// That the catalog which is to be compiled afterwards compiles now: else its failure would be taken for the action's.
+    pub(super) async fn compiles(node: &Node, compiler: &Compiler, certname: &str) -> Result<(), String> {
+        if certname.is_empty() {
+            return Ok(());
+        }
+        let (_, server) = server(node, compiler).await?;
+        match server.with_deadline(CATALOG).catalog(certname).await {
+            Err(error) if !error.is_owed() => Err(format!("before it is changed: {}", Chain(&error))),
+            // A server that does not run is perhaps what is to be mended.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
     async fn prepare_service(&self, node: &Node, compiler: &Compiler) -> Answer {
         let service = match node.turns.services.granted(&node.config.rollout.service) {
             Ok(service) => service,
             Err(error) => return Answer::unchanged(Chain(&error)),
         };
-        if let Err(error) = service.status().await {
-            return Answer::unchanged(Chain(&error));
-        }
-        let conf_d = match node.settings(compiler).await {
-            Ok(settings) => node.server_places(&settings),
+        let status = match service.status().await {
+            Ok(status) => status,
             Err(error) => return Answer::unchanged(Chain(&error)),
         };
-        let check = match &conf_d {
-            Ok(places) => ConfigCheck { puppet: &node.puppet, conf_d: &places.conf_d, ruby: None },
-            Err(error) => return Answer::unchanged(Chain(error)),
+        let settings = match node.settings(compiler).await {
+            Ok(settings) => settings,
+            Err(error) => return Answer::unchanged(Chain(&error)),
         };
-        match check.run().await {
-            Ok(()) => Answer::Done(String::new()),
-            Err(error) => Answer::unchanged(Chain(&error)),
+        let conf_d = match node.server_places(&settings) {
+            Ok(places) => places.conf_d,
+            Err(error) => return Answer::unchanged(Chain(&error)),
+        };
+        let check = ConfigCheck { puppet: &node.puppet, conf_d: &conf_d, ruby: None };
+        if let Err(error) = check.run().await {
+            return Answer::unchanged(Chain(&error));
         }
+        // A server that has loaded all of it: what a first reload can go back to.
+        let since = status
+            .main_pid
+            .filter(|_| status.state == State::Running)
+            .and_then(Process::with_pid)
+            .and_then(|it| it.began());
+        let copies = GoodCopies::new(node.turns.directory.join("good"), &conf_d, &settings.config);
+        let kept = since.map_or(Ok(()), |since| copies.keep_first(since));
+        Answer::Done(kept.err().map(|error| Chain(&error).to_string()).unwrap_or_default())
+    }
+}
+
+/// Trying would have an effect; auth.conf is clear mostly.
+fn may_flush(node: &Node, settings: &Settings) -> Answer {
+    let denied = match node.server_places(settings) {
+        Ok(places) => denies_pool_flush(&places, &settings.certname),
+        Err(error) => return Answer::unchanged(Chain(&error)),
+    };
+    match denied {
+        Ok(Some(rule)) => Answer::unchanged(format!(
+            "Puppet Server forbids {} to flush its JRuby pool (auth.conf, rule: {rule}) (hint: bunraku-agent doctor \
+             --fix, then reload Puppet Server)",
+            settings.certname
+        )),
+        Ok(None) => Answer::Done(String::new()),
+        Err(error) => Answer::unchanged(format!("could not read conf.d: {error}")),
     }
 }

@@ -14,6 +14,8 @@ pub(crate) enum Step {
     Prepare {
         action: Action,
         consent: Consent,
+        /// A catalog is compiled for it; empty: none is.
+        certname: String,
     },
     /// Puppet's own agent is to rest.
     Hold {

@@ -1,11 +1,11 @@
 //! Whether Puppet Server is up and well after it was changed.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use bunraku_common::Chain;
+use bunraku_common::{Chain, EnvironmentName};
 use bunraku_packages::Target;
 use bunraku_puppetserver::server::Status;
-use bunraku_services::{State, puppetserver::GoodCopies};
+use bunraku_services::State;
 
 use super::{action::Action, packages, reach::server, step::Answer};
 use crate::node::{Compiler, Node};
@@ -38,7 +38,7 @@ pub(super) async fn verify(
             Err(error) => return Answer::changed(Chain(&error)),
         }
     }
-    let (settings, server) = match server(node, compiler).await {
+    let (_, server) = match server(node, compiler).await {
         Ok(known) => known,
         Err(why) => return Answer::changed(why),
     };
@@ -50,13 +50,24 @@ pub(super) async fn verify(
             return Answer::changed(format!("its Puppet Server does not answer: {why}"));
         }
     }
+    if let Err(error) = server.prove_all(&committed(node, compiler)).await {
+        return Answer::changed(Chain(&error));
+    }
     if !certname.is_empty()
         && let Err(error) = server.with_deadline(CATALOG).catalog(certname).await
     {
         return Answer::changed(Chain(&error));
     }
-    let Ok(places) = node.server_places(&settings) else { return Answer::Done(String::new()) };
-    let good = GoodCopies::new(node.turns.directory.join("good"), &places.conf_d, &settings.config);
-    let kept = good.keep();
-    Answer::Done(kept.err().map(|error| Chain(&error).to_string()).unwrap_or_default())
+    Answer::Done(String::new())
+}
+
+/// What was proven before and is live: a server that came back with other settings may not serve it.
+fn committed(node: &Node, compiler: &Compiler) -> BTreeMap<EnvironmentName, PathBuf> {
+    let environments = compiler.versions.observe().into_iter().map(|state| state.environment);
+    let proven = |name: EnvironmentName| {
+        let proven = node.memory().subject(&name)?.proven?;
+        let version = compiler.versions.resolve(&name, &proven);
+        (compiler.versions.live(&name) == Some(proven)).then_some((name, version))
+    };
+    environments.filter_map(proven).collect()
 }

@@ -30,7 +30,8 @@ impl State {
         match turn.phase {
             TurnPhase::Preparing => {
                 let (no_revert, downgrade) = (!rollout.policy.revert, rollout.policy.downgrade);
-                Some(Step::Prepare { node: name, generation, action, no_revert, downgrade })
+                let certname = rollout.policy.test_catalog.clone();
+                Some(Step::Prepare { node: name, generation, action, no_revert, downgrade, certname })
             }
             TurnPhase::Settling => {
                 let owner = format!("rollout {}", rollout.id);

@@ -1,13 +1,19 @@
-//! auth.conf: may this compiler's certificate flush the environment cache, and where would the rule for it go?
+//! auth.conf: may this compiler's certificate flush the environment cache and the JRuby pool, and where would the rule for
+//! it go?
 //!
 //! Reads rules as trapperkeeper-authorization does: by sort-order, then by name; the first that matches decides.
 
+use std::{fs, io};
+
 use super::hocon::{self, Value};
+use crate::{Places, places::conf_files};
 
-const CACHE: &str = "/puppet-admin-api/v1/environment-cache";
-const RULE_NAME: &str = "bunraku environment cache";
+pub(crate) const CACHE: &str = "/puppet-admin-api/v1/environment-cache";
+pub(crate) const POOL: &str = "/puppet-admin-api/v1/jruby-pool";
+const BOTH: &str = "^/puppet-admin-api/v1/(environment-cache|jruby-pool)$";
+const RULE_NAME: &str = "bunraku admin api";
 
-/// What auth.conf says to a flush.
+/// What auth.conf says to a DELETE of a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Allowed {
@@ -23,12 +29,12 @@ pub(crate) enum Verdict {
     NoRule,
 }
 
-pub(crate) fn verdict(root: &Value, certname: &str) -> Verdict {
+pub(crate) fn verdict(root: &Value, certname: &str, of: &str) -> Verdict {
     let mut rules: Vec<&Value> = rules(root).map(Value::items).unwrap_or_default().iter().collect();
     rules.sort_by_key(|rule| (sort_order(rule), text(rule, "name")));
     for rule in rules {
         let name = || text(rule, "name").unwrap_or("(without a name)").to_owned();
-        match matches(rule) {
+        match matches(rule, of) {
             Some(false) => {}
             None => return Verdict::Unclear { rule: name() },
             Some(true) => {
@@ -43,14 +49,33 @@ pub(crate) fn verdict(root: &Value, certname: &str) -> Verdict {
     Verdict::NoRule
 }
 
+/// The rule that surely denies a flush of the JRuby pool. `None`: it is allowed, or only trying shows.
+///
+/// # Errors
+/// When conf.d cannot be read.
+pub fn denies_pool_flush(places: &Places, certname: &str) -> io::Result<Option<String>> {
+    for path in conf_files(&places.conf_d)? {
+        let Ok(root) = hocon::parse(&fs::read_to_string(path)?) else { continue };
+        if root.get("authorization").is_some() {
+            return Ok(match verdict(&root, certname, POOL) {
+                Verdict::Denied { rule } => Some(rule),
+                Verdict::NoRule => Some("none, which denies it".to_owned()),
+                Verdict::Allowed { .. } | Verdict::Unclear { .. } => None,
+            });
+        }
+    }
+    Ok(None)
+}
+
 /// The rule to add, as text to paste into `rules: [`.
 pub(crate) fn rule(certname: &str) -> String {
     format!(
         "        {{\n\
-         \x20           # Bunraku's node agent on this compiler flushes the environment cache after each deploy\n\
+         \x20           # Bunraku's node agent on this compiler flushes the environment cache after each deploy, and the\n\
+         \x20           # JRuby pool in a rollout\n\
          \x20           match-request: {{\n\
-         \x20               path: \"{CACHE}\"\n\
-         \x20               type: path\n\
+         \x20               path: \"{BOTH}\"\n\
+         \x20               type: regex\n\
          \x20               method: delete\n\
          \x20           }}\n\
          \x20           allow: \"{certname}\"\n\
@@ -77,14 +102,14 @@ pub(crate) fn with_rule(conf: &str, certname: &str) -> Result<String, String> {
     let after = after.strip_prefix('\n').unwrap_or(after);
     let edited = format!("{before}\n{}{after}", rule(certname));
     let check = hocon::parse(&edited).map_err(|error| format!("the edit would break it: {error}"))?;
-    match (rules(&check).map(Value::items), verdict(&check, certname)) {
-        (Some([_, rest @ ..]), Verdict::Allowed { .. }) if same(rest, list.items()) => Ok(edited),
-        (_, Verdict::Denied { rule } | Verdict::Unclear { rule }) => {
-            Err(format!("its rule \"{rule}\" would come before ours"))
+    for path in [CACHE, POOL] {
+        if let Verdict::Denied { rule } | Verdict::Unclear { rule } = verdict(&check, certname, path) {
+            return Err(format!("its rule \"{rule}\" would come before ours"));
         }
-        (_, Verdict::Allowed { .. } | Verdict::NoRule) => {
-            Err("its list of rules is not found beyond doubt".into())
-        }
+    }
+    match rules(&check).map(Value::items) {
+        Some([_, rest @ ..]) if same(rest, list.items()) => Ok(edited),
+        _ => Err("its list of rules is not found beyond doubt".into()),
     }
 }
 
@@ -108,7 +133,7 @@ fn same(a: &[Value], b: &[Value]) -> bool {
 }
 
 /// Whether a rule is about a flush; `None` when its form is not understood.
-fn matches(rule: &Value) -> Option<bool> {
+fn matches(rule: &Value, of: &str) -> Option<bool> {
     let request = rule.get("match-request")?;
     let methods = request.get("method").map(Value::items).unwrap_or_default();
     let delete = |method: &Value| method.text().is_some_and(|text| text.eq_ignore_ascii_case("delete"));
@@ -117,8 +142,8 @@ fn matches(rule: &Value) -> Option<bool> {
     }
     let path = text(request, "path")?;
     let about = match text(request, "type")? {
-        "path" => Some(CACHE.starts_with(path)),
-        "regex" => regex_matches(path),
+        "path" => Some(of.starts_with(path)),
+        "regex" => regex_matches(path, of),
         _ => None,
     };
     // A rule for certain query parameters only may or may not be about ours.
@@ -127,7 +152,7 @@ fn matches(rule: &Value) -> Option<bool> {
 
 /// Plain texts, `^`, `$`, `/?` and one level of `(a|b)`, which is how these rules are written; else `None`, unless the
 /// plain beginning already leads elsewhere.
-fn regex_matches(pattern: &str) -> Option<bool> {
+fn regex_matches(pattern: &str, of: &str) -> Option<bool> {
     let anchored = pattern.strip_prefix('^');
     let body = anchored.unwrap_or(pattern);
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_');
@@ -138,7 +163,7 @@ fn regex_matches(pattern: &str) -> Option<bool> {
     } else {
         &beginning[..beginning.len().saturating_sub(1)]
     };
-    if anchored.is_some() && !CACHE.starts_with(certain) && !certain.starts_with(CACHE) {
+    if anchored.is_some() && !of.starts_with(certain) && !certain.starts_with(of) {
         return Some(false);
     }
     let (body, to_the_end) = body.strip_suffix('$').map_or((body, false), |body| (body, true));
@@ -153,10 +178,10 @@ fn regex_matches(pattern: &str) -> Option<bool> {
             choices.iter().flat_map(|it| options.iter().map(move |option| format!("{it}{option}"))).collect();
     }
     Some(choices.iter().any(|choice| match (anchored.is_some(), to_the_end) {
-        (true, true) => CACHE == choice,
-        (true, false) => CACHE.starts_with(choice),
-        (false, true) => CACHE.ends_with(choice),
-        (false, false) => CACHE.contains(choice),
+        (true, true) => of == choice,
+        (true, false) => of.starts_with(choice),
+        (false, true) => of.ends_with(choice),
+        (false, false) => of.contains(choice),
     }))
 }
 
@@ -197,7 +222,7 @@ mod tests {
 
     fn says(rules: &str) -> Verdict {
         let root = hocon::parse(&format!("authorization: {{ version: 1, rules: [\n{rules}\n] }}")).unwrap();
-        verdict(&root, "c1.example")
+        verdict(&root, "c1.example", CACHE)
     }
 
     fn allowed(rules: &str) -> bool {
@@ -207,11 +232,16 @@ mod tests {
     #[test]
     fn the_shipped_file_denies_and_with_our_rule_it_allows_this_compiler_alone() {
         let root = hocon::parse(SHIPPED).unwrap();
-        assert_eq!(verdict(&root, "c1.example"), Verdict::Denied { rule: "puppetlabs deny all".into() });
+        assert_eq!(
+            verdict(&root, "c1.example", CACHE),
+            Verdict::Denied { rule: "puppetlabs deny all".into() }
+        );
         let edited = with_rule(SHIPPED, "c1.example").unwrap();
         let root = hocon::parse(&edited).unwrap();
-        assert_eq!(verdict(&root, "c1.example"), Verdict::Allowed { rule: RULE_NAME.into() });
-        assert_eq!(verdict(&root, "c2.example"), Verdict::Denied { rule: RULE_NAME.into() });
+        assert_eq!(verdict(&root, "c1.example", CACHE), Verdict::Allowed { rule: RULE_NAME.into() });
+        assert_eq!(verdict(&root, "c2.example", CACHE), Verdict::Denied { rule: RULE_NAME.into() });
+        let pool = verdict(&root, "c1.example", POOL);
+        assert_eq!(pool, Verdict::Allowed { rule: RULE_NAME.into() });
         assert_eq!(edited.replace(&rule("c1.example"), ""), SHIPPED, "no other line changes");
     }
 

@@ -11,6 +11,7 @@ pub(crate) mod hocon;
 mod ini;
 mod judge;
 
+pub use auth::denies_pool_flush;
 pub use facts::{Facts, FactsError, Surroundings, gather};
 pub use fix::{Applied, Fix, Refused, apply};
 pub use judge::check;

@@ -9,6 +9,7 @@ use std::{
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 use serde::{Deserialize, Serialize};
@@ -76,6 +77,19 @@ impl GoodCopies {
             })
         };
         write().map_err(|source| CopiesError::Write { path: kept.clone(), source })
+    }
+
+    /// Keeps what a server loaded that runs since then, where nothing was kept yet: only if no file is newer than it.
+    pub fn keep_first(&self, running_since: SystemTime) -> Result<(), CopiesError> {
+        if !matches!(self.load(), Err(CopiesError::None)) {
+            return Ok(());
+        }
+        let is_older = |path: &Path| {
+            fs::symlink_metadata(path).and_then(|meta| meta.modified()).is_ok_and(|at| at < running_since)
+        };
+        // A file that was taken away changed its directory.
+        let loaded = is_older(&self.conf_d) && self.present()?.keys().all(|path| is_older(path));
+        if loaded { self.keep() } else { Ok(()) }
     }
 
     /// Puts back every file that differs, takes away those that were not there, and names them all.
@@ -187,6 +201,8 @@ fn replace(path: &Path, bytes: &[u8], dress: impl Fn(&File) -> io::Result<()>) -
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     struct Host {
@@ -254,6 +270,20 @@ mod tests {
         assert_eq!(fs::read_to_string(refused.join("a.conf")).unwrap(), "a: {");
         assert_eq!(fs::read_to_string(refused.join("new.conf")).unwrap(), "new: {");
         assert_eq!(host.copies.restore("turn-7").unwrap(), Vec::<PathBuf>::new());
+    }
+
+    #[test]
+    fn the_first_copies_are_of_what_the_running_server_has_loaded_and_of_nothing_newer() {
+        let host = Host::new();
+        let before =
+            fs::metadata(host.path("puppet.conf")).unwrap().modified().unwrap() - Duration::from_secs(9);
+        let after = SystemTime::now() + Duration::from_secs(9);
+        host.copies.keep_first(before).unwrap();
+        assert!(matches!(host.copies.restore("x"), Err(CopiesError::None)), "they are newer than the server");
+        host.copies.keep_first(after).unwrap();
+        host.write("conf.d/a.conf", "a: {");
+        host.copies.keep_first(after).unwrap();
+        assert_eq!(host.copies.restore("x").unwrap(), [host.path("conf.d/a.conf")], "only the first");
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub use good_copies::{CopiesError, GoodCopies};
 pub use idle::{Connections, Listening};
 pub use ready::{NotReady, RestartFile};
 
-use crate::service::{Service, ServiceError, State, Verb};
+use crate::service::{Acted, Service, ServiceError, State, Verb};
 
 /// Puppet Server as a service of this host.
 #[derive(Debug)]
@@ -77,12 +77,21 @@ impl PuppetserverService<'_> {
             self.check.run().await.map_err(ActError::Check)?;
         }
         let restart_file = self.restart_file().await;
+        let before = self.service.status().await;
         let told = self.service.act(verb, deadline).await;
         let why = match told {
             Ok(()) if verb == Verb::Stop => return Ok(Done { no_copies: None }),
             Ok(()) | Err(ServiceError::Unknown { .. }) => {
                 match ready::wait(self.service, self.server, restart_file.as_ref(), deadline).await {
-                    Ok(()) => return Ok(self.is_good()),
+                    Ok(()) => {
+                        // The server of before is ready, too.
+                        if let (Err(unknown), Ok(before)) = (told, before)
+                            && matches!(self.service.acted_since(verb, &before.mark).await, Ok(Acted::No))
+                        {
+                            return Err(ActError::Service { verb, source: unknown });
+                        }
+                        return Ok(self.is_good());
+                    }
                     Err(not_ready) => not_ready.to_string(),
                 }
             }

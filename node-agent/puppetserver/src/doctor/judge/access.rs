@@ -18,17 +18,8 @@ pub(super) fn flush_rule(facts: &Facts) -> Finding {
     let legacy = roots(facts).find(|(_, root)| {
         root.get("puppet-admin").is_some_and(|admin| admin.get("client-whitelist").is_some())
     });
-    let default = facts.places.conf_d.join("auth.conf");
-    let (path, verdict) = roots(facts).find(|(_, root)| root.get("authorization").is_some()).map_or(
-        (default, Verdict::NoRule),
-        |(path, root)| {
-            let verdict = auth::verdict(&root, certname);
-            (path, verdict)
-        },
-    );
-    let add =
-        format!("{}, first in the list rules, then {RELOAD}:\n{}", path.display(), auth::rule(certname));
-    let fix = Fix::AuthRule { file: path.clone(), certname: certname.clone() };
+    let (path, verdict) = rule_for(facts, auth::CACHE);
+    let (add, fix) = our_rule(&path, certname);
     let reload = "systemctl reload puppetserver";
     match (&facts.live.flush, verdict) {
         (Flush::Accepted, _) => ok(check, format!("Puppet Server accepts a flush by {certname}")),
@@ -61,6 +52,45 @@ pub(super) fn flush_rule(facts: &Facts) -> Finding {
                 .fixed_by(fix)
         }
     }
+}
+
+/// Only rollouts need it, and trying would throw all interpreters away: judged by auth.conf alone. `None`: what
+/// `flush-rule` says is for both.
+pub(super) fn pool_rule(facts: &Facts) -> Option<Finding> {
+    let check = "pool-rule";
+    let certname = &facts.settings.certname;
+    let (path, verdict) = rule_for(facts, auth::POOL);
+    match (rule_for(facts, auth::CACHE).1, verdict) {
+        (_, Verdict::Allowed { rule }) => Some(ok(check, format!("rule \"{rule}\" in {}", path.display()))),
+        (Verdict::Allowed { .. }, Verdict::Unclear { rule }) => Some(bad(
+            check,
+            Severity::Warning,
+            format!("rule \"{rule}\" in {} could not be judged", path.display()),
+            "bunraku rollout start flush-pool shows whether it lets this compiler in",
+        )),
+        (Verdict::Allowed { .. }, Verdict::Denied { .. } | Verdict::NoRule) => {
+            let found = format!("{certname} may not flush the JRuby pool, so no rollout of flush-pool can");
+            let (add, fix) = our_rule(&path, certname);
+            Some(bad(check, Severity::Warning, found, add).fixed_by(fix))
+        }
+        (Verdict::Denied { .. } | Verdict::Unclear { .. } | Verdict::NoRule, _) => None,
+    }
+}
+
+/// The file that holds the rules, and what they say to a DELETE of this path.
+fn rule_for(facts: &Facts, path: &str) -> (PathBuf, Verdict) {
+    let default = facts.places.conf_d.join("auth.conf");
+    let known = roots(facts).find(|(_, root)| root.get("authorization").is_some());
+    known.map_or((default, Verdict::NoRule), |(file, root)| {
+        let verdict = auth::verdict(&root, &facts.settings.certname, path);
+        (file, verdict)
+    })
+}
+
+fn our_rule(file: &Path, certname: &str) -> (String, Fix) {
+    let add =
+        format!("{}, first in the list rules, then {RELOAD}:\n{}", file.display(), auth::rule(certname));
+    (add, Fix::AuthRule { file: file.into(), certname: certname.to_owned() })
 }
 
 pub(super) fn versioned_code_settings(facts: &Facts) -> Finding {

@@ -15,7 +15,7 @@ use super::{
     hocon::{self, Value},
     ini,
 };
-use access::{flush_rule, readable, versioned_code_settings};
+use access::{flush_rule, pool_rule, readable, versioned_code_settings};
 use certificates::{certificate, clock, crl_path, filesystem_watch, infra_crl};
 use environments::{environment_conf, environment_place};
 use settings::{
@@ -43,6 +43,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         clock(facts),
         certificate(facts),
     ];
+    findings.extend(pool_rule(facts));
     for environment in &facts.environments {
         findings.push(environment_place(environment));
         findings.extend(environment_conf(environment));

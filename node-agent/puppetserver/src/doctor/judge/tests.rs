@@ -181,6 +181,17 @@ fn the_flush_rule_is_judged_by_the_server_first_and_by_the_file_when_it_is_down(
     assert!(check(&facts).iter().all(|finding| finding.severity == Severity::Ok), "the file allows it");
 }
 
+/// A rollout drained its first compiler, was refused there, and halted.
+#[test]
+fn a_compiler_that_may_flush_its_cache_and_not_its_pool_is_warned_of() {
+    let old = "authorization: { version: 1, rules: [{ match-request: { path: \
+               \"/puppet-admin-api/v1/environment-cache\", type: path, method: delete }, allow: \"c1.example\", \
+               sort-order: 200, name: \"bunraku environment cache\" }] }";
+    let pool = only(|facts| replace(facts, "auth.conf", old));
+    assert_eq!((pool.check, pool.severity), ("pool-rule", Severity::Warning));
+    assert!(pool.fix.is_some() && pool.mend.contains("jruby-pool"), "{pool:?}");
+}
+
 #[test]
 fn versioned_code_is_both_helpers_or_nothing() {
     let none = only(|facts| facts.conf_d.retain(|file| !file.path.ends_with("versioned-code.conf")));
