@@ -15,6 +15,8 @@ use crate::{
 pub struct Apt {
     /// Words before each command; none, but for tests in a root of their own.
     pub enter: Vec<String>,
+    /// Where its files lie as we see them; `/`, but for tests.
+    pub root: PathBuf,
 }
 
 /// Nobody is asked, no configuration file of the site's is replaced, and nothing that is only recommended is added.
@@ -148,7 +150,12 @@ impl Manager for Apt {
     }
 
     fn cache(&self) -> PathBuf {
-        "/var/cache/apt/archives".into()
+        Path::new("/").join(&self.root).join("var/cache/apt/archives")
+    }
+
+    /// Below it lies what was not fetched to its end.
+    fn cache_depth(&self) -> usize {
+        0
     }
 
     fn file_prefix(&self, package: &str, version: &str) -> String {

@@ -15,21 +15,38 @@ use crate::{
 pub struct Dnf {
     /// Words before each command; none, but for tests.
     pub enter: Vec<String>,
+    /// Where its files lie as we see them; `/`, but for tests.
+    pub root: PathBuf,
 }
 
 /// How dnf ends when somebody else holds its lock.
 const LOCKED: i32 = 200;
 
 /// What dnf prints above each part of its table.
-const PARTS: [(&str, Part); 7] = [
+const PARTS: [(&str, Part); 9] = [
     ("Installing:", Part::New),
     ("Installing dependencies:", Part::New),
+    ("Installing weak dependencies:", Part::New),
     ("Upgrading:", Part::Upgrade),
     ("Downgrading:", Part::Downgrade),
     ("Reinstalling:", Part::Upgrade),
     ("Removing:", Part::Removal),
     ("Removing dependent packages:", Part::Removal),
+    ("Removing unused dependencies:", Part::Removal),
 ];
+
+/// What `dnf install` cannot do beside its files: the packages of `$1` go. rpm takes these alone, or refuses; dnf would
+/// take along what needs them. Whoever is cut short may do it again.
+const WITHOUT: &str = r#"
+came=$1
+shift
+[ $# -eq 0 ] || "$@" || exit
+there=
+for package in $came; do
+    ! rpm -q --quiet -- "$package" || there="$there $package"
+done
+[ -z "$there" ] || exec rpm -e -- $there
+"#;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Part {
@@ -45,12 +62,13 @@ impl Dnf {
     }
 
     /// dnf's own wait for its lock has no end: it is told to give up at once, before anything is changed.
-    fn transaction(&self, verb: &str, files: Vec<String>) -> Vec<String> {
+    /// A file that is older than what is installed is a downgrade. `erasing`: of what stands in the way of the files.
+    fn transaction(erasing: bool, files: &[String]) -> Vec<String> {
         let fixed = ["env", "LC_ALL=C.UTF-8", "dnf", "-y", "-q", "--setopt=install_weak_deps=False"];
-        let mut words = self.words(fixed);
-        words.extend(["--setopt=exit_on_lock=True", "--disablerepo=*", verb, "--"].map(str::to_owned));
-        words.extend(files);
-        words
+        let alone = ["--setopt=exit_on_lock=True", "--disablerepo=*"];
+        let erasing = erasing.then_some("--allowerasing");
+        let words = fixed.into_iter().chain(alone).chain(erasing).chain(["install", "--"]);
+        words.map(str::to_owned).chain(files.iter().cloned()).collect()
     }
 }
 
@@ -133,7 +151,12 @@ impl Manager for Dnf {
     }
 
     fn cache(&self) -> PathBuf {
-        "/var/cache/dnf".into()
+        Path::new("/").join(&self.root).join("var/cache/dnf")
+    }
+
+    /// `REPOSITORY-HASH/packages/FILE`
+    fn cache_depth(&self) -> usize {
+        2
     }
 
     /// The epoch is not part of a file's name.
@@ -148,18 +171,33 @@ impl Manager for Dnf {
     }
 
     fn act(&self, plan: &Plan, _: Duration) -> Vec<String> {
-        let files = plan.changes.iter().filter_map(|change| Some(change.new.as_ref()?.display().to_string()));
-        self.transaction(if plan.downgrades { "downgrade" } else { "install" }, files.collect())
+        let files: Vec<String> = files(plan.changes.iter().map(|change| &change.new));
+        let erasing = plan.changes.iter().any(|change| change.to.is_none());
+        self.enter.iter().cloned().chain(Self::transaction(erasing, &files)).collect()
     }
 
-    /// What came new stays: it served nobody before, and is in nobody's way.
     fn revert(&self, plan: &Plan, _: Duration) -> Vec<String> {
-        let files = plan.changes.iter().filter_map(|change| Some(change.old.as_ref()?.display().to_string()));
-        self.transaction(if plan.downgrades { "install" } else { "downgrade" }, files.collect())
+        let files: Vec<String> = files(plan.changes.iter().map(|change| &change.old));
+        let came = plan.changes.iter().filter(|change| change.from.is_none());
+        let came: Vec<&str> = came.map(|change| change.package.as_str()).collect();
+        if came.is_empty() {
+            return self.enter.iter().cloned().chain(Self::transaction(false, &files)).collect();
+        }
+        let mut words = self.words(["sh", "-c", WITHOUT, "sh", &came.join(" ")]);
+        if !files.is_empty() {
+            // What came newly may be what took the place of what went.
+            words.extend(Self::transaction(true, &files));
+        }
+        words
     }
 }
 
-/// ` NAME ARCH VERSION REPOSITORY SIZE UNIT` below the heading of its part; a long name has a line for itself.
+fn files<'a>(files: impl Iterator<Item = &'a Option<PathBuf>>) -> Vec<String> {
+    files.flatten().map(|file| file.display().to_string()).collect()
+}
+
+/// ` NAME ARCH VERSION REPOSITORY SIZE UNIT` below the heading of its part; a long name has a line for itself. Below a
+/// package stands what it takes the place of: `     replacing  NAME.ARCH VERSION`.
 fn table(printed: &str) -> Option<Simulated> {
     let mut found = Simulated::default();
     let mut part = None;
@@ -172,8 +210,18 @@ fn table(printed: &str) -> Option<Simulated> {
             part = Some(*of);
             continue;
         }
+        // A part that we do not know.
+        if part.is_some() && !line.starts_with(' ') && line.trim_end().ends_with(':') {
+            return None;
+        }
         let Some(part) = part.filter(|_| line.starts_with(' ')) else { continue };
         row.extend(line.split_whitespace());
+        if let ["replacing", replaced, version] = row[..] {
+            let package = replaced.rsplit_once('.').map_or(replaced, |(name, _)| name).to_owned();
+            found.changes.push(Change { package, from: Some(version.to_owned()), to: None });
+            row.clear();
+            continue;
+        }
         if row.len() < 5 {
             continue;
         }
@@ -226,6 +274,17 @@ Operation aborted.
         ];
         assert_eq!(found, expected);
         assert!(!read.downgrades);
+    }
+
+    #[test]
+    fn what_a_package_takes_the_place_of_goes_and_an_unknown_part_is_no_plan() {
+        let printed = "Installing:\n openvox-server   noarch   8.7.0-1   openvox   90 M\n     replacing  puppetserver.noarch 7.9.5-1\n\n\
+            Transaction Summary\n";
+        let found = table(printed).unwrap().changes;
+        let gone = Change { package: "puppetserver".into(), from: Some("7.9.5-1".into()), to: None };
+        assert_eq!(found[1..], [gone]);
+        let unknown = printed.replace("\n\n", "\nEnabling module streams:\n java  17\n\n");
+        assert_eq!(table(&unknown), None);
     }
 
     #[test]

@@ -101,6 +101,9 @@ pub trait Manager: fmt::Debug + Send + Sync {
     /// Where files of packages that were installed lie.
     fn cache(&self) -> PathBuf;
 
+    /// How many directories below it they may lie.
+    fn cache_depth(&self) -> usize;
+
     /// What the name of a package's file begins with.
     fn file_prefix(&self, package: &str, version: &str) -> String;
 

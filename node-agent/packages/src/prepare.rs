@@ -232,7 +232,7 @@ impl Packages<'_> {
 
     async fn wanted(&self, package: &str, version: &str, into: &Path) -> Result<PathBuf, PrepareError> {
         let called = call(&self.manager.download(package, version, into), FETCHING).await?;
-        self.file(package, version, into).ok_or_else(|| PrepareError::Fetch {
+        self.file(package, version, into, 0).ok_or_else(|| PrepareError::Fetch {
             package: package.into(),
             version: version.into(),
             why: called.complaint(),
@@ -247,10 +247,10 @@ impl Packages<'_> {
         into: &Path,
     ) -> Result<Option<PathBuf>, PrepareError> {
         call(&self.manager.download(package, version, into), FETCHING).await?;
-        if let Some(file) = self.file(package, version, into) {
+        if let Some(file) = self.file(package, version, into, 0) {
             return Ok(Some(file));
         }
-        if let Some(cached) = self.file(package, version, &self.manager.cache())
+        if let Some(cached) = self.cached(package, version)
             && let Some(name) = cached.file_name()
             && fs::copy(&cached, into.join(name)).is_ok()
         {
@@ -260,14 +260,25 @@ impl Packages<'_> {
             // Its program need not be there.
             call(&words, FETCHING).await.ok();
         }
-        Ok(self.file(package, version, into))
+        Ok(self.file(package, version, into, 0))
     }
 
-    fn file(&self, package: &str, version: &str, directory: &Path) -> Option<PathBuf> {
+    fn cached(&self, package: &str, version: &str) -> Option<PathBuf> {
+        self.file(package, version, &self.manager.cache(), self.manager.cache_depth())
+    }
+
+    /// In a directory, or so deep below it.
+    fn file(&self, package: &str, version: &str, directory: &Path, depth: usize) -> Option<PathBuf> {
         let prefix = self.manager.file_prefix(package, version);
-        let entries = fs::read_dir(directory).ok()?.filter_map(Result::ok);
-        let mut found = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix));
-        found.next().map(|entry| entry.path())
+        let entries: Vec<_> = fs::read_dir(directory).ok()?.filter_map(Result::ok).collect();
+        let fits =
+            |name: &str| name.starts_with(&prefix) && (name.ends_with(".deb") || name.ends_with(".rpm"));
+        let here = entries.iter().find(|entry| fits(&entry.file_name().to_string_lossy()));
+        here.map(fs::DirEntry::path).or_else(|| {
+            let depth = depth.checked_sub(1)?;
+            let below = entries.iter().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+            below.map(fs::DirEntry::path).find_map(|below| self.file(package, version, &below, depth))
+        })
     }
 
     async fn ask(&self, words: &[String]) -> Result<Called, CallError> {

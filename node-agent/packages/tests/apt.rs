@@ -26,7 +26,7 @@ echo 'APT::Sandbox::User "root";' > root/etc/apt/apt.conf.d/99sandbox
 impl World<Apt> {
     /// With version 1.0 installed, and 2.0 in the repository too, which needs `toylib`.
     fn new() -> Self {
-        let world = Self::make(FURNISH, |enter| Apt { enter });
+        let world = Self::make(FURNISH, |enter, root| Apt { enter, root });
         world.package("toyserver", "1.0", "", "");
         world.package("toyserver", "2.0", "Depends: toylib\n", "");
         world.package("toylib", "0.1", "", "");
@@ -92,6 +92,7 @@ async fn an_update_and_its_revert_restore_the_whole_set_without_a_repository() {
     assert_fine(&world.run(&saved.revert(&world.manager, LOCK).unwrap()));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
     assert_eq!(world.installed("toylib").await, None);
+    assert_eq!(world.differs_from_before(&plan).await, None);
     assert_eq!(world.fine(&["cat", CONF]), "of the site\n");
 }
 
@@ -159,6 +160,27 @@ async fn a_present_package_that_no_repository_has_is_rebuilt_or_there_is_no_way_
     assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
     assert_fine(&world.run(&plan.revert(&world.manager, LOCK).unwrap()));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
+}
+
+#[tokio::test]
+async fn a_present_package_that_only_the_cache_has_is_the_way_back() {
+    let world = World::new();
+    world.fine(&["rm", "/usr/bin/dpkg-repack"]);
+    let file = "toyserver_1.0_all.deb";
+    let gone = world.shared().join("repo").join(file);
+    // What is half fetched is none.
+    fs::copy(&gone, world.file("var/cache/apt/archives/partial").join(file)).unwrap();
+    let kept = fs::read(&gone).unwrap();
+    fs::remove_file(gone).unwrap();
+    world.index();
+    let lost = world.prepare("2.0", &toyserver()).await.unwrap_err();
+    assert!(matches!(lost, PrepareError::NoWayBack { .. }), "{lost}");
+
+    fs::write(world.file("var/cache/apt/archives").join(file), kept).unwrap();
+    let plan = world.prepare("2.0", &toyserver()).await.unwrap();
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
+    assert_fine(&world.run(&plan.revert(&world.manager, LOCK).unwrap()));
+    assert_eq!(world.differs_from_before(&plan).await, None);
 }
 
 #[tokio::test]

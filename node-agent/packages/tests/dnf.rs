@@ -24,7 +24,7 @@ printf '[toys]\nname=toys\nbaseurl=file://%s/shared/repo\ngpgcheck=0\nmetadata_e
 impl World<Dnf> {
     /// With version 1.0-1 installed, and 2.0-1 in the repository too, which needs `toylib`.
     fn new() -> Self {
-        let world = Self::make(FURNISH, |enter| Dnf { enter });
+        let world = Self::make(FURNISH, |enter, root| Dnf { enter, root });
         world.package("toyserver", "1.0", "");
         world.package("toyserver", "2.0", "Requires: toylib\n");
         world.package("toylib", "0.1", "");
@@ -87,7 +87,26 @@ async fn an_update_and_its_revert_need_no_repository_and_keep_the_sites_configur
     assert_eq!(world.prepare("2.0-1", &toyserver()).await.unwrap(), plan);
     assert_fine(&world.run(&saved.revert(&world.manager, LOCK).unwrap()));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0-1"));
+    assert_eq!(world.installed("toylib").await, None);
+    assert_eq!(world.differs_from_before(&plan).await, None);
     assert_eq!(world.fine(&["cat", CONF]), "of the site\n");
+    // Whoever was cut short does it again.
+    assert_fine(&world.run(&saved.revert(&world.manager, LOCK).unwrap()));
+    assert_eq!(world.differs_from_before(&plan).await, None);
+}
+
+#[tokio::test]
+async fn what_came_newly_and_is_needed_by_others_since_stays_and_takes_nobody_along() {
+    let world = World::new();
+    world.package("toyuser", "1.0", "Requires: toylib\n");
+    world.index();
+    let plan = world.prepare("2.0-1", &toyserver()).await.unwrap();
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
+    world.fine(&["dnf", "-y", "-q", "install", "toyuser"]);
+    assert!(!world.run(&plan.revert(&world.manager, LOCK).unwrap()).status.success());
+    assert_eq!(world.installed("toyuser").await.as_deref(), Some("1.0-1"));
+    let differs = world.differs_from_before(&plan).await;
+    assert_eq!(differs.as_deref(), Some("toylib is 0.1-1, and should be not installed"));
 }
 
 #[tokio::test]
@@ -121,6 +140,41 @@ async fn a_package_that_would_go_is_refused_with_its_name() {
     assert!(refused.to_string().contains("toyold, which toyserver 3.0-1 removes"), "{refused}");
 }
 
+/// One goes, one comes, one becomes newer, one older, and back again.
+async fn there_and_back(fields: &str) {
+    let world = World::new();
+    world.package("toyold", "1.0", "");
+    world.package("toydata", "5.0", "");
+    world.package("toydata", "4.0", "");
+    world.index();
+    world.fine(&["dnf", "-y", "-q", "install", "toyold", "toydata-5.0-1"]);
+    world.package("toynew", "1.0", fields);
+    world.package("toyserver", "3.0", "Requires: toynew\nRequires: toydata = 4.0\n");
+    world.index();
+    let packages = ["toyserver", "toyold", "toydata"].map(str::to_owned).to_vec();
+    let all = Allowed { packages, downgrade: true, older: true, ..Allowed::default() };
+    let plan = world.prepare("3.0-1", &all).await.unwrap();
+    assert!(plan.downgrades);
+    let mut names: Vec<&str> = plan.changes.iter().map(|change| change.package.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["toydata", "toynew", "toyold", "toyserver"]);
+    fs::remove_dir_all(world.shared().join("repo")).unwrap();
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
+    assert_eq!(world.packages().differs(&plan, false).await.unwrap(), None);
+    assert_fine(&world.run(&plan.revert(&world.manager, LOCK).unwrap()));
+    assert_eq!(world.differs_from_before(&plan).await, None);
+}
+
+#[tokio::test]
+async fn a_transaction_of_all_directions_with_a_conflict_is_brought_back() {
+    there_and_back("Conflicts: toyold\n").await;
+}
+
+#[tokio::test]
+async fn a_transaction_of_all_directions_with_a_package_that_is_replaced_is_brought_back() {
+    there_and_back("Obsoletes: toyold < 2\n").await;
+}
+
 #[tokio::test]
 async fn a_present_package_that_no_repository_has_leaves_no_way_back() {
     let world = World::new();
@@ -128,6 +182,22 @@ async fn a_present_package_that_no_repository_has_leaves_no_way_back() {
     world.index();
     let lost = world.prepare("2.0-1", &toyserver()).await.unwrap_err();
     assert!(matches!(&lost, PrepareError::NoWayBack { lost, .. } if lost == "toyserver"), "{lost}");
+}
+
+#[tokio::test]
+async fn a_present_package_that_only_the_cache_has_is_the_way_back() {
+    let world = World::new();
+    let gone = world.shared().join("repo/noarch/toyserver-1.0-1.noarch.rpm");
+    let kept = fs::read(&gone).unwrap();
+    fs::remove_file(gone).unwrap();
+    world.index();
+    let cache = world.file("var/cache/dnf/toys-0123456789abcdef/packages");
+    fs::create_dir_all(&cache).unwrap();
+    fs::write(cache.join("toyserver-1.0-1.noarch.rpm"), kept).unwrap();
+    let plan = world.prepare("2.0-1", &toyserver()).await.unwrap();
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
+    assert_fine(&world.run(&plan.revert(&world.manager, LOCK).unwrap()));
+    assert_eq!(world.differs_from_before(&plan).await, None);
 }
 
 /// dnf ends at once, and the agent tries again: see `Manager::is_locked`.
@@ -141,7 +211,10 @@ async fn a_transaction_whose_lock_is_held_ends_as_locked_and_changes_nothing() {
     let output = world.run(&plan.act(&world.manager, LOCK));
     assert!(!output.status.success(), "{output:?}");
     assert!(world.manager.is_locked(output.status.code().unwrap()), "{output:?}");
-    fs::remove_file(lock).unwrap();
+    fs::remove_file(&lock).unwrap();
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0-1"));
     assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
+    fs::write(&lock, std::process::id().to_string()).unwrap();
+    let output = world.run(&plan.revert(&world.manager, LOCK).unwrap());
+    assert!(world.manager.is_locked(output.status.code().unwrap()), "the way back, too: {output:?}");
 }

@@ -35,12 +35,14 @@ pub(crate) struct World<M> {
     holder: Child,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) manager: M,
+    /// As seen from outside.
+    root: PathBuf,
     enter: Vec<String>,
 }
 
 impl<M: Manager> World<M> {
     /// `furnish` is a script that finds the root as `root`, and the test's directory, with `shared` in it, as `$1`.
-    pub(crate) fn make(furnish: &str, manager: impl FnOnce(Vec<String>) -> M) -> Self {
+    pub(crate) fn make(furnish: &str, manager: impl FnOnce(Vec<String>, PathBuf) -> M) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test mounts an overlay: it needs root");
         let directory = tempfile::tempdir().unwrap();
         for name in ["overlay", "shared", "shared/repo", "shared/plan", "build"] {
@@ -61,7 +63,9 @@ impl<M: Manager> World<M> {
         let pid = holder.id().to_string();
         let enter = ["nsenter", "--target", &pid, "--mount", "--", "chroot", root.to_str().unwrap()];
         let enter = enter.map(str::to_owned).to_vec();
-        Self { holder, directory, manager: manager(enter.clone()), enter }
+        let seen = PathBuf::from(format!("/proc/{pid}/root{}", root.display()));
+        let manager = manager(enter.clone(), seen.clone());
+        Self { holder, directory, manager, root: seen, enter }
     }
 
     pub(crate) fn shared(&self) -> PathBuf {
@@ -70,9 +74,7 @@ impl<M: Manager> World<M> {
 
     /// A file of the root, as seen from outside.
     pub(crate) fn file(&self, below: &str) -> PathBuf {
-        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
-        let overlay = self.directory.path().join("overlay/root");
-        root.join(overlay.strip_prefix("/").unwrap()).join(below)
+        self.root.join(below)
     }
 
     pub(crate) fn run(&self, words: &[String]) -> Output {
@@ -97,6 +99,11 @@ impl<M: Manager> World<M> {
     pub(crate) async fn prepare(&self, version: &str, allowed: &Allowed) -> Result<Plan, PrepareError> {
         let target = Target { package: "toyserver".into(), version: version.into() };
         self.packages().prepare(&target, allowed).await
+    }
+
+    /// What is not as it was before the plan; `None`: all is.
+    pub(crate) async fn differs_from_before(&self, plan: &Plan) -> Option<String> {
+        self.packages().differs(plan, true).await.unwrap()
     }
 
     pub(crate) async fn installed(&self, package: &str) -> Option<String> {
