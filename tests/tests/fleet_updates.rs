@@ -152,6 +152,27 @@ async fn f16_an_update_comes_with_a_restart_and_one_that_fails_is_brought_back_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_is_asked_for_again_does_nothing_and_has_no_way_to_before_the_first() {
+    let Some(apt) =
+        alone("an_update_that_is_asked_for_again_does_nothing_and_has_no_way_to_before_the_first")
+    else {
+        return;
+    };
+    apt.package("2.0", "exit 0");
+    let fleet = fleet().await;
+    let c1 = fleet.node("c1");
+    let id = fleet.main().start_rollout(update("2.0")).await.unwrap();
+    fleet.main().until_rollout(id, "done").await;
+    let id = fleet.main().start_rollout(update("2.0")).await.unwrap();
+    fleet.main().until_rollout(id, "done").await;
+    assert_eq!(left(c1, "did"), ["start"], "nothing was done the second time");
+
+    let plan = fs::read_to_string(c1.dir().join("data/turns/packages/plan.json")).unwrap();
+    assert!(plan.contains(r#""changes":[]"#), "{plan}");
+    end(fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f3_i5_an_agent_that_ends_during_an_update_finds_its_end_and_does_not_begin_it_again() {
     let Some(apt) =
         alone("f3_i5_an_agent_that_ends_during_an_update_finds_its_end_and_does_not_begin_it_again")

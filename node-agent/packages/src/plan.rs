@@ -16,7 +16,7 @@ use crate::{Manager, Target};
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     pub target: Target,
-    /// Empty: the wanted version is installed.
+    /// Empty: the wanted version was installed when it was prepared.
     pub changes: Vec<Planned>,
     pub downgrades: bool,
 }
@@ -80,6 +80,18 @@ impl Plan {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(PlanError::Read { path, source }),
         }
+    }
+
+    /// Removes the plan of a directory and its packages, if there is one. The plan goes first: it must never name files of
+    /// another one.
+    pub fn forget(directory: &Path) -> io::Result<()> {
+        for name in ["plan.json", "old", "new"] {
+            let path = directory.join(name);
+            let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+            removed
+                .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
+        }
+        Ok(())
     }
 
     /// On disk, with the packages that it names, when this returns.

@@ -123,11 +123,13 @@ impl Packages<'_> {
         Ok(simulated.map(|simulated| simulated.changes).unwrap_or_default())
     }
 
-    /// Simulates, judges, fetches, and saves the plan. Nothing on this host changes but our own directory.
+    /// Simulates, judges, fetches, and saves the plan. Nothing on this host changes but our own directory. Where the
+    /// target is installed and a plan for it is there, that one is answered: of an order that ended well it has to be
+    /// forgotten before.
     pub async fn prepare(&self, target: &Target, allowed: &Allowed) -> Result<Plan, PrepareError> {
         let Target { package, version } = target;
         let Some(simulated) = self.simulated(target, allowed).await? else {
-            return self.nothing_to_do(target);
+            return self.nothing_to_do(target).await;
         };
         let plan = self.fetch(target, simulated.changes, simulated.downgrades).await?;
         let lost = plan.no_way_back().join(", ");
@@ -169,10 +171,27 @@ impl Packages<'_> {
         Ok(Some(simulated))
     }
 
-    /// A plan of the same target is kept: it knows the way back from what it has done.
-    fn nothing_to_do(&self, target: &Target) -> Result<Plan, PrepareError> {
-        let known = Plan::open(&self.directory)?.filter(|plan| plan.target == *target);
-        Ok(known.unwrap_or_else(|| Plan { target: target.clone(), changes: Vec::new(), downgrades: false }))
+    /// A plan of the same target, of which nothing differs, is kept: it knows the way back from what it has done.
+    async fn nothing_to_do(&self, target: &Target) -> Result<Plan, PrepareError> {
+        if let Some(known) = Plan::open(&self.directory)?.filter(|plan| plan.target == *target)
+            && self.differs(&known, false).await?.is_none()
+        {
+            return Ok(known);
+        }
+        let plan = Plan { target: target.clone(), changes: Vec::new(), downgrades: false };
+        self.emptied()?;
+        plan.save(&self.directory)?;
+        Ok(plan)
+    }
+
+    /// Without a plan, and with room for the packages of before and of then.
+    fn emptied(&self) -> Result<(PathBuf, PathBuf), PrepareError> {
+        let (old, new) = (self.directory.join("old"), self.directory.join("new"));
+        Plan::forget(&self.directory)
+            .and_then(|()| fs::create_dir_all(&old))
+            .and_then(|()| fs::create_dir_all(&new))
+            .map_err(|source| PrepareError::Directory { path: self.directory.clone(), source })?;
+        Ok((old, new))
     }
 
     async fn judge(
@@ -204,17 +223,7 @@ impl Packages<'_> {
         changes: Vec<Change>,
         downgrades: bool,
     ) -> Result<Plan, PrepareError> {
-        let io = |source| PrepareError::Directory { path: self.directory.clone(), source };
-        // The plan goes first: it must never name files of another one.
-        for name in ["plan.json", "old", "new"] {
-            let path = self.directory.join(name);
-            let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-            removed
-                .or_else(|error| if error.kind() == io::ErrorKind::NotFound { Ok(()) } else { Err(error) })
-                .map_err(io)?;
-        }
-        let (old, new) = (self.directory.join("old"), self.directory.join("new"));
-        fs::create_dir_all(&old).and_then(|()| fs::create_dir_all(&new)).map_err(io)?;
+        let (old, new) = self.emptied()?;
         let mut planned = Vec::new();
         for Change { package, from, to } in changes {
             let new_file = match &to {

@@ -97,6 +97,19 @@ async fn an_update_and_its_revert_restore_the_whole_set_without_a_repository() {
 }
 
 #[tokio::test]
+async fn a_plan_that_was_carried_out_is_not_taken_again_when_something_differs_since() {
+    let world = World::new();
+    let plan = world.prepare("2.0", &toyserver()).await.unwrap();
+    assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
+    world.package("toylib", "0.2", "", "");
+    world.index();
+    world.fine(&["apt-get", "-y", "-q", "install", "toylib"]);
+    let again = world.prepare("2.0", &toyserver()).await.unwrap();
+    assert_eq!(again.changes, [], "toylib would become older");
+    assert_eq!(Plan::open(&world.shared().join("plan")).unwrap(), Some(again));
+}
+
+#[tokio::test]
 async fn what_is_held_not_granted_older_or_missing_is_refused_before_anything_is_fetched() {
     let world = World::new();
     world.fine(&["apt-mark", "hold", "toyserver"]);

@@ -98,12 +98,16 @@ fn allowed(node: &Node, consent: Consent) -> Allowed {
     }
 }
 
-/// Nothing changes but this agent's own directory.
-pub(super) async fn prepare(node: &Node, target: &Target, consent: Consent) -> Answer {
+/// Nothing changes but this agent's own directory. `unfinished`: the newest order was this update, or the way back from
+/// it, and it did not end well. Any other plan is of the past: its way back leads too far.
+pub(super) async fn prepare(node: &Node, target: &Target, consent: Consent, unfinished: bool) -> Answer {
     let manager = match manager() {
         Ok(manager) => manager,
         Err(why) => return Answer::unchanged(why),
     };
+    if !unfinished && let Err(error) = Plan::forget(&directory(node)) {
+        return Answer::unchanged(format!("the plan of an earlier update could not be removed: {error}"));
+    }
     match packages(node, &*manager).prepare(target, &allowed(node, consent)).await {
         Err(error) => Answer::unchanged(Chain(&error)),
         Ok(plan) => Answer::Done(match plan.no_way_back().join(", ") {
@@ -134,7 +138,7 @@ pub(super) async fn update(node: &Node, fence: Fence, target: &Target) -> Result
     let manager = manager().map_err(Answer::unchanged)?;
     let packages = packages(node, &*manager);
     let plan = Plan::open(&packages.directory).map_err(|error| Answer::unchanged(Chain(&error)))?;
-    let Some(plan) = plan.filter(|plan| plan.target == *target) else {
+    let Some(plan) = plan.filter(|plan| plan.target == *target && !plan.changes.is_empty()) else {
         return match differs(node, target).await {
             None => Ok(false),
             Some(why) => Err(Answer::unchanged(format!("nothing was prepared for this update: {why}"))),
@@ -166,9 +170,13 @@ pub(super) async fn revert(node: &Node, fence: Fence, target: &Target) -> Result
     let manager = manager().map_err(Answer::changed)?;
     let packages = packages(node, &*manager);
     let plan = Plan::open(&packages.directory).map_err(|error| Answer::changed(Chain(&error)))?;
-    let Some(plan) = plan.filter(|plan| plan.target == *target && !plan.changes.is_empty()) else {
+    let Some(plan) = plan.filter(|plan| plan.target == *target) else {
         return Err(Answer::changed("nothing on record says what was installed before"));
     };
+    // The update found its version installed.
+    if plan.changes.is_empty() {
+        return Ok(());
+    }
     let Some(words) = plan.revert(&*manager, LOCK) else {
         let lost = plan.no_way_back().join(", ");
         return Err(Answer::changed(format!(

@@ -96,11 +96,11 @@ impl Action {
                     failed @ (Answer::GoingOn(_) | Answer::Failed { .. }) => return failed,
                 }
                 let target = Target { package: package.clone(), version: version.clone() };
-                packages::prepare(node, &target, consent).await
+                packages::prepare(node, &target, consent, self.is_unfinished(node)).await
             }
             Self::AgentUpdate { version } => {
                 let target = Target { package: packages::OWN.to_owned(), version: version.clone() };
-                packages::prepare(node, &target, consent).await
+                packages::prepare(node, &target, consent, self.is_unfinished(node)).await
             }
             Self::PuppetRun | Self::Exec(_) => Answer::Done(String::new()),
         }
@@ -117,6 +117,15 @@ impl Action {
             // A server that does not run is perhaps what is to be mended.
             Ok(()) | Err(_) => Ok(()),
         }
+    }
+
+    /// The newest order was this one, or the way back from it, and did not end well.
+    fn is_unfinished(&self, node: &Node) -> bool {
+        let fleet = node.memory().fleet();
+        let record = node.turns.record();
+        record.newest().is_some_and(|begun| {
+            begun.action == *self && begun.fleet == fleet && !matches!(begun.answer, Some(Answer::Done(_)))
+        })
     }
 
     async fn prepare_service(&self, node: &Node, compiler: &Compiler) -> Answer {
