@@ -205,8 +205,8 @@ impl node_server::Node for Service {
 
     async fn foresee(&self, request: Request<v1::ForeseeRequest>) -> Answer<v1::ForeseeReply> {
         self.compiler()?;
-        let v1::ForeseeRequest { action, downgrade } = request.into_inner();
-        let consent = Consent { downgrade, no_revert: false };
+        let v1::ForeseeRequest { action, downgrade, no_revert } = request.into_inner();
+        let consent = Consent { downgrade, no_revert };
         Ok(Response::new(turn::foresee(&self.node, &Action::parse(action)?, consent).await))
     }
 

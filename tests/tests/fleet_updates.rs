@@ -224,9 +224,24 @@ async fn f16_what_is_not_granted_older_missing_or_without_a_way_back_is_refused_
     fs::remove_file(apt.0.join("repo/toyserver_1.0_all.deb")).unwrap();
     apt.package("2.0", "exit 0");
     run("sh", &["-c", "mount --bind /dev/null /usr/bin/dpkg-repack"]);
+    let plan = fleet.main().client().plan_rollout(update("2.0")).await.unwrap().into_inner();
+    assert!(plan.blocks[0].reason.starts_with("c1: there is no way back from toyserver 2.0"), "{plan:#?}");
+    assert!(plan.blocks[0].hint.contains("--no-revert"), "{plan:#?}");
+    let all_the_same = v1::RolloutRequest { no_revert: true, ..update("2.0") };
+    let plan = fleet.main().client().plan_rollout(all_the_same).await.unwrap().into_inner();
+    assert!(plan.blocks.is_empty(), "{plan:#?}");
+    let lost = "no way back: the present version of toyserver is nowhere";
+    assert_eq!(plan.changes, [format!("c1: {lost}, toyserver from 1.0 to 2.0")]);
     let why = refused(&fleet, update("2.0")).await;
     assert!(why.contains("there is no way back from toyserver 2.0"), "{why}");
     assert_eq!(apt.installed(), "installed 1.0");
+    // A mirror that lists what it does not give.
+    let (listed, away) = (apt.0.join("repo/toyserver_2.0_all.deb"), apt.0.join("away"));
+    fs::rename(&listed, &away).unwrap();
+    let why = refused(&fleet, v1::RolloutRequest { no_revert: true, ..update("2.0") }).await;
+    assert!(why.contains("could not fetch toyserver 2.0: "), "{why}");
+    assert_eq!(apt.installed(), "installed 1.0");
+    fs::rename(&away, &listed).unwrap();
     let id =
         fleet.main().start_rollout(v1::RolloutRequest { no_revert: true, ..update("2.0") }).await.unwrap();
     let ended = fleet.main().until_rollout(id, "done").await;

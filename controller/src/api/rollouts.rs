@@ -35,7 +35,11 @@ impl Api {
         &self,
         request: v1::RolloutRequest,
     ) -> Result<v1::RolloutPlan, Status> {
-        let question = v1::ForeseeRequest { action: request.action.clone(), downgrade: request.downgrade };
+        let question = v1::ForeseeRequest {
+            action: request.action.clone(),
+            downgrade: request.downgrade,
+            no_revert: request.no_revert,
+        };
         let ask = ask_of(request)?;
         let mut plan = self.plan_of(&ask);
         let nodes: Vec<NodeName> = plan.waves.iter().flat_map(|wave| wave.nodes.clone()).collect();
@@ -161,7 +165,6 @@ fn needs_services(action: &Action) -> bool {
     }
 }
 
-/// What was asked for, if it can be.
 /// What may start, and should not without a thought.
 async fn warned(action: &Action) -> Option<String> {
     let Action::Update { package, version } = action else { return None };
@@ -172,6 +175,7 @@ async fn warned(action: &Action) -> Option<String> {
     Some(hint::join(&reason, &format!("update {package} on the main server first")))
 }
 
+/// What was asked for, if it can be.
 fn ask_of(request: v1::RolloutRequest) -> Result<Ask, Status> {
     let known = RolloutPolicy::default();
     let action = action_of(request.action.unwrap_or_default())?;

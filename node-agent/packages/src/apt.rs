@@ -144,9 +144,18 @@ impl Manager for Apt {
         self.words(["env", &chdir, "apt-get", "-q", "-oAPT::Sandbox::User=root", "download", "--", &spec])
     }
 
+    fn locate(&self, package: &str, version: &str) -> Vec<String> {
+        let spec = format!("{package}={version}");
+        self.words(["apt-get", "-q", "-oAPT::Sandbox::User=root", "--print-uris", "download", "--", &spec])
+    }
+
     fn rebuild(&self, package: &str, into: &Path) -> Option<Vec<String>> {
         let chdir = format!("--chdir={}", into.display());
         Some(self.words(["env", &chdir, "dpkg-repack", package]))
+    }
+
+    fn rebuilds(&self) -> Option<Vec<String>> {
+        Some(self.words(["test", "-x", "/usr/bin/dpkg-repack"]))
     }
 
     fn cache(&self) -> PathBuf {

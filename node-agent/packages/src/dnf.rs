@@ -146,7 +146,16 @@ impl Manager for Dnf {
         self.words(["dnf", "-q", "download", &into, "--", &spec])
     }
 
+    fn locate(&self, package: &str, version: &str) -> Vec<String> {
+        let spec = format!("{package}-{version}");
+        self.words(["dnf", "-q", "download", "--url", "--", &spec])
+    }
+
     fn rebuild(&self, _: &str, _: &Path) -> Option<Vec<String>> {
+        None
+    }
+
+    fn rebuilds(&self) -> Option<Vec<String>> {
         None
     }
 

@@ -19,4 +19,4 @@ pub use call::{CallError, Called};
 pub use dnf::Dnf;
 pub use manager::{Change, Manager, Refusal, Simulated, of_this_host};
 pub use plan::{Plan, PlanError, Planned};
-pub use prepare::{Allowed, Packages, PrepareError, Target};
+pub use prepare::{Allowed, Foreseen, Packages, PrepareError, Target};

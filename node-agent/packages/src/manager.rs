@@ -95,8 +95,14 @@ pub trait Manager: fmt::Debug + Send + Sync {
     /// Fetches one package's file into a directory.
     fn download(&self, package: &str, version: &str, into: &Path) -> Vec<String>;
 
+    /// Prints where one package's file would be fetched from, and succeeds, if a repository has it. Nothing is fetched.
+    fn locate(&self, package: &str, version: &str) -> Vec<String>;
+
     /// Makes the file of an installed package again, in a directory.
     fn rebuild(&self, package: &str, into: &Path) -> Option<Vec<String>>;
+
+    /// Succeeds where [`Self::rebuild`] has its program.
+    fn rebuilds(&self) -> Option<Vec<String>>;
 
     /// Where files of packages that were installed lie.
     fn cache(&self) -> PathBuf;

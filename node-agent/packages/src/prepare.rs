@@ -62,7 +62,7 @@ pub enum PrepareError {
     )]
     Downgrade { package: String, version: String },
     #[error(
-        "there is no way back from {package} {version}: the present version of {lost} is in no repository, not in the cache, and could not be rebuilt\nhint: install dpkg-repack there, or add --no-revert: then a failed update stays as it is"
+        "there is no way back from {package} {version}: the present version of {lost} is in no repository, not in the cache, and could not be rebuilt\nhint: install dpkg-repack there (Debian, Ubuntu), or add --no-revert: then a failed update stays as it is"
     )]
     NoWayBack { package: String, version: String, lost: String },
     #[error("could not fetch {package} {version}: {why}")]
@@ -79,6 +79,14 @@ pub enum PrepareError {
         #[source]
         source: io::Error,
     },
+}
+
+/// What a transaction would do, as far as is known before anything is fetched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Foreseen {
+    pub changes: Vec<Change>,
+    /// The packages whose present version can be had from nowhere: there is no way back.
+    pub lost: Vec<String>,
 }
 
 impl Packages<'_> {
@@ -118,24 +126,31 @@ impl Packages<'_> {
     }
 
     /// What a transaction would change, if it is granted and possible. Empty: nothing. Nothing is fetched.
-    pub async fn foresee(&self, target: &Target, allowed: &Allowed) -> Result<Vec<Change>, PrepareError> {
-        let simulated = self.simulated(target, allowed).await?;
-        Ok(simulated.map(|simulated| simulated.changes).unwrap_or_default())
+    pub async fn foresee(&self, target: &Target, allowed: &Allowed) -> Result<Foreseen, PrepareError> {
+        let Some(Simulated { changes, .. }) = self.simulated(target, allowed).await? else {
+            return Ok(Foreseen::default());
+        };
+        let mut lost = Vec::new();
+        for Change { package, from, .. } in &changes {
+            if let Some(version) = from
+                && !self.can_be_had(package, version).await?
+            {
+                lost.push(package.clone());
+            }
+        }
+        consented(target, &lost.join(", "), allowed)?;
+        Ok(Foreseen { changes, lost })
     }
 
     /// Simulates, judges, fetches, and saves the plan. Nothing on this host changes but our own directory. Where the
     /// target is installed and a plan for it is there, that one is answered: of an order that ended well it has to be
     /// forgotten before.
     pub async fn prepare(&self, target: &Target, allowed: &Allowed) -> Result<Plan, PrepareError> {
-        let Target { package, version } = target;
         let Some(simulated) = self.simulated(target, allowed).await? else {
             return self.nothing_to_do(target).await;
         };
         let plan = self.fetch(target, simulated.changes, simulated.downgrades).await?;
-        let lost = plan.no_way_back().join(", ");
-        if !lost.is_empty() && !allowed.no_way_back {
-            return Err(PrepareError::NoWayBack { package: package.clone(), version: version.clone(), lost });
-        }
+        consented(target, &plan.no_way_back().join(", "), allowed)?;
         plan.save(&self.directory)?;
         Ok(plan)
     }
@@ -272,6 +287,20 @@ impl Packages<'_> {
         Ok(self.file(package, version, into, 0))
     }
 
+    /// As [`Self::present`] would find it.
+    async fn can_be_had(&self, package: &str, version: &str) -> Result<bool, PrepareError> {
+        let located = self.ask(&self.manager.locate(package, version)).await?;
+        if (located.is_success() && !located.stdout.trim().is_empty())
+            || self.cached(package, version).is_some()
+        {
+            return Ok(true);
+        }
+        match self.manager.rebuilds() {
+            Some(words) => Ok(self.ask(&words).await?.is_success()),
+            None => Ok(false),
+        }
+    }
+
     fn cached(&self, package: &str, version: &str) -> Option<PathBuf> {
         self.file(package, version, &self.manager.cache(), self.manager.cache_depth())
     }
@@ -293,4 +322,13 @@ impl Packages<'_> {
     async fn ask(&self, words: &[String]) -> Result<Called, CallError> {
         call(words, ASKING).await
     }
+}
+
+/// `lost`: what cannot be brought back.
+fn consented(target: &Target, lost: &str, allowed: &Allowed) -> Result<(), PrepareError> {
+    if lost.is_empty() || allowed.no_way_back {
+        return Ok(());
+    }
+    let Target { package, version } = target.clone();
+    Err(PrepareError::NoWayBack { package, version, lost: lost.to_owned() })
 }

@@ -161,7 +161,12 @@ async fn a_present_package_that_no_repository_has_is_rebuilt_or_there_is_no_way_
     let world = World::new();
     fs::remove_file(world.shared().join("repo/toyserver_1.0_all.deb")).unwrap();
     world.index();
+    assert_eq!(world.foresee("2.0", &toyserver()).await.unwrap().lost, [""; 0], "it can be rebuilt");
     world.fine(&["mv", "/usr/bin/dpkg-repack", "/usr/bin/dpkg-repack.away"]);
+    let foreseen = world.foresee("2.0", &toyserver()).await.unwrap_err();
+    assert!(matches!(&foreseen, PrepareError::NoWayBack { lost, .. } if lost == "toyserver"), "{foreseen}");
+    let consent = Allowed { no_way_back: true, ..toyserver() };
+    assert_eq!(world.foresee("2.0", &consent).await.unwrap().lost, ["toyserver"]);
     let lost = world.prepare("2.0", &toyserver()).await.unwrap_err();
     assert!(matches!(&lost, PrepareError::NoWayBack { lost, .. } if lost == "toyserver"), "{lost}");
     let plan = world.prepare("2.0", &Allowed { no_way_back: true, ..toyserver() }).await.unwrap();
@@ -173,6 +178,30 @@ async fn a_present_package_that_no_repository_has_is_rebuilt_or_there_is_no_way_
     assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
     assert_fine(&world.run(&plan.revert(&world.manager, LOCK).unwrap()));
     assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
+}
+
+#[tokio::test]
+async fn a_package_that_its_mirror_does_not_give_is_refused_and_nothing_is_changed() {
+    let world = World::new();
+    fs::remove_file(world.shared().join("repo/toyserver_2.0_all.deb")).unwrap();
+    let refused = world.prepare("2.0", &toyserver()).await.unwrap_err();
+    assert!(
+        matches!(&refused, PrepareError::Fetch { package, why, .. } if package == "toyserver" && !why.is_empty()),
+        "{refused:?}"
+    );
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0"));
+    assert_eq!(world.installed("toylib").await, None);
+    assert_eq!(Plan::open(&world.shared().join("plan")).unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_is_foreseen_of_the_way_back_is_fetched_by_nobody() {
+    let world = World::new();
+    world.fine(&["rm", "/usr/bin/dpkg-repack"]);
+    let foreseen = world.foresee("2.0", &toyserver()).await.unwrap();
+    assert_eq!((foreseen.changes.len(), foreseen.lost.len()), (2, 0), "{foreseen:?}");
+    assert_eq!(fs::read_dir(world.shared().join("plan")).unwrap().count(), 0);
+    assert!(!world.inside(&["sh", "-c", "ls /toyserver* /var/cache/apt/archives/toy*"]).status.success());
 }
 
 #[tokio::test]
@@ -188,8 +217,10 @@ async fn a_present_package_that_only_the_cache_has_is_the_way_back() {
     world.index();
     let lost = world.prepare("2.0", &toyserver()).await.unwrap_err();
     assert!(matches!(lost, PrepareError::NoWayBack { .. }), "{lost}");
+    assert!(world.foresee("2.0", &toyserver()).await.is_err());
 
     fs::write(world.file("var/cache/apt/archives").join(file), kept).unwrap();
+    assert_eq!(world.foresee("2.0", &toyserver()).await.unwrap().lost, [""; 0]);
     let plan = world.prepare("2.0", &toyserver()).await.unwrap();
     assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
     assert_fine(&world.run(&plan.revert(&world.manager, LOCK).unwrap()));

@@ -182,6 +182,33 @@ async fn a_present_package_that_no_repository_has_leaves_no_way_back() {
     world.index();
     let lost = world.prepare("2.0-1", &toyserver()).await.unwrap_err();
     assert!(matches!(&lost, PrepareError::NoWayBack { lost, .. } if lost == "toyserver"), "{lost}");
+    let foreseen = world.foresee("2.0-1", &toyserver()).await.unwrap_err();
+    assert!(matches!(&foreseen, PrepareError::NoWayBack { lost, .. } if lost == "toyserver"), "{foreseen}");
+    let consent = Allowed { no_way_back: true, ..toyserver() };
+    assert_eq!(world.foresee("2.0-1", &consent).await.unwrap().lost, ["toyserver"]);
+}
+
+#[tokio::test]
+async fn a_package_that_its_mirror_does_not_give_is_refused_and_nothing_is_changed() {
+    let world = World::new();
+    fs::remove_file(world.shared().join("repo/noarch/toyserver-2.0-1.noarch.rpm")).unwrap();
+    let refused = world.prepare("2.0-1", &toyserver()).await.unwrap_err();
+    assert!(
+        matches!(&refused, PrepareError::Fetch { package, why, .. } if package == "toyserver" && !why.is_empty()),
+        "{refused:?}"
+    );
+    assert_eq!(world.installed("toyserver").await.as_deref(), Some("1.0-1"));
+    assert_eq!(world.installed("toylib").await, None);
+    assert_eq!(Plan::open(&world.shared().join("plan")).unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_is_foreseen_of_the_way_back_is_fetched_by_nobody() {
+    let world = World::new();
+    let foreseen = world.foresee("2.0-1", &toyserver()).await.unwrap();
+    assert_eq!((foreseen.changes.len(), foreseen.lost.len()), (2, 0), "{foreseen:?}");
+    assert_eq!(fs::read_dir(world.shared().join("plan")).unwrap().count(), 0);
+    assert!(!world.file("toyserver-1.0-1.noarch.rpm").exists());
 }
 
 #[tokio::test]
@@ -194,6 +221,7 @@ async fn a_present_package_that_only_the_cache_has_is_the_way_back() {
     let cache = world.file("var/cache/dnf/toys-0123456789abcdef/packages");
     fs::create_dir_all(&cache).unwrap();
     fs::write(cache.join("toyserver-1.0-1.noarch.rpm"), kept).unwrap();
+    assert_eq!(world.foresee("2.0-1", &toyserver()).await.unwrap().lost, [""; 0]);
     let plan = world.prepare("2.0-1", &toyserver()).await.unwrap();
     assert_fine(&world.run(&plan.act(&world.manager, LOCK)));
     assert_fine(&world.run(&plan.revert(&world.manager, LOCK).unwrap()));

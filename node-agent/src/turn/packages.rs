@@ -4,7 +4,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use bunraku_common::{Chain, Fence};
-use bunraku_packages::{Allowed, Manager, Packages, Plan, Target, of_this_host};
+use bunraku_packages::{Allowed, Foreseen, Manager, Packages, Plan, Target, of_this_host};
 
 use super::{
     command::{self, Ended},
@@ -79,14 +79,22 @@ pub(super) fn granted(node: &Node, package: &str) -> Result<(), String> {
 /// What would change, in words. Nothing does.
 pub(super) async fn foresee(node: &Node, target: &Target, consent: Consent) -> Result<Vec<String>, String> {
     let manager = manager()?;
-    let changes = packages(node, &*manager).foresee(target, &allowed(node, consent)).await;
-    match changes {
-        Ok(changes) if changes.is_empty() => {
+    let foreseen = packages(node, &*manager).foresee(target, &allowed(node, consent)).await;
+    match foreseen {
+        Ok(Foreseen { changes, .. }) if changes.is_empty() => {
             Ok(vec![format!("nothing: {} {} is installed", target.package, target.version)])
         }
-        Ok(changes) => Ok(changes.iter().map(ToString::to_string).collect()),
+        // First: a long list is cut.
+        Ok(Foreseen { changes, lost }) => {
+            let lost = (!lost.is_empty()).then(|| no_way_back(&lost.join(", ")));
+            Ok(lost.into_iter().chain(changes.iter().map(ToString::to_string)).collect())
+        }
         Err(error) => Err(Chain(&error).to_string()),
     }
+}
+
+fn no_way_back(lost: &str) -> String {
+    format!("no way back: the present version of {lost} is nowhere")
 }
 
 fn allowed(node: &Node, consent: Consent) -> Allowed {
@@ -111,7 +119,7 @@ pub(super) async fn prepare(node: &Node, target: &Target, consent: Consent, unfi
     match packages(node, &*manager).prepare(target, &allowed(node, consent)).await {
         Err(error) => Answer::unchanged(Chain(&error)),
         Ok(plan) => Answer::Done(match plan.no_way_back().join(", ") {
-            lost if !lost.is_empty() => format!("no way back: the present version of {lost} is nowhere"),
+            lost if !lost.is_empty() => no_way_back(&lost),
             _ if plan.changes.is_empty() => format!("{} {} is installed", target.package, target.version),
             _ => String::new(),
         }),

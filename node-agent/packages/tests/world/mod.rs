@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use bunraku_packages::{Allowed, Manager, Packages, Plan, PrepareError, Target};
+use bunraku_packages::{Allowed, Foreseen, Manager, Packages, Plan, PrepareError, Target};
 
 /// The configuration file of the package `toyserver`.
 pub(crate) const CONF: &str = "/etc/toyserver/toy.conf";
@@ -99,6 +99,11 @@ impl<M: Manager> World<M> {
     pub(crate) async fn prepare(&self, version: &str, allowed: &Allowed) -> Result<Plan, PrepareError> {
         let target = Target { package: "toyserver".into(), version: version.into() };
         self.packages().prepare(&target, allowed).await
+    }
+
+    pub(crate) async fn foresee(&self, version: &str, allowed: &Allowed) -> Result<Foreseen, PrepareError> {
+        let target = Target { package: "toyserver".into(), version: version.into() };
+        self.packages().foresee(&target, allowed).await
     }
 
     /// What is not as it was before the plan; `None`: all is.
