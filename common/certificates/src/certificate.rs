@@ -3,7 +3,13 @@
 use std::collections::BTreeSet;
 
 use bunraku_common::Digest;
-use x509_parser::prelude::{FromDer, ParsedExtension, X509Certificate};
+use x509_parser::{
+    oid_registry::{
+        OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER, OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE,
+        OID_X509_EXT_SUBJECT_ALT_NAME, OID_X509_EXT_SUBJECT_KEY_IDENTIFIER, Oid,
+    },
+    prelude::{FromDer, ParsedExtension, X509Certificate},
+};
 
 use crate::{
     AltName, Authorities, Fingerprint, IssuerId, PemError, SigningRequest,
@@ -128,6 +134,15 @@ pub enum CertificateError {
     Malformed,
 }
 
+/// The extensions that are read. What else a company's authorities carry need not be readable.
+const JUDGED: [Oid<'static>; 5] = [
+    OID_X509_EXT_AUTHORITY_KEY_IDENTIFIER,
+    OID_X509_EXT_BASIC_CONSTRAINTS,
+    OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME,
+    OID_X509_EXT_SUBJECT_KEY_IDENTIFIER,
+];
+
 /// What both a host's and an authority's certificate are read into.
 pub(crate) struct Parsed<'a> {
     pub(crate) subject: Issuer,
@@ -159,6 +174,7 @@ impl<'a> Parsed<'a> {
             if !seen.insert(extension.oid.as_bytes()) {
                 return Err(NotDer);
             }
+            #[expect(clippy::wildcard_enum_match_arm, reason = "what else a certificate says is not judged")]
             match extension.parsed_extension() {
                 ParsedExtension::SubjectKeyIdentifier(id) => subject_key = Some(id.0),
                 ParsedExtension::AuthorityKeyIdentifier(_) => {
@@ -169,11 +185,7 @@ impl<'a> Parsed<'a> {
                 }
                 ParsedExtension::BasicConstraints(constraints) => is_authority = constraints.ca,
                 ParsedExtension::KeyUsage(usage) => may_sign_crls = usage.crl_sign(),
-                ParsedExtension::ParseError { .. } => return Err(NotDer),
-                #[expect(
-                    clippy::wildcard_enum_match_arm,
-                    reason = "what else a certificate says is not judged"
-                )]
+                ParsedExtension::ParseError { .. } if JUDGED.contains(&extension.oid) => return Err(NotDer),
                 _ => {}
             }
         }

@@ -90,8 +90,9 @@ impl SigningRequest {
 
     fn judge_facts(&self, wanted: &Wanted) -> Result<(), Refusal> {
         for (oid, value) in &wanted.facts {
-            let found = self.extensions.iter().find(|extension| extension.oid == *oid).map(Requested::text);
-            if found.as_ref() != Some(value) {
+            let found = self.extensions.iter().find(|extension| extension.oid == *oid);
+            if found.and_then(Requested::fact) != Some(value) {
+                let found = found.map(Requested::shown);
                 return Err(Refusal::Fact { oid: oid.clone(), found, wanted: value.clone() });
             }
         }
@@ -138,20 +139,22 @@ impl Requested {
                 None => Ok(()),
             },
             text if is_below(text, PUPPET_AUTHORIZATION) => {
-                Err(Refusal::Authorization { oid: oid(), value: self.text() })
+                Err(Refusal::Authorization { oid: oid(), value: self.shown() })
             }
             text if wanted.facts.contains_key(text) => Ok(()),
-            _ => Err(Refusal::Extension { oid: oid(), value: self.text() }),
+            _ => Err(Refusal::Extension { oid: oid(), value: self.shown() }),
         }
     }
 
-    /// The value of one of Puppet's extensions, a UTF8String; of another kind, what can be shown of it.
-    fn text(&self) -> String {
+    /// The value of one of Puppet's extensions: a UTF8String.
+    fn fact(&self) -> Option<&str> {
         const UTF8_STRING: u8 = 0x0c;
-        match Element::only(&self.value, UTF8_STRING).map(|text| std::str::from_utf8(text.content)) {
-            Ok(Ok(text)) => text.to_owned(),
-            Ok(Err(_)) | Err(NotDer) => shown(&self.value),
-        }
+        std::str::from_utf8(Element::only(&self.value, UTF8_STRING).ok()?.content).ok()
+    }
+
+    /// The value for people: cut and escaped.
+    fn shown(&self) -> String {
+        shown(self.fact().map_or(&*self.value, str::as_bytes))
     }
 }
 
@@ -210,12 +213,13 @@ pub enum Refusal {
     /// The object identifier of the use.
     #[error("the request asks for the extended key usage {usage}; only TLS server and client are expected")]
     Usage { usage: String },
+    /// The value is cut and escaped for people.
     #[error(
-        "the request asks for the authorization extension {oid} (`{value}`), which gives rights over Puppet's CA",
-        value = shown(value.as_bytes())
+        "the request asks for the authorization extension {oid} (`{value}`), which gives rights over Puppet's CA"
     )]
     Authorization { oid: String, value: String },
-    #[error("the request asks for the extension {oid} (`{value}`), which was not declared", value = shown(value.as_bytes()))]
+    /// The value is cut and escaped for people.
+    #[error("the request asks for the extension {oid} (`{value}`), which was not declared")]
     Extension { oid: String, value: String },
     #[error("the extension {oid} of the request cannot be read")]
     Unreadable { oid: String },
@@ -230,7 +234,7 @@ pub enum Refusal {
 }
 
 fn shown_fact(found: Option<&str>) -> String {
-    found.map_or_else(|| "nothing".to_owned(), |found| format!("`{}`", shown(found.as_bytes())))
+    found.map_or_else(|| "nothing".to_owned(), |found| format!("`{found}`"))
 }
 
 /// At most so many names are written out; whoever wants to see a thousand looks into the request.
