@@ -199,3 +199,64 @@ impl<'a> Extension<'a> {
         Ok(Self { oid, critical, value })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_length_has_one_spelling() {
+        let long = [&[4, 0x81, 0x80][..], &[0; 0x80]].concat();
+        assert_eq!(Element::only(&long, OCTET_STRING).unwrap().content.len(), 0x80);
+        for wrong in [
+            &[][..],
+            &[4],
+            &[4, 1],
+            &[4, 0x80, 0, 0],
+            &[4, 0x81, 1, 0],
+            &[4, 0x82, 0, 1, 0],
+            &[4, 0x85, 0, 0, 0, 0, 1, 0],
+            &[4, 0x84, 0xff, 0xff, 0xff, 0xff, 0],
+            &[0x1f, 4, 0],
+            &[4, 0, 0],
+            &[5, 0],
+        ] {
+            assert!(Element::only(wrong, OCTET_STRING).is_err(), "{wrong:x?}");
+        }
+    }
+
+    #[test]
+    fn a_natural_number_has_one_spelling() {
+        let natural = |content: &'static [u8]| Element { tag: INTEGER, content, whole: content }.natural();
+        assert_eq!(natural(&[0]), Ok(&[][..]));
+        assert_eq!(natural(&[0, 0x80]), Ok(&[0x80][..]));
+        assert_eq!(natural(&[0x7f, 0]), Ok(&[0x7f, 0][..]));
+        for wrong in [&[][..], &[0x80], &[0xff, 1], &[0, 0], &[0, 0x7f]] {
+            assert_eq!(natural(wrong), Err(NotDer), "{wrong:x?}");
+        }
+    }
+
+    #[test]
+    fn object_identifiers_are_shown_in_dotted_form_and_have_one_spelling() {
+        let oid = |content: &[u8]| Element { tag: OID, content, whole: content }.oid();
+        assert_eq!(oid(&[0x2b, 6, 1, 4, 1, 0x82, 0x8c, 0x4c, 1, 3, 39]).unwrap(), "1.3.6.1.4.1.34380.1.3.39");
+        assert_eq!(oid(&[0x60, 0x86, 0x48]).unwrap(), "2.16.840");
+        assert_eq!(oid(&[0x88, 0x37]).unwrap(), "2.999");
+        assert_eq!(oid(&[0]).unwrap(), "0.0");
+        let wide = [&[0x2b][..], &[0xff; 8], &[0x7f]].concat();
+        assert_eq!(oid(&wide).unwrap(), format!("1.3.{}", u64::MAX >> 1));
+        let too_wide = [&[0x2b][..], &[0xff; 9], &[0x7f]].concat();
+        for wrong in [&[][..], &[0x80], &[0x2b, 0x80, 1], &[0x2b, 0x81], &too_wide, &[1; OID_BYTES + 1]] {
+            assert!(oid(wrong).is_err(), "{wrong:x?}");
+        }
+    }
+
+    #[test]
+    fn a_flag_is_true_or_false() {
+        let critical = |flag| {
+            let der = [0x30, 10, 6, 3, 0x55, 0x1d, 99, 1, 1, flag, 4, 0];
+            Extension::all(Element { tag: SEQUENCE, content: &der, whole: &der }).map(|all| all[0].critical)
+        };
+        assert_eq!((critical(0xff), critical(0), critical(1)), (Ok(true), Ok(false), Err(NotDer)));
+    }
+}

@@ -50,7 +50,9 @@ fn read(file: &[u8], wanted: &'static str, bytes: usize, most: usize) -> Result<
     }
     let mut blocks = Vec::new();
     let mut open: Option<Vec<u8>> = None;
-    for line in file.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii_end) {
+    // The last line end begins no line of its own.
+    let lines = file.strip_suffix(b"\n").unwrap_or(file).split(|byte| *byte == b'\n');
+    for line in lines.map(<[u8]>::trim_ascii_end) {
         let block = blocks.len() + 1;
         open = match (Line::of(line), open) {
             (Line::Begin(label), None) => {
@@ -149,4 +151,81 @@ const fn digit(byte: u8) -> Option<u32> {
         _ => return None,
     };
     Some(value as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_is_read_whatever_stands_around_it() {
+        let file = b"text\r\n-----BEGIN X-----\r\nAAEC\t\r\nAw==\n-----END X-----\n -----END X-----\n\xff\n";
+        assert_eq!(block(file, "X"), Ok(vec![0, 1, 2, 3]));
+    }
+
+    #[test]
+    fn borders_that_begin_or_end_nothing_are_refused() {
+        for (file, line) in [
+            ("-----END X-----\n", "-----END X-----"),
+            ("-----BEGIN X----\n", "-----BEGIN X----"),
+            ("-----BEGIN X-----AAEC\n-----END X-----", "-----BEGIN X-----AAEC"),
+            ("-----BEGIN X-----\nAAEC\n-----END X-----x", "-----END X-----x"),
+        ] {
+            let border = PemError::Border { block: 1, line: line.into() };
+            assert_eq!(block(file.as_bytes(), "X"), Err(border), "{file}");
+        }
+        let mut second = good("AAEC");
+        second.push_str("-----END X-----\n");
+        assert_eq!(
+            blocks(second.as_bytes(), "X").unwrap_err().to_string(),
+            "the border `-----END X-----` at block 2 begins or ends nothing"
+        );
+    }
+
+    #[test]
+    fn a_block_without_its_end_is_truncated() {
+        for file in
+            ["-----BEGIN X-----", "-----BEGIN X-----\nAAEC\n", "-----BEGIN X-----\nAAEC\n-----BEGIN X-----\n"]
+        {
+            assert_eq!(block(file.as_bytes(), "X"), Err(PemError::Truncated { block: 1 }), "{file}");
+        }
+    }
+
+    #[test]
+    fn a_content_has_one_spelling() {
+        for wrong in [
+            "",
+            "AAE",
+            "AAECA",
+            "A===",
+            "AA=",
+            "AB==",
+            "AAF=",
+            "AA==AAEC",
+            "=AAA",
+            "AA EC",
+            "AA-_",
+            "====",
+            "AAEC\n\nAAEC",
+            "Proc-Type: 4,ENCRYPTED\n\nAAEC",
+        ] {
+            assert_eq!(block(good(wrong).as_bytes(), "X"), Err(PemError::Base64 { block: 1 }), "{wrong}");
+        }
+        assert_eq!(
+            block(good(&"A".repeat(LINE_BYTES + 2)).as_bytes(), "X"),
+            Err(PemError::Base64 { block: 1 })
+        );
+        assert_eq!(block(good("AAE=").as_bytes(), "X"), Ok(vec![0, 1]));
+        assert_eq!(block(good("+/9z").as_bytes(), "X"), Ok(vec![0xfb, 0xff, 0x73]));
+    }
+
+    #[test]
+    fn a_label_of_another_kind_is_shown_without_its_control_characters() {
+        let error = block(b"-----BEGIN \x1b[2J-----\n", "X").unwrap_err();
+        assert_eq!(error.to_string(), "block 1 is `\\u{1b}[2J`, `X` is expected");
+    }
+
+    fn good(base64: &str) -> String {
+        format!("-----BEGIN X-----\n{base64}\n-----END X-----\n")
+    }
 }

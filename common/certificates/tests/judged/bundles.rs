@@ -2,7 +2,7 @@
 
 use bunraku_certificates::{Authorities, AuthoritiesError, BLOCKS, BUNDLE_BYTES, KeyError, PemError};
 
-use crate::world::{Chain, NOW_S, below, named, root, to_pem};
+use crate::world::{Chain, NOW_S, below, element, named, root, to_pem};
 
 const PUPPET: &[u8] = include_bytes!("../fixtures/puppet/ca_crt.pem");
 
@@ -89,7 +89,7 @@ fn a_bundle_has_a_largest_size_and_number_of_blocks() {
 #[test]
 fn bytes_behind_the_last_field_of_a_certificate_are_refused() {
     let der = root("root").der().to_vec();
-    for trailing in [trailing_outside(&der), trailing_in_the_envelope(&der)] {
+    for trailing in [trailing_outside(&der), trailing_in_the_envelope(&der), trailing_in_the_body(&der)] {
         let file = to_pem("CERTIFICATE", &trailing);
         assert_eq!(
             Authorities::parse(file.as_bytes()).unwrap_err(),
@@ -104,7 +104,14 @@ fn trailing_outside(der: &[u8]) -> Vec<u8> {
 
 /// The outer sequence of rcgen's certificates has a length of two octets.
 fn trailing_in_the_envelope(der: &[u8]) -> Vec<u8> {
-    crate::world::element(0x30, &[&der[4..], &[5, 0]])
+    element(0x30, &[&der[4..], &[5, 0]])
+}
+
+/// So has what is signed in them.
+fn trailing_in_the_body(der: &[u8]) -> Vec<u8> {
+    let length = usize::from(u16::from_be_bytes([der[6], der[7]]));
+    let (body, rest) = der[8..].split_at(length);
+    element(0x30, &[&element(0x30, &[body, &[5, 0]]), rest])
 }
 
 #[test]

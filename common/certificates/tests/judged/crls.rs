@@ -170,6 +170,18 @@ fn a_crl_that_never_ends_is_refused() {
     assert_eq!(refused(&enveloped(&body)), CrlError::NoEnd { issuer: String::new() });
 }
 
+#[test]
+fn a_crl_whose_envelope_names_another_signature_than_its_body_is_refused() {
+    let inner = element(
+        0x30,
+        &[&[2, 1, 1], &ALGORITHM[..], &element(0x30, &[]), TIME, TIME, &extensions(&[&number(1)])],
+    );
+    let mut outer = ALGORITHM;
+    outer[11] = 3;
+    let crl = element(0x30, &[&inner, &outer, &[3, 2, 0, 0]]);
+    assert_eq!(refused(&to_pem("X509 CRL", &crl)), CrlError::Malformed { block: 1 });
+}
+
 fn check(chain: &Chain, crls: &str) -> Result<(), CrlError> {
     parsed(crls).check(&chain.authorities(), NOW_S)
 }
