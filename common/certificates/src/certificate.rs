@@ -160,11 +160,9 @@ pub(crate) struct Parsed<'a> {
 
 impl<'a> Parsed<'a> {
     pub(crate) fn read(der: &'a [u8]) -> Result<Self, NotDer> {
-        let signed = Signed::read(der)?;
+        Signed::read(der)?;
         let Ok(([], parsed)) = X509Certificate::from_der(der) else { return Err(NotDer) };
-        // x509-parser would ignore what follows the last field.
-        let whole = parsed.tbs_certificate.as_ref() == signed.body.whole;
-        if !whole || parsed.signature_algorithm != parsed.tbs_certificate.signature {
+        if parsed.signature_algorithm != parsed.tbs_certificate.signature {
             return Err(NotDer);
         }
         let (mut subject_key, mut authority_key, mut alt_names) = (None, None, BTreeSet::new());

@@ -39,8 +39,11 @@ impl Crls {
     }
 
     /// Whether the file is good at `now_s` (Unix seconds): every CRL is signed by its authority in the bundle and in
-    /// force, and every authority of the bundle has exactly one. Puppet and Java check the whole chain, so a missing CRL
-    /// of the root locks everybody out of OpenSSL, and a wrong one lets a revoked CA in.
+    /// force, and every authority of the bundle has exactly one.
+    ///
+    /// Puppet Server 7.9.5 takes a file without the root's CRL, and an empty one as a reason to refuse everybody
+    /// (measured). Puppet's agents check the whole chain and connect to nobody when a CRL is missing
+    /// (`certificate_revocation = chain`).
     pub fn check(&self, authorities: &Authorities, now_s: u64) -> Result<(), CrlError> {
         let mut covered = BTreeSet::new();
         for crl in &self.all {

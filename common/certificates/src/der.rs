@@ -1,7 +1,7 @@
 //! A strict reader of DER for the places where leniency would be a hole.
 //!
-//! x509-parser ignores what follows the last expected field of a sequence (measured, 0.18.1), reads only the first value
-//! of a request's attribute, and takes long for absurd object identifiers. Revocation lists, signing requests, and the
+//! x509-parser 0.18.1 ignores what follows the signature in its envelope, reads only the first value of a request's
+//! attribute, and takes long to show absurd object identifiers. Revocation lists, signing requests, and the
 //! envelope of everything that is signed are therefore read here; names, dates and certificates are its work.
 
 use x509_parser::{prelude::FromDer, time::ASN1Time};
