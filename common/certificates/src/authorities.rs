@@ -92,15 +92,19 @@ impl Authority {
 /// Why a CA bundle is not accepted. Blocks are counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthoritiesError {
+    /// Not the PEM that was expected.
     #[error("could not read the CA bundle")]
     Pem(#[from] PemError),
+    /// More than [`DOCUMENT_BYTES`] of DER.
     #[error("block {block} of the CA bundle is larger than a certificate may be")]
     Size { block: usize },
+    /// Not the DER of a certificate, or with an extension twice.
     #[error("block {block} of the CA bundle is not a certificate")]
     Malformed { block: usize },
     /// Its basic constraints do not say `CA:TRUE`.
     #[error("block {block} of the CA bundle, {subject}, is not an authority's certificate")]
     NoAuthority { block: usize, subject: String },
+    /// Too weak, or of another kind.
     #[error("block {block} of the CA bundle has a key that is not accepted")]
     Key { block: usize, source: KeyError },
 }

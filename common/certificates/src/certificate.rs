@@ -86,6 +86,7 @@ impl Certificate {
         self.not_after_s
     }
 
+    /// The authority that it names as its issuer.
     pub const fn issuer(&self) -> IssuerId {
         self.issuer.id
     }
@@ -100,6 +101,7 @@ impl Certificate {
         self.is_authority
     }
 
+    /// SHA-256 over the DER, as Puppet shows it.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.der)
     }
@@ -128,8 +130,10 @@ impl Certificate {
 /// Why a file is not the certificate that was expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
+    /// Not the PEM of one certificate.
     #[error("could not read the certificate")]
     Pem(#[from] PemError),
+    /// Not the DER of a certificate, or with an extension twice.
     #[error("the certificate is not DER as X.509 has it")]
     Malformed,
 }

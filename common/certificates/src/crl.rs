@@ -63,6 +63,7 @@ impl Crl {
         Ok(Self { issuer, number, this_update_s, next_update_s, revoked, der: der.into() })
     }
 
+    /// The authority that it names as its issuer.
     pub const fn issuer(&self) -> IssuerId {
         self.issuer.id
     }
@@ -72,6 +73,7 @@ impl Crl {
         &self.issuer.shown
     }
 
+    /// Grows with each CRL of the authority.
     pub const fn number(&self) -> CrlNumber {
         self.number
     }

@@ -20,6 +20,7 @@ pub struct Crls {
 /// One revoked certificate.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Revoked {
+    /// Whose CRL says so.
     pub issuer: IssuerId,
     /// Lower-case hex without leading zeros.
     pub serial: String,
@@ -75,6 +76,7 @@ impl Crls {
         self.all.iter().any(|crl| crl.revoked().contains(serial))
     }
 
+    /// Whether the CRL of the certificate's own issuer revokes it.
     pub fn revokes_certificate(&self, certificate: &Certificate) -> bool {
         self.all
             .iter()
@@ -167,30 +169,40 @@ fn check_time(crl: &Crl, now_s: u64) -> Result<(), CrlError> {
 /// Why a file of CRLs is not accepted. Blocks are counted from 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CrlError {
+    /// Not PEM, truncated, empty, or with a block of another kind.
     #[error("could not read the CRL file")]
     Pem(#[from] PemError),
+    /// Not the DER of a CRL.
     #[error("block {block} of the CRL file is not a CRL")]
     Malformed { block: usize },
     /// A delta or a part of a CRL, an extension that must be understood and is not, or one that is there twice.
     #[error("block {block} of the CRL file has the extension {oid}, which makes it no complete CRL")]
     Extension { block: usize, oid: String },
+    /// RFC 5280 allows 0 and 20 octets.
     #[error("block {block} of the CRL file has a CRL number that is negative or longer than 20 octets")]
     Number { block: usize },
+    /// Without it nobody can tell an older CRL.
     #[error("the CRL of {issuer} has no CRL number")]
     NoNumber { issuer: String },
+    /// It has no nextUpdate.
     #[error("the CRL of {issuer} does not say when it ends")]
     NoEnd { issuer: String },
+    /// By its name or key identifier.
     #[error("the CRL of {issuer} is not of an authority in the CA bundle")]
     OtherAuthority { issuer: String },
+    /// Its key usage has no cRLSign.
     #[error("the certificate of {issuer} does not allow it to sign CRLs")]
     MayNotSign { issuer: String },
     /// RSA with SHA-256, SHA-384 or SHA-512 and ECDSA on P-256 or P-384 with SHA-256 or SHA-384 are accepted.
     #[error("the CRL of {issuer} is signed in a way that is not accepted")]
     Algorithm { issuer: String },
+    /// Another key has made it, or the CRL was changed.
     #[error("the signature of the CRL of {issuer} is wrong")]
     Signature { issuer: String },
+    /// Readers differ in which one they take.
     #[error("there are two CRLs of {issuer}")]
     Twice { issuer: String },
+    /// Every authority of the bundle needs one.
     #[error("the chain is incomplete: there is no CRL of {authority}")]
     Missing { authority: String },
     /// Seconds.

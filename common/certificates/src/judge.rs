@@ -27,12 +27,15 @@ const PUPPET_AUTHORIZATION: &str = "1.3.6.1.4.1.34380.1.3";
 /// challenge password and the unstructured name of PKCS #9.
 const HARMLESS_ATTRIBUTES: [&str; 2] = ["1.2.840.113549.1.9.7", "1.2.840.113549.1.9.2"];
 const PUPPET_PRIVATE: &str = "1.3.6.1.4.1.34380.1.2";
+/// Trusted facts with a name of their own (`pp_role`). Private ones lie below [`PUPPET_PRIVATE`].
+const PUPPET_REGISTERED: &str = "1.3.6.1.4.1.34380.1.1";
 const SERVER_AUTH: &str = "1.3.6.1.5.5.7.3.1";
 const CLIENT_AUTH: &str = "1.3.6.1.5.5.7.3.2";
 
 /// What an operator has declared for a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
+    /// The common name, and nothing beside it in the subject.
     pub certname: NodeName,
     /// All of them, and no others. The certname may be there or not: Puppet's agent asks for it beside others, and
     /// Puppet's CA adds it.
@@ -141,7 +144,7 @@ impl Requested {
             text if is_below(text, PUPPET_AUTHORIZATION) => {
                 Err(Refusal::Authorization { oid: oid(), value: self.shown() })
             }
-            text if wanted.facts.contains_key(text) => Ok(()),
+            text if is_fact(text) && wanted.facts.contains_key(text) => Ok(()),
             _ => Err(Refusal::Extension { oid: oid(), value: self.shown() }),
         }
     }
@@ -160,6 +163,10 @@ impl Requested {
 
 fn is_below(oid: &str, arc: &str) -> bool {
     oid.strip_prefix(arc).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+}
+
+fn is_fact(oid: &str) -> bool {
+    is_below(oid, PUPPET_REGISTERED) || is_below(oid, PUPPET_PRIVATE)
 }
 
 /// `CA:TRUE` in basic constraints.
@@ -195,16 +202,20 @@ fn foreign_usage(value: &[u8]) -> Result<Option<String>, NotDer> {
 /// Why a signing request must not be signed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// A kind, curve or strength that is not accepted.
     #[error(transparent)]
     Key(KeyError),
+    /// Wrong, by another key, or with SHA-1.
     #[error("the request was not signed with its own key")]
     Signature,
+    /// Another common name, or more than one attribute.
     #[error("the request's subject is `{found}`, the common name {wanted} alone is expected")]
     Subject { found: String, wanted: NodeName },
     /// An extension or attribute that is there twice, or an attribute with several values: readers differ in which one
     /// they take.
     #[error("the request has {oid} more than once")]
     Repeated { oid: String },
+    /// One that is neither the extension request nor known to be harmless.
     #[error("the request has the attribute {oid}, which is not expected")]
     Attribute { oid: String },
     /// Basic constraints with `CA:TRUE`, or a key usage that signs certificates or CRLs.
@@ -221,10 +232,13 @@ pub enum Refusal {
     /// The value is cut and escaped for people.
     #[error("the request asks for the extension {oid} (`{value}`), which was not declared")]
     Extension { oid: String, value: String },
+    /// It is not the DER that belongs to its object identifier.
     #[error("the extension {oid} of the request cannot be read")]
     Unreadable { oid: String },
+    /// Another value than was declared, or none (`found`).
     #[error("the request has {} as trusted fact {oid}, `{wanted}` was declared", shown_fact(found.as_deref()))]
     Fact { oid: String, found: Option<String>, wanted: String },
+    /// `missing` was declared and is not asked for, `foreign` is asked for and was not declared.
     #[error(
         "the request's alternative names are not those that were declared:{}{}",
         listed(" missing", missing),

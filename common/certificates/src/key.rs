@@ -11,6 +11,7 @@ use crate::{
 /// Why a public key is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
+    /// Not the DER of a key, a point in another form, or a curve that describes itself.
     #[error("the public key cannot be read")]
     Malformed,
     /// DSA, Ed25519, RSA-PSS and others; the object identifier of the kind.
@@ -19,6 +20,7 @@ pub enum KeyError {
     /// The object identifier of the curve. P-521 (1.3.132.0.35) is among the refused: ring does not verify it.
     #[error("the public key is on the curve {0}; P-256 and P-384 are accepted")]
     Curve(String),
+    /// The length of the modulus.
     #[error("the RSA key has {0} bits; {low} to {high} are accepted", low = RSA_BITS.start(), high = RSA_BITS.end())]
     RsaBits(usize),
     /// Hexadecimal; 65537 is usual.

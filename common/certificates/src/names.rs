@@ -16,12 +16,14 @@ use crate::{
 pub enum AltName {
     /// As it is written: names that differ in case differ.
     Dns(String),
+    /// An IPv4 or IPv6 address.
     Ip(IpAddr),
     /// A mail address, a URI, or one of the other kinds, for people. It equals nothing that can be declared.
     Other(String),
 }
 
 impl AltName {
+    /// The name under which a host is reached.
     pub fn dns(name: &NodeName) -> Self {
         Self::Dns(name.as_str().to_owned())
     }

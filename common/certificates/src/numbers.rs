@@ -40,6 +40,7 @@ impl Numbers {
         }
     }
 
+    /// The number of one authority.
     pub fn get(&self, issuer: &IssuerId) -> Option<CrlNumber> {
         self.0.get(issuer).copied()
     }

@@ -21,11 +21,13 @@ pub enum PemError {
     /// 7.9.5).
     #[error("it holds no block `{wanted}`")]
     Empty { wanted: &'static str },
+    /// The file ends, or another block begins, before its END.
     #[error("block {block} has no end: the file is truncated")]
     Truncated { block: usize },
     /// An END without its BEGIN, or a border line with something else on it.
     #[error("the border `{line}` at block {block} begins or ends nothing")]
     Border { block: usize, line: String },
+    /// Another kind of block than is expected.
     #[error("block {block} is `{found}`, `{wanted}` is expected")]
     Label { block: usize, found: String, wanted: &'static str },
     /// A header, an empty line, a foreign character, a line that is too long, padding or bits that base64 does not have.

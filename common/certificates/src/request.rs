@@ -141,8 +141,10 @@ impl SigningRequest {
 /// Why a file is not a signing request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
+    /// Not the PEM of one request.
     #[error("could not read the signing request")]
     Pem(#[from] PemError),
+    /// Not the DER of a request.
     #[error("the signing request is not DER as PKCS #10 has it")]
     Malformed,
 }

@@ -179,6 +179,10 @@ fn unexpected_uses_extensions_and_attributes_are_refused_by_name() {
     assert_eq!(usage, Err(Refusal::Usage { usage: "1.3.6.1.5.5.7.3.3".into() }));
     let constraints = extended(&[2, 5, 29, 30], vec![0x30, 0]).judge(&wanted(&[]));
     assert_eq!(constraints, Err(Refusal::Extension { oid: "2.5.29.30".into(), value: "0\\0".into() }));
+    let mut declared = wanted(&[]);
+    declared.facts.insert("2.5.29.30".into(), "x".into());
+    let no_fact = extended(&[2, 5, 29, 30], b"\x0c\x01x".to_vec()).judge(&declared);
+    assert!(matches!(no_fact, Err(Refusal::Extension { .. })), "{no_fact:?}");
     // Microsoft's way to ask for extensions, which OpenSSL reads too.
     const MICROSOFT: &[u64] = &[1, 3, 6, 1, 4, 1, 311, 2, 1, 14];
     let attribute = with_attributes(vec![Attribute { oid: MICROSOFT, values: element(0x31, &[&[0x30, 0]]) }]);
