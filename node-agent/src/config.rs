@@ -100,6 +100,8 @@ pub struct RolloutConfig {
     pub service: String,
     /// Whether Puppet's own agent may be run.
     pub puppet_run: bool,
+    /// Whom such a run asks: the main server. Empty: whom puppet.conf names, which may be the balancer, and so a sibling.
+    pub puppet_server: String,
     /// Commands that may be run, by name: program and arguments, without a shell.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub exec: BTreeMap<String, Vec<String>>,
@@ -107,7 +109,12 @@ pub struct RolloutConfig {
 
 impl Default for RolloutConfig {
     fn default() -> Self {
-        Self { service: "puppetserver".into(), puppet_run: false, exec: BTreeMap::new() }
+        Self {
+            service: "puppetserver".into(),
+            puppet_run: false,
+            puppet_server: String::new(),
+            exec: BTreeMap::new(),
+        }
     }
 }
 

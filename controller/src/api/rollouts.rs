@@ -184,6 +184,10 @@ fn ask_of(request: v1::RolloutRequest) -> Result<Ask, Status> {
         batch: batch_of(&request.batch)?,
         min_available: request.min_available,
         drain_deadline: millis(request.drain_deadline_s, known.drain_deadline, "the drain's deadline")?,
+        phase_deadline: match request.step_deadline_s {
+            Some(0) => return Err(Status::invalid_argument("the deadline of a step must not be 0")),
+            seconds => millis(seconds, known.phase_deadline, "the deadline of a step")?,
+        },
         on_drain_deadline: match request.on_drain_deadline.as_str() {
             "" | "abort" => OnDrainDeadline::Abort,
             "force" => OnDrainDeadline::Force,

@@ -211,6 +211,7 @@ fn policy(policy: &bunraku_engine::RolloutPolicy, action: &Action) -> RolloutPol
             OnDrainDeadline::Force => "force",
         }
         .to_owned(),
+        step_deadline_s: policy.phase_deadline / 1000,
         bake_s: policy.bake / 1000,
         reverts: policy.revert && action.is_revertible(),
         downgrade: policy.downgrade,

@@ -217,7 +217,11 @@ async fn flush(node: &Node, compiler: &Compiler) -> Answer {
 
 async fn puppet_run(node: &Node, fence: Fence) -> Answer {
     // Its own name for the lock of a disabled agent: it is we who hold the agent.
-    let words = Run::command(&node.puppet, &node.turns.directory.join("never-disabled"));
+    let words = Run::command(
+        &node.puppet,
+        &node.config.rollout.puppet_server,
+        &node.turns.directory.join("never-disabled"),
+    );
     match command::run(node, fence, "", &words).await {
         Err(answer) => answer,
         Ok(Ended { code, output }) => match RunResult::of(code) {

@@ -120,8 +120,14 @@ impl State {
                 return Some(waits);
             }
             TurnPhase::Baking => {
+                let sessions = self.sight(presence, now).map_or(0, |sight| sight.sessions(node));
+                let traffic = match sessions {
+                    0 => "nobody is there at this moment".to_owned(),
+                    1 => "1 session at this moment".to_owned(),
+                    more => format!("{more} sessions at this moment"),
+                };
                 return Some(Waits {
-                    what: "for the end of its bake, and must stay in service".to_owned(),
+                    what: format!("for the end of its bake, and must stay in service ({traffic})"),
                     until: Some(turn.since.saturating_add(rollout.policy.bake)),
                     then: "its turn is done".to_owned(),
                 });

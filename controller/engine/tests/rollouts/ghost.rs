@@ -165,18 +165,18 @@ impl Ghost {
         balancers: &[Balancer],
     ) {
         self.counts.restarts += 1;
+        if let Some(balancer) = balancers.iter().find(|balancer| carries(balancer, node)) {
+            self.breaks(
+                Property::I3,
+                format!("{node} was restarted while {} sent agents to it", balancer.name),
+            );
+        }
         let Some(rollout) = turn else {
             return;
         };
         let attempt = self.attempts[&(rollout, node.clone())];
         if !self.acted.insert((rollout, node.clone(), attempt, back)) {
             self.breaks(Property::I5, format!("{node} was restarted twice in one turn"));
-        }
-        if let Some(balancer) = balancers.iter().find(|balancer| carries(balancer, node)) {
-            self.breaks(
-                Property::I3,
-                format!("{node} was restarted while {} sent agents to it", balancer.name),
-            );
         }
     }
 }

@@ -23,7 +23,7 @@ fn the_next_wave_begins_when_the_one_before_has_baked() {
     site.round();
     assert_eq!(site.phase(id, "c2"), TurnPhase::Waiting);
     assert!(
-        site.waiting(id)[0].starts_with("c1: for the end of its bake, and must stay in service, at most 1 s"),
+        site.waiting(id)[0].starts_with("c1: for the end of its bake, and must stay in service (nobody is there at this moment), at most 1 s"),
         "{:?}",
         site.waiting(id)
     );

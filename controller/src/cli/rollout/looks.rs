@@ -23,6 +23,7 @@ fn policy() -> RolloutPolicy {
         batch: "2".into(),
         min_available: 0,
         drain_deadline_s: 600,
+        step_deadline_s: 600,
         on_drain_deadline: "abort".into(),
         bake_s: 30,
         ..RolloutPolicy::default()

@@ -135,6 +135,10 @@ pub(super) struct Wanted {
     /// What then: `abort` enables it again, unchanged, and halts; `force` changes it all the same
     #[arg(long, value_name = "WHAT", default_value = "abort", value_parser = ["abort", "force"])]
     on_drain_deadline: String,
+    /// How long each other step may take on a compiler: the check before the drain, the action, the way back, the check
+    /// after it
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_span)]
+    step_deadline: u64,
     /// How long a compiler must stay in service before the next wave begins
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_span)]
     bake: u64,
@@ -310,6 +314,7 @@ impl Wanted {
             min_available: self.min_available,
             drain_deadline_s: Some(self.drain_deadline),
             on_drain_deadline: self.on_drain_deadline,
+            step_deadline_s: Some(self.step_deadline),
             bake_s: Some(self.bake),
             no_revert: self.no_revert,
             downgrade: self.downgrade,

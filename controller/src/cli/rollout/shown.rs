@@ -179,7 +179,12 @@ fn policy_lines(policy: &RolloutPolicy) -> [String; 2] {
     let deadline = span(policy.drain_deadline_s);
     [
         format!("canary {}, batches of {}, {floor}", policy.canary, policy.batch),
-        format!("a drain ends after {deadline} ({}), bake {}", policy.on_drain_deadline, span(policy.bake_s)),
+        format!(
+            "a drain ends after {deadline} ({}), any other step after {}, bake {}",
+            policy.on_drain_deadline,
+            span(policy.step_deadline_s),
+            span(policy.bake_s)
+        ),
     ]
 }
 

@@ -38,13 +38,16 @@ impl Run {
     }
 
     /// The words of a run for a rollout, also while the agent is disabled by us: `spare` is a file that is never there.
-    pub fn command(puppet: &Puppet, spare: &Path) -> Vec<String> {
+    /// `server`: whom it asks; empty: whom puppet.conf names.
+    pub fn command(puppet: &Puppet, server: &str, spare: &Path) -> Vec<String> {
         let (program, always) = puppet.program();
         let words = [program.as_os_str()].into_iter().map(|word| word.to_string_lossy().into_owned());
         let fixed = ["agent", "--test", "--color=false"].map(str::to_owned);
         let always = always.iter().map(|word| word.to_string_lossy().into_owned());
         let spare = ["--agent_disabled_lockfile".to_owned(), spare.display().to_string()];
-        words.chain(fixed).chain(always).chain(spare).collect()
+        let asked = ["--server".to_owned(), server.to_owned()];
+        let asked = asked.into_iter().filter(|_| !server.is_empty());
+        words.chain(fixed).chain(always).chain(asked).chain(spare).collect()
     }
 }
 

@@ -49,7 +49,7 @@ async fn the_real_puppet_is_held_and_given_back_also_by_another_agent() {
     // A run of ours goes on to ask for a catalog, one of somebody else does not.
     let orders = Orders::new(host.dir.path().join("orders"), Box::new(Detached));
     let (ours, other) = (OrderId::parse("ours").unwrap(), OrderId::parse("other").unwrap());
-    let command = Run::command(&host.puppet, &host.dir.path().join("never"));
+    let command = Run::command(&host.puppet, "", &host.dir.path().join("never"));
     orders.run(&ours, &command).await.unwrap();
     orders.run(&other, &command[..command.len() - 2]).await.unwrap();
     for (id, disabled) in [(ours, false), (other, true)] {
