@@ -207,13 +207,17 @@ impl Bunraku {
     }
 
     /// As [`Bunraku::configure_compiler`], for the agent's package in a machine that is about to boot: with leave to
-    /// restart Puppet Server's unit and to update these packages.
+    /// restart Puppet Server's unit, to update these packages, to run Puppet against the main server, and to leave a mark.
     pub fn configure_machine(&self, compiler: &PuppetServer, root: &Path, packages: &[&str]) -> Result<()> {
         self.configure_compiler(compiler)?;
         let path = self.agent_config(compiler.name());
         let mut config: toml::Table = fs::read_to_string(&path)?.parse()?;
         config.remove("data_dir");
-        let granted = "[services.puppetserver]\ndriver = 'systemd'\nunit = 'puppetserver.service'\n";
+        let granted = format!(
+            "[services.puppetserver]\ndriver = 'systemd'\nunit = 'puppetserver.service'\n\n\
+             [rollout]\npuppet_run = true\npuppet_server = '{CA_NAME}'\n\n\
+             [rollout.exec]\nmark = ['/bin/sh', '-c', 'cat /proc/self/cgroup > /var/tmp/mark.$$']\n"
+        );
         config.extend(granted.parse::<toml::Table>()?);
         let allow = toml::Table::from_iter([("allow".to_owned(), packages.to_vec().into())]);
         config.insert("packages".into(), allow.into());

@@ -40,6 +40,8 @@ end)
 
 const TESTS: &[Test<Site>] = &[
     ("i3_debians_unit_is_restarted_once_on_each_machine_and_no_request_fails", restarted),
+    ("i3_debians_unit_is_reloaded_under_load_and_no_request_fails", reloaded),
+    ("i5_a_puppet_run_asks_the_main_server_and_a_command_runs_once_each_in_a_unit_of_its_own", commanded),
     ("f3_i5_an_agent_that_is_killed_while_the_unit_starts_does_not_restart_it_again", killed),
     (
         "f3_i5_i7_controller_and_agent_are_killed_in_every_phase_and_the_unit_is_restarted_once",
@@ -158,6 +160,41 @@ fn restarted(site: &mut Site) -> Result<()> {
     let once: Vec<usize> = starts.iter().map(|starts| starts + 1).collect();
     ensure!(site.starts()? == once, "each was started once more than {starts:?}: {:?}", site.starts()?);
     counted.ensure_nobody_noticed("rolling restart of units", &site.stack, &site.progress)
+}
+
+fn reloaded(site: &mut Site) -> Result<()> {
+    let (invocations, pids) = (site.of_units("InvocationID")?, site.of_units("MainPID")?);
+    let counted = site.rolled(&["reload"])?;
+    let after = (site.of_units("InvocationID")?, site.of_units("MainPID")?);
+    ensure!(after == (invocations, pids), "a reload is no restart: {after:?}");
+    counted.ensure_nobody_noticed("rolling reload of units", &site.stack, &site.progress)
+}
+
+fn commanded(site: &mut Site) -> Result<()> {
+    let asked = |site: &Site| site.stack.main.catalogs_asked();
+    let before = asked(site)?;
+    let start = ["rollout", "start"];
+    let policy = ["--yes", "--bake", "1s", "--verdict", "health"];
+    let said = site.bunraku.tell(&[&start[..], &["puppet-run"], &policy].concat())?;
+    site.progress.say(said.out.trim());
+    ensure!(
+        asked(site)? == before + 2,
+        "{} catalogs of the main server, before it was {before}",
+        asked(site)?
+    );
+    site.bunraku.tell(&[&start[..], &["exec", "mark"], &policy].concat())?;
+    for machine in &site.machines {
+        let marks = machine.run(&["sh", "-c", "cat /var/tmp/mark.*"])?;
+        let units: std::collections::BTreeSet<&str> = marks
+            .lines()
+            .filter_map(|line| line.rsplit('/').next())
+            .filter(|unit| unit.contains("bunraku"))
+            .collect();
+        ensure!(units.iter().any(|unit| unit.starts_with("bunraku-order-")), "it ran in {marks}");
+        let files = machine.run(&["sh", "-c", "ls /var/tmp/mark.* | wc -l"])?;
+        ensure!(files.trim() == "1", "I5: it ran {files} times");
+    }
+    Ok(())
 }
 
 fn killed(site: &mut Site) -> Result<()> {

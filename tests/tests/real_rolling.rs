@@ -25,6 +25,7 @@ const TESTS: &[Test<Site>] = &[
     ("a_compiler_that_stops_without_a_drain_fails_requests_under_this_load", stopped_without_a_drain),
     ("i3_a_rolling_restart_under_load_fails_no_request_and_keeps_the_floor", restarted),
     ("i3_a_rolling_reload_under_load_fails_no_request_and_keeps_the_floor", reloaded),
+    ("a_test_catalog_needs_a_rule_and_is_refused_before_the_drain_without_it", tested),
     ("ruby_that_a_deploy_leaves_stale_is_told_of_and_gone_after_the_rollout_that_starts_by_itself", renewed),
 ];
 
@@ -92,6 +93,28 @@ fn reloaded(site: &mut Site) -> Result<()> {
     ensure!(passed.count() == 2, "each was compared with the other under this load: {shown}");
     ensure!(before == pids(site)?, "a reload is no restart");
     counted.ensure_nobody_noticed("rolling reload", &site.stack, &site.progress)
+}
+
+/// Of an agent that asks for its own catalogs, too.
+fn tested(site: &mut Site) -> Result<()> {
+    join(site)?;
+    let words = ["rollout", "start", "reload", "--yes", "--bake", "1s", "--nodes", "c1.stack.test"];
+    let words = [&words[..], &["--test-catalog", "a1.stack.test"]].concat();
+    let refused = site.bunraku.ask(&words)?;
+    ensure!(refused.code == 9, "{}{}", refused.out, refused.err);
+    ensure!(
+        refused.out.contains("allows \"c1.stack.test\" method get on path /puppet/v3/catalog/a1.stack.test"),
+        "{}",
+        refused.out
+    );
+    site.bunraku.wait_until_in_service(&["c1.stack.test", "c2.stack.test"])?;
+    let id = site.bunraku.json(&["rollout", "list"])?["rollouts"][0]["id"].to_string();
+    site.bunraku.tell(&["rollout", "abort", &id])?;
+
+    let c1 = site.stack.compiler("c1")?;
+    c1.allow_catalogs_of("a1.stack.test")?;
+    site.bunraku.tell(&words[..8])?;
+    site.bunraku.tell(&words).map(drop)
 }
 
 /// The function itself is loaded anew; of the helper that it loads, the method that the new version lacks stays.

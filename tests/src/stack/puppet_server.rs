@@ -180,6 +180,25 @@ impl PuppetServer {
         write_file(&self.puppet_conf(), after)
     }
 
+    /// Lets it compile an agent's catalog for itself, too, as docs/rollouts.md says; a running server needs a reload.
+    pub fn allow_catalogs_of(&self, agent: &str) -> Result<()> {
+        let own = self.certname();
+        self.add_rule(&format!(
+            "{{
+            match-request: {{ path: \"/puppet/v3/catalog/{agent}\", type: path, method: get }}
+            allow: [\"{agent}\", \"{own}\"]
+            sort-order: 400
+            name: \"bunraku test catalog\"
+        }}"
+        ))
+    }
+
+    /// How many catalogs it was asked for, by its access log.
+    pub fn catalogs_asked(&self) -> Result<usize> {
+        let log = read_file(&self.directory.join("log/puppetserver-access.log"))?;
+        Ok(log.lines().filter(|line| line.contains("/puppet/v3/catalog/")).count())
+    }
+
     /// Lets Puppet Server ask these programs for code ids and contents; a running server needs a reload.
     pub fn set_versioned_code(&self, code_id: &Path, code_content: &Path) -> Result<()> {
         let text = format!(
@@ -418,10 +437,8 @@ reports = none\n",
 
     /// The rule that the packaged auth.conf lacks, in the way of `bunraku-agent doctor --fix`.
     fn allow_flush(&self) -> Result<()> {
-        let path = self.conf_d().join("auth.conf");
-        let rule = format!(
-            "    rules: [
-        {{
+        self.add_rule(&format!(
+            "{{
             match-request: {{
                 path: \"^/puppet-admin-api/v1/(environment-cache|jruby-pool)$\"
                 type: regex
@@ -430,11 +447,15 @@ reports = none\n",
             allow: [\"{}\"]
             sort-order: 200
             name: \"bunraku: flush caches\"
-        }},\n",
+        }}",
             self.certname()
-        );
+        ))
+    }
+
+    fn add_rule(&self, rule: &str) -> Result<()> {
+        let path = self.conf_d().join("auth.conf");
         let before = read_file(&path)?;
-        let after = before.replacen("    rules: [\n", &rule, 1);
+        let after = before.replacen("    rules: [\n", &format!("    rules: [\n        {rule},\n"), 1);
         ensure!(before != after, "{} has no list of rules", path.display());
         write_file(&path, after)
     }
