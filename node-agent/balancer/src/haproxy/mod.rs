@@ -133,11 +133,13 @@ impl Haproxy {
     async fn save(&self) -> Result<(), Trouble> {
         let Some(path) = &self.state_file else { return Ok(()) };
         let text = self.socket.ask(&["show servers state"]).await?.concat();
-        let states = tables::states(&text).map_err(|why| Trouble::Garbled { who: self.socket.who(), why })?;
+        let garbled = |why| Trouble::Garbled { who: self.socket.who(), why };
+        let states = tables::states(&text).map_err(garbled)?;
         let relevant: Vec<State> = states.into_iter().map(State::without_health).collect();
         if self.saved().as_ref() == Some(&relevant) {
             return Ok(());
         }
+        let text = tables::none_down(&text).map_err(garbled)?;
         file::replace(path.clone(), format!("{text}\n\n")).await?;
         crash::point("haproxy-saved");
         *self.saved() = Some(relevant);

@@ -43,6 +43,11 @@ impl State {
     }
 }
 
+/// `srv_op_state`: gets sessions, and the first failing check takes them away. So HAProxy itself starts a server of which
+/// no file says anything.
+const STARTING: &str = "1";
+const RUNNING: &str = "2";
+
 struct Table<'a> {
     columns: Vec<&'a str>,
     separator: char,
@@ -123,6 +128,27 @@ pub(super) fn states(text: &str) -> Result<Vec<State>, Garbled> {
         });
     }
     Ok(servers)
+}
+
+/// `show servers state` as the server-state file has it: no ready server is down. Checks have seldom risen again when a
+/// server is enabled, the file may be read long after, and HAProxy starts what is down there down, also the only one that
+/// is left. One that is dead indeed gets sessions until its first failing check, or `fall` of them where `rise` is 1.
+pub(super) fn none_down(text: &str) -> Result<String, Garbled> {
+    let table = Table::new(text, ' ')?;
+    let (operational, own) = (table.column("srv_op_state")?, table.column("srv_admin_state")?);
+    let mut lines = Vec::new();
+    for line in text.lines() {
+        let mut row: Vec<&str> = line.split(' ').collect();
+        // The version and the header stand before the servers.
+        let bits = row.get(own).and_then(|bits| bits.parse().ok());
+        if bits.is_some_and(|bits| admin(bits) == Admin::Ready)
+            && let Some(state) = row.get_mut(operational).filter(|state| **state != RUNNING)
+        {
+            *state = STARTING;
+        }
+        lines.push(row.join(" "));
+    }
+    Ok(lines.join("\n"))
 }
 
 /// Both tables together. Sessions are those of one worker.
@@ -222,6 +248,22 @@ mod tests {
     }
 
     #[test]
+    fn a_state_file_starts_no_ready_server_down_and_says_all_else_as_it_was() {
+        let line = |server: &str, operational: u32, admin: u32| {
+            format!("3 compilers 1 {server} 192.0.2.1 {operational} {admin} 100 1 5 8 2 0 6 0")
+        };
+        let text = |of_c1: u32, of_c4: u32| {
+            let servers = [line("c1", of_c1, 0), line("c2", 2, 0), line("c3", 0, 8), line("c4", of_c4, 4)];
+            format!(
+                "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight\n{}",
+                servers.join("\n")
+            )
+        };
+        assert_eq!(none_down(&text(0, 3)).unwrap(), text(1, 1));
+        assert!(none_down(&text(0, 0).replace("srv_op_state", "srv_state")).is_err());
+    }
+
+    #[test]
     fn old_workers_are_workers() {
         let text = "#<PID>  <type>  <reloads>\n1162  master  5 [failed: 0] 0d 2.6\n# workers\n1271  worker  0  0d\n\
                     # old workers\n1233  worker  3  0d\n# programs\n";
@@ -234,6 +276,7 @@ mod tests {
             let text = if header { format!("# pxname,svname,scur,status,weight,bck,type,check_status\n{text}") } else { text };
             let _either = statistics(&text);
             let _either = states(&text);
+            let _either = none_down(&text);
             let _either = workers(&text);
             let _either = information(&text, "Pid");
         }
