@@ -13,5 +13,6 @@ case $request in
   *'"do":"drain"'*'puppet/compiler2'*) echo drain > compiler2 ;;
   *'"do":"ready"'*'puppet/compiler1'*) rm -f compiler1 ;;
   *'"do":"ready"'*'puppet/compiler2'*) rm -f compiler2 ;;
+  # *'"do":"close"'*'puppet/compiler1'*) here the sessions of a drained server are ended ;;
   *) echo "not understood: $request" >&2; exit 1 ;;
 esac

@@ -19,6 +19,13 @@ pub trait Driver: fmt::Debug + Send + Sync {
     /// on disk when this answers.
     fn set<'a>(&'a self, servers: &'a [ServerName], wanted: Wanted) -> BoxFuture<'a, Result<(), Trouble>>;
 
+    /// Ends the sessions that servers still have, in all processes of the balancer. They are drained: no new one comes.
+    fn close<'a>(&'a self, servers: &'a [ServerName]) -> BoxFuture<'a, Result<(), Trouble>> {
+        let names: Vec<String> = servers.iter().map(ToString::to_string).collect();
+        let what = format!("{} cannot close the sessions of {}", self.kind(), names.join(", "));
+        Box::pin(async move { Err(Trouble::CannotDo { what }) })
+    }
+
     /// Whether the balancer can give a server a part of its weight.
     fn weighs(&self) -> bool {
         false

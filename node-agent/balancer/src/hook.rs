@@ -32,6 +32,7 @@ enum Request<'a> {
     Status,
     Drain { compiler: &'a NodeName, servers: Vec<&'a ServerName> },
     Ready { compiler: &'a NodeName, servers: Vec<&'a ServerName> },
+    Close { compiler: &'a NodeName, servers: Vec<&'a ServerName> },
 }
 
 /// What it answers to `status`.
@@ -85,6 +86,21 @@ impl Hook {
         }
     }
 
+    /// One request for each compiler that has one of the servers.
+    async fn order<'a>(
+        &'a self,
+        servers: &[ServerName],
+        request: impl Fn(&'a NodeName, Vec<&'a ServerName>) -> Request<'a>,
+    ) -> Result<(), Trouble> {
+        for (compiler, names) in &self.compilers {
+            let servers: Vec<&ServerName> = names.iter().filter(|name| servers.contains(name)).collect();
+            if !servers.is_empty() {
+                self.ask(&request(compiler, servers)).await?;
+            }
+        }
+        Ok(())
+    }
+
     fn who(&self) -> String {
         self.program.display().to_string()
     }
@@ -123,19 +139,13 @@ impl Driver for Hook {
     }
 
     fn set<'a>(&'a self, servers: &'a [ServerName], wanted: Wanted) -> BoxFuture<'a, Result<(), Trouble>> {
-        Box::pin(async move {
-            for (compiler, names) in &self.compilers {
-                let servers: Vec<&ServerName> = names.iter().filter(|name| servers.contains(name)).collect();
-                if servers.is_empty() {
-                    continue;
-                }
-                let request = match wanted {
-                    Wanted::Drained => Request::Drain { compiler, servers },
-                    Wanted::Ready => Request::Ready { compiler, servers },
-                };
-                self.ask(&request).await?;
-            }
-            Ok(())
-        })
+        Box::pin(self.order(servers, move |compiler, servers| match wanted {
+            Wanted::Drained => Request::Drain { compiler, servers },
+            Wanted::Ready => Request::Ready { compiler, servers },
+        }))
+    }
+
+    fn close<'a>(&'a self, servers: &'a [ServerName]) -> BoxFuture<'a, Result<(), Trouble>> {
+        Box::pin(self.order(servers, |compiler, servers| Request::Close { compiler, servers }))
     }
 }

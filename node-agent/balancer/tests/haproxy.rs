@@ -220,6 +220,46 @@ async fn a_session_in_an_old_worker_counts_until_it_ends() {
     .await;
 }
 
+#[tokio::test]
+async fn closed_sessions_end_in_old_workers_too_and_no_new_one_is_made_there() {
+    let site = Site::start().await;
+    let keeper = site.keeper(Told::Everything);
+    let (mut old, mut elsewhere) = (site.session_on("c1"), site.session_on("c2"));
+    site.reload().await;
+    site.until_up().await;
+    let mut new = site.session_on("c1");
+    keeper.balance(wish("c1.example", Wanted::Drained, 1), || true).await.unwrap();
+    assert_eq!([old.ask(), new.ask()], [Some("c1".to_owned()), Some("c1".to_owned())]);
+    assert_eq!(keeper.close(&node("c1.example"), || true).await.unwrap(), "");
+    assert_eq!([old.ask(), new.ask(), elsewhere.ask()], [None, None, Some("c2".to_owned())]);
+    until("no session to be counted", || async {
+        keeper.status().await.servers[0].seen.as_ref().unwrap().sessions == 0
+    })
+    .await;
+    for _ in 0..10 {
+        assert_eq!(Session::open(site.front()).unwrap().ask().as_deref(), Some("c2"));
+    }
+    // Repeated, with nothing left.
+    assert_eq!(keeper.close(&node("c1.example"), || true).await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn i3_sessions_of_a_compiler_that_nobody_wants_drained_are_never_closed() {
+    let site = Site::start().await;
+    let keeper = site.keeper(Told::Everything);
+    let mut open = site.session_on("c1");
+    let refused = async |keeper: &Keeper, newest: bool| {
+        let closed = keeper.close(&node("c1.example"), || newest).await;
+        assert!(matches!(closed, Err(BalanceError::Overtaken)), "{closed:?}");
+    };
+    refused(&keeper, true).await;
+    keeper.balance(wish("c1.example", Wanted::Drained, 1), || true).await.unwrap();
+    refused(&keeper, false).await;
+    keeper.balance(wish("c1.example", Wanted::Ready, 2), || true).await.unwrap();
+    refused(&keeper, true).await;
+    assert_eq!(open.ask().as_deref(), Some("c1"));
+}
+
 /// Trap of HAProxy: the file from the drain would take the server out again, long after it was enabled.
 #[tokio::test]
 async fn a_state_file_that_was_saved_during_a_drain_does_not_bring_the_drain_back() {
@@ -584,12 +624,17 @@ async fn t21_no_name_whatever_it_is_reaches_the_socket_as_anything_but_a_name() 
         for name in &all {
             haproxy.set(std::slice::from_ref(name), Wanted::Drained).await.unwrap();
             haproxy.weigh(name, 50).await.unwrap();
+            haproxy.close(std::slice::from_ref(name)).await.unwrap();
         }
     })
     .await;
-    let expected = sent
-        .iter()
-        .flat_map(|name| [format!("set server {name} state drain"), format!("set server {name} weight 50%")]);
+    let expected = sent.iter().flat_map(|name| {
+        [
+            format!("set server {name} state drain"),
+            format!("set server {name} weight 50%"),
+            format!("shutdown sessions server {name}"),
+        ]
+    });
     assert_eq!(lines, expected.collect::<Vec<_>>());
     assert!(lines.iter().all(|line| !line.contains(';') && line.split('/').count() == 2));
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bunraku_balancer::{BalanceError, BalancerConfig, Keeper, NewServer, Trouble, Wanted, driver};
-use support::wish;
+use support::{node, wish};
 
 /// Keeps `ready` or `drain` for c1 and c2, and every request.
 const SCRIPT: &str = r#"#!/bin/sh
@@ -24,6 +24,7 @@ case $request in
     printf '{"incarnation":"1","servers":[{"backend":"puppet","server":"c1","admin":"%s","health":"up","sessions":3},' "$(state c1)"
     printf '{"backend":"puppet","server":"c2","admin":"%s","health":"up"}]}' "$(state c2)" ;;
   *'"do":"drain"'*'puppet/c1'*) echo drain > c1 ;;
+  *'"do":"close"'*'puppet/c1'*) ;;
   *'"do":"ready"'*'puppet/c1'*) rm -f c1 ;;
   *) echo "what is this?" >&2; exit 3 ;;
 esac
@@ -60,6 +61,7 @@ async fn a_command_drains_and_readies_by_the_documented_contract_and_meets_no_sh
         keeper.balance(wish("c2.example", Wanted::Drained, 1), || true).await,
         Err(BalanceError::BelowFloor(_))
     ));
+    assert_eq!(keeper.close(&node("c1.example"), || true).await.unwrap(), "");
     let servers = keeper.balance(wish("c1.example", Wanted::Ready, 2), || true).await.unwrap();
     assert!(servers[0].in_service());
     let requests = fs::read_to_string(directory.path().join("requests")).unwrap();
@@ -68,6 +70,7 @@ async fn a_command_drains_and_readies_by_the_documented_contract_and_meets_no_sh
         orders,
         [
             r#"{"do":"drain","compiler":"c1.example","servers":["puppet/c1"]}"#,
+            r#"{"do":"close","compiler":"c1.example","servers":["puppet/c1"]}"#,
             r#"{"do":"ready","compiler":"c1.example","servers":["puppet/c1"]}"#
         ]
     );
@@ -103,6 +106,16 @@ async fn f14_a_command_that_hangs_fails_babbles_or_lies_is_a_clear_error() {
 
 fn is_running(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[tokio::test]
+async fn a_command_of_before_close_was_asked_for_says_so_and_the_drain_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let keeper = keeper(directory.path(), &SCRIPT.replace(r#""do":"close""#, "never"));
+    keeper.balance(wish("c1.example", Wanted::Drained, 1), || true).await.unwrap();
+    let why = keeper.close(&node("c1.example"), || true).await.unwrap();
+    assert!(why.contains("refused") && why.contains("what is this?"), "{why}");
+    assert_eq!(keeper.status().await.servers[0].admin(), "drain");
 }
 
 #[tokio::test]

@@ -134,6 +134,8 @@ async fn a_drained_server_keeps_its_session_over_the_reload_and_gets_no_new_one(
     open.sort();
     open.dedup();
     assert_eq!(open, ["c1.example", "c2.example"]);
+    let why = keeper.close(&support::node("c1.example"), || true).await.unwrap();
+    assert_eq!(why, "nginx cannot close the sessions of puppet/c1");
     let refused = keeper.balance(wish("c2.example", Wanted::Drained, 1), || true).await.unwrap_err();
     assert!(matches!(refused, BalanceError::BelowFloor(_)), "{refused}");
     keeper.balance(wish("c1.example", Wanted::Ready, 2), || true).await.unwrap();

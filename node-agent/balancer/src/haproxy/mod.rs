@@ -104,6 +104,42 @@ impl Haproxy {
         tables::workers(&answer).map_err(|why| Trouble::Garbled { who: master.who(), why })
     }
 
+    /// In this worker, and in those that only the master reaches: they serve the sessions of before a reload.
+    async fn close_sessions(&self, server: &ServerName) -> Result<(), Trouble> {
+        self.tell(&format!("shutdown sessions server {server}")).await?;
+        let Some(master) = &self.master else { return Ok(()) };
+        for pid in Self::workers(master).await? {
+            match Self::close_in(master, pid, server).await {
+                // With its last session an old worker ends.
+                Err(trouble) if Self::workers(master).await?.contains(&pid) => return Err(trouble),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn close_in(master: &Socket, pid: u32, server: &ServerName) -> Result<(), Trouble> {
+        let command = format!("@!{pid} shutdown sessions server {server}");
+        let answer = master.tell(&command).await?;
+        match answer.trim() {
+            "" => return Ok(()),
+            // An older configuration may not have had it.
+            answer if answer.starts_with("No such") => return Ok(()),
+            // So an old worker says, which has no more servers by name. It shows its sessions, and takes no new ones
+            // that could get the identifier of one that has ended.
+            "Proxy is disabled." => {}
+            answer => {
+                let (who, answer) = (master.who(), answer.to_owned());
+                return Err(Trouble::Refused { who, command, answer });
+            }
+        }
+        let sessions = master.ask(&[&format!("@!{pid} show sess")]).await?.concat();
+        for session in tables::sessions(&sessions, server) {
+            master.tell(&format!("@!{pid} shutdown session {session}")).await?;
+        }
+        Ok(())
+    }
+
     /// A command that HAProxy answers with nothing, or with a refusal.
     async fn tell(&self, command: &str) -> Result<(), Trouble> {
         self.tell_and_hear(command, "").await
@@ -166,6 +202,15 @@ impl Driver for Haproxy {
                 self.tell(&format!("set server {server} state {state}")).await?;
             }
             self.save().await
+        })
+    }
+
+    fn close<'a>(&'a self, servers: &'a [ServerName]) -> BoxFuture<'a, Result<(), Trouble>> {
+        Box::pin(async move {
+            for server in servers {
+                self.close_sessions(server).await?;
+            }
+            Ok(())
         })
     }
 

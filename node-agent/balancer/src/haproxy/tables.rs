@@ -191,6 +191,20 @@ fn health(seen: &Statistics, state: &State) -> Health {
     }
 }
 
+/// Identifiers of the sessions that `show sess` has of one server.
+pub(super) fn sessions<'a>(text: &'a str, server: &ServerName) -> Vec<&'a str> {
+    let (backend, name) = (format!("be={}", server.backend()), format!("srv={}", server.server()));
+    let of_server = |line: &&str| {
+        let has = |wanted: &str| line.split(' ').any(|field| field == wanted);
+        has(&backend) && has(&name)
+    };
+    let lines = text.lines().filter(of_server).filter_map(|line| line.split_once(':'));
+    let is_one = |id: &&str| {
+        id.strip_prefix("0x").is_some_and(|digits| digits.chars().all(|digit| digit.is_ascii_hexdigit()))
+    };
+    lines.map(|(id, _)| id).filter(is_one).collect()
+}
+
 /// Pids of all workers in `show proc`, old ones included.
 pub(super) fn workers(text: &str) -> Result<Vec<u32>, Garbled> {
     let rows = text.lines().filter(|line| !line.starts_with('#'));
@@ -261,6 +275,13 @@ mod tests {
         };
         assert_eq!(none_down(&text(0, 3)).unwrap(), text(1, 1));
         assert!(none_down(&text(0, 0).replace("srv_op_state", "srv_state")).is_err());
+    }
+
+    #[test]
+    fn sessions_are_those_of_the_whole_name_and_no_other() {
+        let text = "0x1a: proto=tcpv4 src=127.0.0.1:4 fe=f be=p srv=c1 ts=00\n0x2: proto=tcpv4 fe=f be=p srv=c11 ts=00\n\
+                    0x3: proto=tcpv4 fe=f be=pp srv=c1 ts=00\nquit;0x4: fe=f be=p srv=c1\n0x5: fe=GLOBAL be=<NONE> srv=<none>";
+        assert_eq!(sessions(text, &name("p", "c1").unwrap()), ["0x1a"]);
     }
 
     #[test]

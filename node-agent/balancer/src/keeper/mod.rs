@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use bunraku_common::{Fence, NodeName, crash};
+use bunraku_common::{Chain, Fence, NodeName, crash};
 
 pub use self::{
     floor::BelowFloor,
@@ -144,6 +144,37 @@ impl Keeper {
         Ok(status::servers(&wish.compiler, servers, &observed, self.wishes().kept()))
     }
 
+    /// Ends the sessions that a compiler still has. Only while it is wanted drained, and seen to be; `still` as in
+    /// `balance`. Answers why they could not be closed; empty: they were.
+    pub async fn close(
+        &self,
+        compiler: &NodeName,
+        still: impl Fn() -> bool + Send,
+    ) -> Result<String, BalanceError> {
+        let servers = self.servers(compiler)?;
+        let mut turn = self.turn.lock().await;
+        let drained = self.wishes().of(compiler).is_some_and(|record| record.wanted == Wanted::Drained);
+        if !still() || !drained {
+            return Err(BalanceError::Overtaken);
+        }
+        let observed = self.reconcile(&mut turn).await?;
+        let is_out =
+            |name: &&ServerName| observed.server(name).is_some_and(|server| server.admin != Admin::Ready);
+        let out: Vec<ServerName> = servers.iter().filter(is_out).cloned().collect();
+        match self.driver.close(&out).await {
+            Ok(()) => {
+                tracing::info!(%compiler, servers = ?out, "sessions closed");
+                Ok(String::new())
+            }
+            // Whoever asked goes on without.
+            Err(cannot @ (Trouble::CannotDo { .. } | Trouble::Refused { .. })) => {
+                tracing::warn!(%compiler, "{cannot}");
+                Ok(Chain(&cannot).to_string())
+            }
+            Err(trouble) => Err(trouble.into()),
+        }
+    }
+
     async fn drain(
         &self,
         wish: &Wish,
@@ -261,7 +292,7 @@ impl Keeper {
     pub async fn status(&self) -> Status {
         let (observed, trouble) = match self.driver.observe().await {
             Ok(observed) => (observed, None),
-            Err(trouble) => (Observed::default(), Some(bunraku_common::Chain(&trouble).to_string())),
+            Err(trouble) => (Observed::default(), Some(Chain(&trouble).to_string())),
         };
         let wishes = self.wishes();
         let servers = self.config.compilers.iter();
