@@ -217,6 +217,41 @@ async fn i7_an_abort_while_a_compiler_is_drained_brings_it_back_unchanged_and_to
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn by_force_haproxy_closes_the_sessions_of_a_compiler_before_it_is_changed_and_those_of_no_other() {
+    let (fleet, actors) = three_actors().await;
+    let haproxy = fleet.balancer("lb1").haproxy();
+    // One of each compiler, in this order or another.
+    let mut sessions = [haproxy.session().await, haproxy.session().await, haproxy.session().await];
+    actors[0].goes_on("act", "it restarts");
+    let forced =
+        v1::RolloutRequest { drain_deadline_s: Some(1), on_drain_deadline: "force".into(), ..restart() };
+    let only_c1 = v1::RolloutRequest { nodes: vec!["c1".into()], ..forced };
+    let id = fleet.main().start_rollout(only_c1).await.unwrap();
+    let began = std::time::Instant::now();
+    let acting = fleet.main().until_turn(id, "c1", "acting").await;
+    assert!(began.elapsed() < Duration::from_secs(9), "what was closed is not waited for");
+    assert_eq!((haproxy.sessions("c1").await, acting.notes), (Some(0), Vec::new()));
+    let mut open = 0;
+    for session in &mut sessions {
+        open += usize::from(serves(session).await);
+    }
+    assert_eq!(open, 2, "those of c2 and c3 go on");
+    let texts: Vec<String> = fleet.main().events_after(0).await.into_iter().map(|event| event.text).collect();
+    let moved = |phase: &str| texts.iter().position(|text| *text == format!("rollout {id}: c1 is {phase}"));
+    assert!(moved("closing").is_some() && moved("closing") < moved("acting"), "{texts:#?}");
+    actors[0].goes_well("act");
+    fleet.main().until_rollout(id, "done").await;
+    fleet.main().until_balanced("c1", "in service").await;
+    fleet.end().await;
+}
+
+/// Whether the compiler at the other end answers.
+async fn serves(session: &mut tokio::net::TcpStream) -> bool {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    session.write_all(b"x").await.is_ok() && session.read_exact(&mut [0]).await.is_ok()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f15_a_compiler_that_fails_halts_the_rollout_with_an_alarm_until_it_is_retried_or_skipped() {
     let (fleet, [c1, c2, c3]) = three_actors().await;
     c1.fails("prepare", "conf.d/web.conf: line 3 is no HOCON");

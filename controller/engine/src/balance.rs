@@ -273,7 +273,8 @@ impl State {
         open.map(|balance| self.agree_by(balance, presence)).min()
     }
 
-    /// Every connected balancer is told what it was not seen to have heard. One that has heard more than is decided
+    /// Every connected balancer is told what it was not seen to have heard, and to close the sessions of a compiler that
+    /// a rollout takes by force, as long as it may have some. One that has heard more than is decided
     /// here is left alone: this journal lacks records.
     pub(crate) fn balance_steps(&self, presence: &Presence, steps: &mut Vec<Step>) {
         for balancer in self.balancers().filter(|balancer| presence.is_connected(balancer)) {
@@ -282,9 +283,11 @@ impl State {
             };
             for (compiler, balance) in &self.balance {
                 let newer = |wish: &Wish| wish.generation > balance.generation;
+                let close = self.is_closing(compiler)
+                    && view.servers_of(compiler).any(|server| server.sessions != Some(0));
                 let mut servers = view.servers_of(compiler).peekable();
-                if servers.peek().is_none() || view.servers_of(compiler).all(|server| self.has_heard(server))
-                {
+                let heard = view.servers_of(compiler).all(|server| self.has_heard(server));
+                if servers.peek().is_none() || heard && !close {
                     continue;
                 }
                 if servers.any(|server| server.wish.as_ref().is_some_and(newer)) {
@@ -300,6 +303,7 @@ impl State {
                     generation: balance.generation,
                     min_available: balance.min_available,
                     slow_start_s: self.settings.slow_start_s,
+                    close,
                 });
             }
         }

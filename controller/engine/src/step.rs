@@ -69,6 +69,8 @@ pub enum Step {
         generation: Generation,
         min_available: u32,
         slow_start_s: u32,
+        /// What sessions it still has are closed, once it is drained.
+        close: bool,
     },
     /// Check and fetch what can be checked and fetched before the drain. Changes nothing that is served.
     Prepare {
@@ -118,8 +120,8 @@ pub enum StepId {
     Discard(EnvironmentName, NodeName, Generation),
     Bring(EnvironmentName, NodeName, Generation),
     Retain(EnvironmentName, NodeName, Digest),
-    /// Balancer, compiler.
-    Balance(NodeName, NodeName, Generation),
+    /// Balancer, compiler; whether sessions are closed.
+    Balance(NodeName, NodeName, Generation, bool),
     Prepare(NodeName, Generation),
     Settle(NodeName, Generation),
     Act(NodeName, Generation),
@@ -143,8 +145,8 @@ impl Step {
             Self::Retain { environment, node, snapshot, .. } => {
                 StepId::Retain(environment.clone(), node.clone(), *snapshot)
             }
-            Self::Balance { balancer, compiler, generation, .. } => {
-                StepId::Balance(balancer.clone(), compiler.clone(), *generation)
+            Self::Balance { balancer, compiler, generation, close, .. } => {
+                StepId::Balance(balancer.clone(), compiler.clone(), *generation, *close)
             }
             Self::Prepare { node, generation, .. } => StepId::Prepare(node.clone(), *generation),
             Self::Settle { node, generation, .. } => StepId::Settle(node.clone(), *generation),

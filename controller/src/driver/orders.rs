@@ -124,6 +124,7 @@ impl Hands {
                 generation,
                 min_available,
                 slow_start_s,
+                close,
             } => {
                 let order = Some(order_about(term, generation, &format!("server {compiler}")));
                 let name = compiler.to_string();
@@ -135,6 +136,7 @@ impl Hands {
                     reason,
                     min_available,
                     slow_start_s,
+                    close_sessions: close,
                 };
                 (self.balance(balancer, compiler, generation, request).await, None)
             }
@@ -304,6 +306,13 @@ impl Hands {
             self.call(&balancer, request, BALANCE_DEADLINE, async |mut c, r| c.balance(r).await).await;
         self.balancers.look_at(&balancer);
         match reply {
+            Ok(reply) if !reply.not_closed.is_empty() => {
+                self.noted(
+                    &compiler,
+                    &format!("{balancer} did not close its sessions: {}", reply.not_closed),
+                );
+                None
+            }
             Err(NoReply::Refused(reason)) if drained => {
                 Some(Event::BalanceRefused { balancer, compiler, generation, reason })
             }

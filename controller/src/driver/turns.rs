@@ -98,7 +98,7 @@ impl Hands {
     }
 
     /// What an operator should know though it went well.
-    fn noted(&self, node: &NodeName, note: &str) {
+    pub(super) fn noted(&self, node: &NodeName, note: &str) {
         if note.is_empty() {
             return;
         }

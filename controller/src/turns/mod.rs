@@ -46,7 +46,9 @@ impl Said {
             return self.what.clone();
         }
         match &self.idle {
-            Some((at_ms, Err(why))) if turn.phase == TurnPhase::Draining && fresh(*at_ms) => {
+            Some((at_ms, Err(why)))
+                if matches!(turn.phase, TurnPhase::Draining | TurnPhase::Closing) && fresh(*at_ms) =>
+            {
                 format!("whether it is idle is not known: {why}")
             }
             Some(_) | None => String::new(),

@@ -24,6 +24,7 @@ pub(crate) struct Balance {
     reason: String,
     min_available: u32,
     slow_start: Duration,
+    close: bool,
 }
 
 impl Balance {
@@ -39,7 +40,11 @@ impl Balance {
             reason: text(request.reason, "reason", LONGEST_REASON)?,
             min_available: request.min_available,
             slow_start: Duration::from_secs(request.slow_start_s.min(LONGEST_SLOW_START_S).into()),
+            close: request.close_sessions,
         };
+        if balance.close && balance.wanted != Wanted::Drained {
+            return Err(Status::invalid_argument("only sessions of a drained compiler are closed"));
+        }
         if subject == balance.subject() {
             Ok(balance)
         } else {
@@ -69,6 +74,7 @@ impl Balance {
     ) -> Result<v1::BalanceReply, Status> {
         let subject = self.subject();
         let still = || node.memory().is_newest_about(&subject, fence);
+        let compiler = self.compiler.clone();
         let wish = Wish {
             compiler: self.compiler,
             wanted: self.wanted,
@@ -82,7 +88,11 @@ impl Balance {
         let servers =
             done.inspect_err(|error| tracing::warn!(subject, reason = %Chain(error), "not balanced"));
         let servers = servers.map_err(|error| status_of(&error))?;
-        Ok(v1::BalanceReply { servers: servers.into_iter().map(server).collect() })
+        let not_closed = match self.close {
+            true => keeper.close(&compiler, still).await.map_err(|error| status_of(&error))?,
+            false => String::new(),
+        };
+        Ok(v1::BalanceReply { servers: servers.into_iter().map(server).collect(), not_closed })
     }
 }
 

@@ -111,6 +111,14 @@ async fn t6_t11_t21_i3_a_balancer_obeys_newer_orders_about_its_own_compilers_dow
     let mut other = balance("c1", false, 6);
     other.compiler = "c2".into();
     assert_eq!(client.balance(other).await.unwrap_err().code(), Code::InvalidArgument);
+    let closing = |drained, generation| v1::BalanceRequest {
+        close_sessions: true,
+        ..balance("c1", drained, generation)
+    };
+    assert_eq!(client.balance(closing(true, 5)).await.unwrap().into_inner().not_closed, "");
+    assert_eq!(client.balance(closing(true, 4)).await.unwrap_err().code(), Code::Aborted);
+    // One that is in service loses no session by an order.
+    assert_eq!(client.balance(closing(false, 6)).await.unwrap_err().code(), Code::InvalidArgument);
     // Below the floor, and none of its compilers.
     let floor = client.balance(balance("c2", true, 1)).await.unwrap_err();
     assert_eq!(floor.code(), Code::FailedPrecondition);

@@ -28,6 +28,7 @@ impl State {
             TurnPhase::Verifying => TurnPhase::Enabling,
             TurnPhase::Waiting
             | TurnPhase::Draining
+            | TurnPhase::Closing
             | TurnPhase::Reverting
             | TurnPhase::Enabling
             | TurnPhase::Releasing
@@ -59,6 +60,7 @@ impl State {
             TurnPhase::Verifying | TurnPhase::Releasing => return None,
             TurnPhase::Waiting
             | TurnPhase::Draining
+            | TurnPhase::Closing
             | TurnPhase::Enabling
             | TurnPhase::Baking
             | TurnPhase::Done

@@ -128,7 +128,7 @@ impl State {
             TurnPhase::Skipped => return Ok(Vec::new()),
             TurnPhase::Waiting | TurnPhase::Preparing => TurnPhase::Skipped,
             TurnPhase::Settling => TurnPhase::Releasing,
-            TurnPhase::Draining => TurnPhase::Enabling,
+            TurnPhase::Draining | TurnPhase::Closing => TurnPhase::Enabling,
             TurnPhase::Failed if self.is_drained_by(rollout, node) => TurnPhase::Verifying,
             TurnPhase::Failed => TurnPhase::Skipped,
             TurnPhase::Acting

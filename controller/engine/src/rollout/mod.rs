@@ -172,6 +172,8 @@ pub enum TurnPhase {
     /// Its own Puppet agent is to be at rest, and stay so.
     Settling,
     Draining,
+    /// By force: the balancers are told to close the sessions that are left.
+    Closing,
     Acting,
     /// What was before the action is brought back.
     Reverting,
@@ -305,6 +307,7 @@ impl TurnPhase {
             Self::Preparing => "preparing",
             Self::Settling => "settling",
             Self::Draining => "draining",
+            Self::Closing => "closing",
             Self::Acting => "acting",
             Self::Reverting => "reverting",
             Self::Verifying => "verifying",

@@ -52,6 +52,7 @@ impl State {
             }
             TurnPhase::Waiting
             | TurnPhase::Draining
+            | TurnPhase::Closing
             | TurnPhase::Enabling
             | TurnPhase::Releasing
             | TurnPhase::Baking

@@ -5,7 +5,8 @@
 //! | waiting | its wave's turn has come | preparing | |
 //! | preparing | the node has checked | settling | failed |
 //! | settling | the node's Puppet agent rests | draining, acting if undrained | back: releasing |
-//! | draining | nobody is served any more | acting | back: enabling; or acting by force |
+//! | draining | nobody is served any more | acting | back: enabling; or closing by force |
+//! | closing | nobody is served any more | acting | acting, back where it is not drained: enabling |
 //! | acting | the node has done it, or failed and left all as it was (back) | verifying | back: releasing, stays drained |
 //! | reverting | the node has brought back what was before | verifying | back: releasing, stays drained |
 //! | verifying | it is healthy and proven | enabling | back: releasing, stays drained |
@@ -25,6 +26,9 @@ use super::{
     OnDrainDeadline, Retreat, Rollout, RolloutOutcome, RolloutPhase, Says, Turn, TurnPhase, Verdict,
 };
 use crate::{DrainOwner, Fact, Millis, Presence, State, deploy::span};
+
+/// Balancers close sessions at once; what their servers had begun for them ends a little later.
+const CLOSING: Millis = 10_000;
 
 impl State {
     /// What rollouts demand by themselves. Each fact makes its own condition false.
@@ -99,8 +103,12 @@ impl State {
                 go(TurnPhase::Releasing, aborted)
             }
             TurnPhase::Settling if late => back(TurnPhase::Releasing, no_answer()),
-            TurnPhase::Draining if aborted.is_some() && !turn.goes_back() => go(TurnPhase::Enabling, aborted),
-            TurnPhase::Draining => self.due_drain(rollout, node, turn, late, presence, now, before),
+            TurnPhase::Draining | TurnPhase::Closing if aborted.is_some() && !turn.goes_back() => {
+                go(TurnPhase::Enabling, aborted)
+            }
+            TurnPhase::Draining | TurnPhase::Closing => {
+                self.due_drain(rollout, node, turn, late, presence, now, before)
+            }
             TurnPhase::Acting | TurnPhase::Verifying
                 if late && turn.retreat.is_none() && rollout.reverts() =>
             {
@@ -150,8 +158,9 @@ impl State {
         }
     }
 
-    /// Wants the drain until it is decided, then watches the compiler run empty. Nothing is done to a compiler that is
-    /// not seen drained, also not by force.
+    /// Wants the drain until it is decided, then watches the compiler run empty, by force also while its sessions are
+    /// closed. Nothing is done to a compiler that is not seen drained, also not by force. What cannot be closed is not
+    /// waited for.
     #[expect(clippy::too_many_arguments, reason = "as the table")]
     fn due_drain(
         &self,
@@ -185,14 +194,25 @@ impl State {
             }
         }
         let out = self.is_out(node, presence, now);
-        let force = late && rollout.policy.on_drain_deadline == OnDrainDeadline::Force;
-        if out && (force || self.busy(node, presence, now).is_none()) {
+        let closing = turn.phase == TurnPhase::Closing;
+        let force = closing || rollout.policy.on_drain_deadline == OnDrainDeadline::Force;
+        let empty = self.busy(node, presence, now).is_none();
+        if out && late && force && !closing && !empty {
+            return Some(self.turn(rollout, node, TurnPhase::Closing, turn.retreat.clone(), before));
+        }
+        if out && (empty || late && closing) {
             let to = if turn.goes_back() { TurnPhase::Reverting } else { TurnPhase::Acting };
             return Some(self.turn(rollout, node, to, turn.retreat.clone(), before));
         }
-        let long = span(rollout.policy.drain_deadline);
-        let why = self.busy(node, presence, now).unwrap_or_else(|| "not every balancer is seen".to_owned());
-        if late { back(TurnPhase::Enabling, format!("it was not empty within {long}: {why}")) } else { None }
+        if !late {
+            return None;
+        }
+        let why = self.busy_or_unseen(node, presence, now);
+        let why = match closing {
+            true => format!("it is not seen drained any more: {why}"),
+            false => format!("it was not empty within {}: {why}", span(rollout.policy.drain_deadline)),
+        };
+        back(TurnPhase::Enabling, why)
     }
 
     #[expect(clippy::too_many_arguments, reason = "as the table")]
@@ -243,6 +263,15 @@ impl State {
         Fact::TurnMoved { rollout: rollout.id, node: node.clone(), to, generation, retreat }
     }
 
+    /// Whether the balancers are to close what sessions this compiler has.
+    pub(crate) fn is_closing(&self, node: &NodeName) -> bool {
+        let mut open = self.rollouts.values().filter(|rollout| !rollout.is_ended());
+        open.any(|rollout| {
+            let turn = rollout.turns.get(node);
+            turn.is_some_and(|turn| turn.phase == TurnPhase::Closing) && self.is_drained_by(rollout, node)
+        })
+    }
+
     pub(crate) fn is_drained_by(&self, rollout: &Rollout, node: &NodeName) -> bool {
         let owner = self.balance.get(node).and_then(|balance| balance.owner());
         owner == Some(&DrainOwner::Rollout(rollout.id))
@@ -260,6 +289,7 @@ impl State {
                 TurnPhase::Preparing
                 | TurnPhase::Settling
                 | TurnPhase::Draining
+                | TurnPhase::Closing
                 | TurnPhase::Acting
                 | TurnPhase::Reverting
                 | TurnPhase::Verifying
@@ -279,6 +309,7 @@ impl State {
         let time = match turn.phase {
             TurnPhase::Waiting | TurnPhase::Done | TurnPhase::Failed | TurnPhase::Skipped => return None,
             TurnPhase::Draining => policy.drain_deadline,
+            TurnPhase::Closing => CLOSING,
             TurnPhase::Baking => policy.longest_bake().saturating_add(policy.phase_deadline),
             TurnPhase::Preparing
             | TurnPhase::Settling

@@ -81,10 +81,14 @@ impl State {
                         "it is enabled as it is, and the rollout halts"
                     }
                     OnDrainDeadline::Abort => "it is enabled again, unchanged, and the rollout halts",
-                    OnDrainDeadline::Force => "it is changed all the same, if it is drained",
+                    OnDrainDeadline::Force => "its sessions are closed, if it is drained, and it is changed",
                 };
                 (self.drain_waiting(rollout, node, presence, now), then)
             }
+            TurnPhase::Closing => (
+                format!("for its sessions to be closed: {}", self.busy_or_unseen(node, presence, now)),
+                "it is changed all the same, if it is drained",
+            ),
             TurnPhase::Acting | TurnPhase::Reverting
                 if self.turn_is_blocked(rollout, node, presence, now) =>
             {
@@ -165,11 +169,7 @@ impl State {
 
     fn drain_waiting(&self, rollout: &Rollout, node: &NodeName, presence: &Presence, now: Millis) -> String {
         if self.is_drained_by(rollout, node) {
-            let busy = self.busy(node, presence, now);
-            return format!(
-                "to be empty: {}",
-                busy.unwrap_or_else(|| "not every balancer is seen".to_owned())
-            );
+            return format!("to be empty: {}", self.busy_or_unseen(node, presence, now));
         }
         let owner = crate::DrainOwner::Rollout(rollout.id);
         let action = rollout.action.to_string();
@@ -177,6 +177,10 @@ impl State {
             Ok(_) => "to be drained".to_owned(),
             Err(why) => format!("to be drained: {}", why.reason),
         }
+    }
+
+    pub(crate) fn busy_or_unseen(&self, node: &NodeName, presence: &Presence, now: Millis) -> String {
+        self.busy(node, presence, now).unwrap_or_else(|| "not every balancer is seen".to_owned())
     }
 
     fn turn_is_blocked(&self, rollout: &Rollout, node: &NodeName, presence: &Presence, now: Millis) -> bool {

@@ -23,6 +23,10 @@ pub(crate) struct Server {
     /// Somebody else has put it out of service.
     pub(crate) foreign: bool,
     pub(crate) sessions: u64,
+    /// How often its sessions were closed.
+    pub(crate) closed: usize,
+    /// As with nginx: they cannot be.
+    pub(crate) cannot_close: bool,
     pub(crate) wish: Option<Wish>,
     /// Of the newest order that it saw: never lost.
     pub(crate) fence: Option<Fence>,
@@ -38,6 +42,7 @@ pub(crate) struct Told {
     pub(crate) owner: String,
     pub(crate) fence: Fence,
     pub(crate) min_available: u32,
+    pub(crate) close: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +60,8 @@ impl Balancer {
             drained: false,
             foreign: false,
             sessions: 0,
+            closed: 0,
+            cannot_close: false,
             wish: None,
             fence: None,
             forgot: false,
@@ -76,6 +83,9 @@ impl Balancer {
             return Said::Refused(format!("{left} would be left of {floor}"));
         }
         (server.drained, server.forgot) = (told.drained, false);
+        if told.close && !server.cannot_close {
+            (server.sessions, server.closed) = (0, server.closed + 1);
+        }
         let (drained, owner, generation) = (told.drained, told.owner.clone(), told.fence.generation);
         (server.fence, server.wish) = (Some(told.fence), Some(Wish { drained, owner, generation }));
         Said::Done

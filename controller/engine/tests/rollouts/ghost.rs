@@ -30,6 +30,8 @@ pub(crate) struct Counts {
     pub(crate) done: usize,
     pub(crate) aborted: usize,
     pub(crate) stale: usize,
+    /// Turns whose sessions were closed.
+    pub(crate) closings: usize,
     /// By deploys, out of service.
     pub(crate) left_behind: usize,
     /// Rollouts that deploys started.
@@ -60,6 +62,7 @@ impl Counts {
         self.done += other.done;
         self.aborted += other.aborted;
         self.stale += other.stale;
+        self.closings += other.closings;
         self.left_behind += other.left_behind;
         self.judged.iter_mut().zip(other.judged).for_each(|(sum, more)| *sum += more);
     }
@@ -98,6 +101,7 @@ impl Ghost {
                 TurnPhase::Waiting => *self.attempts.get_mut(&(*rollout, node.clone())).unwrap() += 1,
                 TurnPhase::Failed => self.counts.failed += 1,
                 TurnPhase::Done => self.counts.done += 1,
+                TurnPhase::Closing => self.counts.closings += 1,
                 _ => {}
             },
             // Those that are done have another turn, as after a retry.
@@ -137,7 +141,13 @@ impl Ghost {
     /// A number of one subject stands for one order.
     pub(crate) fn sends(&mut self, step: &Step, fence: Fence) {
         let (subject, what) = match step {
-            Step::Balance { compiler, drained, owner, .. } => {
+            Step::Balance { compiler, drained, owner, close, .. } => {
+                if *close && !self.wanted_out.contains_key(compiler) {
+                    self.breaks(
+                        Property::I3,
+                        format!("sessions of {compiler}, which is not drained, are closed"),
+                    );
+                }
                 (format!("server {compiler}"), format!("{drained} {owner}"))
             }
             Step::Prepare { node, .. } => (format!("turn {node}"), "prepare".to_owned()),

@@ -167,7 +167,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     let which = 0..64_usize;
     let min = prop_oneof![4 => Just(0_u32), 1 => 1..3_u32];
     let by_people = prop_oneof![
-        6 => (1..8_u8, 1..3_usize, min.clone(), prop::bool::weighted(0.2), any::<bool>(), prop::bool::weighted(0.8),
+        6 => (1..8_u8, 1..3_usize, min.clone(), prop::bool::weighted(0.3), any::<bool>(), prop::bool::weighted(0.8),
               prop::option::of(any::<bool>()))
             .prop_map(|(nodes, batch, min_available, force, updates, reverts, judged)| {
                 Operation::Start { nodes, batch, min_available, force, updates, reverts, judged }
@@ -212,7 +212,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             .prop_map(|(node, unchanged, reverts)| Operation::Fails { node, unchanged, reverts }),
         5 => (compiler.clone(), 0..60_u64, prop_oneof![Just(0), 5..20_u64])
             .prop_map(|(node, catalogs, failed)| Operation::Fares { node, catalogs, failed: failed.min(catalogs) }),
-        2 => (compiler.clone(), prop::bool::weighted(0.3)).prop_map(|(node, busy)| Operation::Busy { node, busy }),
+        2 => (compiler.clone(), prop::bool::weighted(0.4)).prop_map(|(node, busy)| Operation::Busy { node, busy }),
         1 => (compiler.clone(), prop::bool::weighted(0.3)).prop_map(|(node, runs)| Operation::PuppetRuns { node, runs }),
         1 => (balancer.clone(), compiler.clone(), any::<bool>())
             .prop_map(|(balancer, node, knows)| Operation::Forget { balancer, node, knows }),
@@ -253,6 +253,7 @@ fn the_histories_are_worth_checking() {
         counts.done > 100,
         counts.aborted > 20,
         counts.stale > 20,
+        counts.closings > 10,
         counts.left_behind > 10,
         counts.renewals > 20,
         counts.judged.iter().all(|judged| *judged > 5),

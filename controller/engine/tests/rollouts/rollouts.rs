@@ -1,7 +1,9 @@
 //! Rollouts, one sentence a test.
 
 use bunraku_common::Role;
-use bunraku_engine::{Ask, Event, OnDrainDeadline, Request, RolloutOutcome, RolloutPhase, Step, TurnPhase};
+use bunraku_engine::{
+    Ask, Event, OnDrainDeadline, Request, RolloutId, RolloutOutcome, RolloutPhase, Step, TurnPhase,
+};
 
 use crate::site::{Site, drain, everything_is_as_before, node, outcome, restart, update};
 
@@ -87,18 +89,126 @@ fn a_drain_that_does_not_end_gives_the_turn_up_and_halts_the_rollout() {
     assert_eq!(outcome(&site, id), RolloutOutcome::Done);
 }
 
-#[test]
-fn a_drain_that_does_not_end_is_forced_where_that_was_asked_for() {
+/// A restart by force, with three sessions of c1 open at each balancer when the time of its drain is over.
+fn forced() -> (Site, RolloutId) {
     let mut site = Site::new();
     let mut ask = restart();
     ask.policy.on_drain_deadline = OnDrainDeadline::Force;
     let id = site.start(ask);
-    site.compiler("c1").idle.connections_from_balancers = 1;
+    sessions(&mut site, 3);
     site.until(id, "c1", TurnPhase::Draining);
     site.round();
     site.now += 60_000;
     site.look();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Closing);
+    (site, id)
+}
+
+fn sessions(site: &mut Site, open: u64) {
+    site.balancers.iter_mut().for_each(|lb| lb.servers.get_mut(&node("c1")).unwrap().sessions = open);
+}
+
+fn closed(site: &Site) -> Vec<usize> {
+    site.balancers.iter().map(|lb| lb.servers[&node("c1")].closed).collect()
+}
+
+#[test]
+fn by_force_every_balancer_closes_its_sessions_before_the_compiler_is_changed() {
+    let (mut site, id) = forced();
+    let drain = site.generation("c1");
+    let steps = site.steps();
+    let closes = |step: &Step| matches!(step, Step::Balance { close: true, drained: true, generation, .. } if *generation == drain);
+    assert!(steps.len() == 2 && steps.iter().all(closes), "{steps:?}");
+    assert!(site.waiting(id)[0].contains("c1: for its sessions to be closed: 6 sessions are open"));
+    // One balancer loses the order: it is told again.
+    site.tell_balancer(&steps[0]);
+    site.look();
+    assert_eq!((site.phase(id, "c1"), site.steps()), (TurnPhase::Closing, vec![steps[1].clone()]));
+    site.tell_balancers();
+    assert_eq!((closed(&site), site.compiler("c1").restarts), (vec![1, 1], 0));
+    assert!(matches!(&site.steps()[..], [Step::Act { .. }]));
+    site.finish(id);
+    assert_eq!((outcome(&site, id), closed(&site)), (RolloutOutcome::Done, vec![1, 1]));
+    everything_is_as_before(&mut site);
+}
+
+#[test]
+fn what_no_balancer_can_close_is_waited_for_ten_seconds_and_no_longer() {
+    let (mut site, id) = forced();
+    site.balancer("lb2").servers.get_mut(&node("c1")).unwrap().cannot_close = true;
+    site.tell_balancers();
+    site.now += 9_999;
+    site.look();
+    assert!(matches!(&site.steps()[..], [Step::Balance { close: true, .. }]), "{:?}", site.steps());
+    site.now += 1;
+    site.look();
     assert_eq!(site.phase(id, "c1"), TurnPhase::Acting);
+    site.round();
+    sessions(&mut site, 0);
+    site.finish(id);
+    assert_eq!(outcome(&site, id), RolloutOutcome::Done);
+}
+
+#[test]
+fn by_force_a_compiler_that_is_empty_at_the_end_of_its_drain_has_nothing_closed() {
+    let mut site = Site::new();
+    let mut ask = restart();
+    ask.policy.on_drain_deadline = OnDrainDeadline::Force;
+    let id = site.start(ask);
+    site.finish(id);
+    assert_eq!((outcome(&site, id), closed(&site)), (RolloutOutcome::Done, vec![0, 0]));
+}
+
+#[test]
+fn without_force_no_session_is_ever_closed() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    sessions(&mut site, 3);
+    site.until(id, "c1", TurnPhase::Draining);
+    site.round();
+    site.now += 60_000;
+    site.look();
+    site.until(id, "c1", TurnPhase::Failed);
+    assert_eq!((closed(&site), site.compiler("c1").restarts), (vec![0, 0], 0));
+}
+
+#[test]
+fn i3_a_balancer_that_is_cut_off_while_sessions_are_closed_ends_the_turn_unchanged() {
+    let (mut site, id) = forced();
+    site.presence.gone(&node("lb2"), site.now);
+    site.now += 10_000;
+    site.look();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Enabling);
+    site.connect_all();
+    site.until(id, "c1", TurnPhase::Failed);
+    assert_eq!(site.compiler("c1").restarts, 0);
+    assert!(site.steps().is_empty() && site.in_service("c1"));
+}
+
+#[test]
+fn i5_a_controller_killed_while_sessions_are_closed_goes_on_and_changes_nothing_twice() {
+    let (mut site, id) = forced();
+    site.restart();
+    site.connect_all();
+    site.look();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Closing);
+    site.finish(id);
+    assert_eq!((outcome(&site, id), closed(&site)), (RolloutOutcome::Done, vec![1, 1]));
+    assert!(site.compilers.iter().all(|compiler| compiler.restarts == 1));
+}
+
+#[test]
+fn i7_an_abort_or_a_skip_while_sessions_are_closed_brings_the_compiler_back_unchanged() {
+    for request in [
+        |rollout| Request::AbortRollout { rollout, reason: "no".into() },
+        |rollout| Request::SkipTurn { rollout, node: node("c1") },
+    ] {
+        let (mut site, id) = forced();
+        site.ask(request(id)).unwrap();
+        site.until(id, "c1", TurnPhase::Skipped);
+        assert_eq!(site.compiler("c1").restarts, 0);
+        assert!(site.in_service("c1"));
+    }
 }
 
 #[test]

@@ -172,11 +172,12 @@ impl Site {
     }
 
     pub(crate) fn told_by(&self, step: &Step, fence: Fence) -> Option<(NodeName, Told)> {
-        let Step::Balance { balancer, compiler, drained, owner, min_available, .. } = step else {
+        let Step::Balance { balancer, compiler, drained, owner, min_available, close, .. } = step else {
             return None;
         };
         let (compiler, owner) = (compiler.clone(), owner.clone());
-        let told = Told { compiler, drained: *drained, owner, fence, min_available: *min_available };
+        let (drained, min_available, close) = (*drained, *min_available, *close);
+        let told = Told { compiler, drained, owner, fence, min_available, close };
         Some((balancer.clone(), told))
     }
 

@@ -52,6 +52,8 @@ impl World {
         let mut site = Site::new();
         site.renews_by_itself();
         site.compilers.iter_mut().for_each(|compiler| compiler.carries(25, 0));
+        // As nginx is.
+        site.balancers[1].servers.values_mut().for_each(|server| server.cannot_close = true);
         let mut world = Self { site, network: Vec::new(), late: Vec::new(), posted: 0, views: Vec::new() };
         for operation in operations {
             world.perform(operation);
@@ -86,7 +88,9 @@ impl World {
                 }
                 (ask.policy.batch, ask.policy.min_available) = (Batch::Count(batch), min_available);
                 if force {
-                    ask.policy.on_drain_deadline = OnDrainDeadline::Force;
+                    // Soon, so that it comes to that while the compiler is busy.
+                    (ask.policy.on_drain_deadline, ask.policy.drain_deadline) =
+                        (OnDrainDeadline::Force, 2_000);
                 }
                 let _refused = site.ask(Request::StartRollout { ask });
             }

@@ -132,7 +132,8 @@ pub(super) struct Wanted {
     /// How long a compiler may take to be empty: 90s, 10m, 1h
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_span)]
     drain_deadline: u64,
-    /// What then: `abort` enables it again, unchanged, and halts; `force` changes it all the same
+    /// What then: `abort` enables it again, unchanged, and halts; `force` closes its sessions, and changes
+    /// it all the same
     #[arg(long, value_name = "WHAT", default_value = "abort", value_parser = ["abort", "force"])]
     on_drain_deadline: String,
     /// How long each other step may take on a compiler: the check before the drain, the action, the way back, the check

@@ -66,7 +66,7 @@ fn wave_rows(waves: &[RolloutWave]) -> impl Iterator<Item = Vec<String>> {
 
 fn steps(action: &str, policy: &RolloutPolicy, undrained: bool) -> Vec<String> {
     let drain = match policy.on_drain_deadline.as_str() {
-        "force" => "changed all the same",
+        "force" => "its sessions are closed, and it is changed all the same",
         _ => "enabled again, unchanged",
     };
     let mut steps = vec!["is checked, and its own Puppet agent rests".to_owned()];
