@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     process::Command,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bunraku_balancer::{
@@ -46,7 +46,7 @@ impl Site {
         let (d, n) = (self.directory.path().display(), &self.network);
         let text = format!(
             "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\ndaemon off;\nworker_processes 2;\n\
-             pid {d}/nginx.pid;\nerror_log {d}/error.log;\nevents {{}}\nstream {{\n  include {d}/bunraku-stream.conf;\n\
+             pid {d}/nginx.pid;\nerror_log {d}/error.log notice;\nevents {{}}\nstream {{\n  include {d}/bunraku-stream.conf;\n\
              \x20 server {{ listen {n}.1:{PORT}; proxy_pass puppet; }}\n  {more}\n}}\n"
         );
         std::fs::write(self.path("nginx.conf"), text).unwrap();
@@ -94,6 +94,12 @@ impl Site {
 
     fn front(&self) -> SocketAddr {
         format!("{}.1:{PORT}", self.network).parse().unwrap()
+    }
+
+    /// How often its master was told to reload, by its own log.
+    fn reloads(&self) -> usize {
+        let log = std::fs::read_to_string(self.path("error.log")).unwrap();
+        log.matches("(SIGHUP) received").count()
     }
 
     async fn serving(&self) -> Vec<String> {
@@ -200,6 +206,34 @@ async fn an_ailing_server_gets_nothing_and_the_last_one_is_never_marked_down() {
     site.compilers.well.iter().for_each(|well| well.store(true, Ordering::Relaxed));
     until("both to be in service", || async { seen(&keeper).await.iter().all(ServerStatus::in_service) })
         .await;
+}
+
+/// Each reload leaves workers behind that live as long as their sessions.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_that_flaps_reloads_nginx_every_five_seconds_at_most() {
+    let mut site = Site::start().await;
+    let (keeper, _watch) = site.up().await;
+    let (began, before) = (Instant::now(), site.reloads());
+    let (mut changes, mut reloads) = (0, Vec::new());
+    while reloads.len() < 3 {
+        assert!(began.elapsed() < Duration::from_secs(60), "{changes} changes, reloads {reloads:?}");
+        // As soon as one change of its health was seen, the next one comes.
+        let well = site.compilers.well[0].load(Ordering::Relaxed);
+        if (seen(&keeper).await[0].health() == Health::Up) == well {
+            site.compilers.well[0].store(!well, Ordering::Relaxed);
+            changes += 1;
+        }
+        if site.reloads() > before + reloads.len() {
+            reloads.push(began.elapsed());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(changes > 6, "{changes} changes, reloads {reloads:?}");
+    // nginx itself takes a moment, now more and now less.
+    let apart = reloads.windows(2).map(|two| two[1] - two[0]);
+    assert!(apart.min().unwrap() > Duration::from_secs(4), "{changes} changes, reloads {reloads:?}");
+    site.compilers.well[0].store(true, Ordering::Relaxed);
+    until("what flapped to be in service", || async { site.serving().await.len() == 2 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
