@@ -10,6 +10,7 @@ pub mod installed;
 pub mod load;
 pub mod machine;
 pub mod namespace;
+pub mod own_apt;
 pub mod packages;
 pub mod process;
 pub mod progress;

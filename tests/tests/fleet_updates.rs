@@ -3,81 +3,24 @@
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 use std::{
-    env,
     fs::{self, File},
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    process::Command,
 };
 
-use bunraku_proto::v1::{self, action::Kind};
-use bunraku_tests::fleet::{Fleet, Mood, end_services, grant, left, restart, turn, until};
+use bunraku_proto::v1;
+use bunraku_tests::{
+    fleet::{Fleet, Mood, end_services, grant, left, turn, until},
+    own_apt::{Apt, allow, apart, directory, run, update},
+};
 use rustix::fs::{FlockOperation, fcntl_lock};
-
-const INSIDE: &str = "BUNRAKU_TEST_INSIDE";
-
-/// What dpkg and apt write becomes an overlay that ends with this process; repositories are ours alone.
-const MOUNTS: &str = r#"
-set -e
-mount -t tmpfs tmpfs "$1"
-for dir in var/lib/dpkg var/lib/apt var/cache var/log etc/apt opt; do
-    mkdir -p "$1/$dir/upper" "$1/$dir/work"
-    mount -t overlay overlay -o "lowerdir=/$dir,upperdir=$1/$dir/upper,workdir=$1/$dir/work" "/$dir"
-done
-rm -rf /etc/apt/sources.list /etc/apt/sources.list.d/* /etc/apt/preferences.d/*
-echo "deb [trusted=yes] file:$1/repo ./" > /etc/apt/sources.list
-mkdir "$1/repo""#;
-
-/// The repository, and the directory that it lies in.
-struct Apt(PathBuf);
-
-impl Apt {
-    fn package(&self, version: &str, postinst: &str) {
-        let tree = self.0.join(format!("toyserver-{version}"));
-        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
-        fs::create_dir_all(tree.join("opt/toyserver")).unwrap();
-        fs::write(tree.join("opt/toyserver/version"), version).unwrap();
-        let control = format!(
-            "Package: toyserver\nVersion: {version}\nArchitecture: all\nMaintainer: T <t@t.example>\nDescription: toy\n"
-        );
-        fs::write(tree.join("DEBIAN/control"), control).unwrap();
-        let script = tree.join("DEBIAN/postinst");
-        fs::write(&script, format!("#!/bin/sh\n{postinst}\n")).unwrap();
-        fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-        let file = self.0.join(format!("repo/toyserver_{version}_all.deb"));
-        run("dpkg-deb", &["--build", tree.to_str().unwrap(), file.to_str().unwrap()]);
-        let index = format!("cd {} && dpkg-scanpackages -m . > Packages", self.0.join("repo").display());
-        run("sh", &["-c", &index]);
-        run("apt-get", &["-q", "-oAPT::Sandbox::User=root", "update"]);
-    }
-
-    fn installed(&self) -> String {
-        run("dpkg-query", &["-W", "-f", "${db:Status-Status} ${Version}", "toyserver"])
-    }
-}
-
-fn run(program: &str, words: &[&str]) -> String {
-    let output = Command::new(program).args(words).current_dir("/").output().unwrap();
-    assert!(output.status.success(), "{program} {words:?}: {output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// Runs the test in a process with mounts of its own; there, it goes on with toyserver 1.0 installed.
 fn alone(test: &str) -> Option<Apt> {
-    if let Some(directory) = env::var_os(INSIDE) {
-        let directory = PathBuf::from(directory);
-        run("sh", &["-c", MOUNTS, "sh", directory.to_str().unwrap()]);
-        let apt = Apt(directory);
-        apt.package("1.0", "exit 0");
-        run("apt-get", &["-y", "-q", "-oAPT::Sandbox::User=root", "install", "toyserver=1.0"]);
-        return Some(apt);
+    if let Some(directory) = directory() {
+        return Some(Apt::mount(directory, &[("1.0", "exit 0".to_owned())]));
     }
-    assert!(rustix::process::geteuid().is_root(), "this test mounts overlays: it needs root");
     let directory = tempfile::tempdir().unwrap();
-    let mut inside = Command::new("unshare");
-    inside.args(["--mount", "--propagation", "private", "--"]).arg(env::current_exe().unwrap());
-    let output =
-        inside.args(["--exact", test, "--nocapture"]).env(INSIDE, directory.path()).output().unwrap();
+    let output = apart(directory.path()).args(["--exact", test, "--nocapture"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains("1 passed"), "{said}");
@@ -87,7 +30,7 @@ fn alone(test: &str) -> Option<Apt> {
 async fn fleet() -> Fleet {
     let granted = |config: &mut bunraku_agent::Config| {
         grant(config);
-        config.packages.allow = vec!["toyserver".to_owned()];
+        allow(config);
     };
     let fleet = Fleet::new().nodes(2).agents(granted).controller(|config| config.balancers.agree_s = 4);
     let mut fleet = fleet.up().await;
@@ -95,13 +38,6 @@ async fn fleet() -> Fleet {
     assert_eq!(fleet.deploy("production").await.phase, "live");
     fleet.add_balancer("lb1", &["c1", "c2"]).await;
     fleet
-}
-
-/// Of c1 alone: both nodes are this one host.
-fn update(version: &str) -> v1::RolloutRequest {
-    let (package, version) = ("toyserver".to_owned(), version.to_owned());
-    let action = v1::Action { kind: Kind::Update.into(), package, version, ..v1::Action::default() };
-    v1::RolloutRequest { action: Some(action), nodes: vec!["c1".to_owned()], ..restart() }
 }
 
 async fn refused(fleet: &Fleet, request: v1::RolloutRequest) -> String {
@@ -179,7 +115,7 @@ async fn f3_i5_an_agent_that_ends_during_an_update_finds_its_end_and_does_not_be
     else {
         return;
     };
-    let (begun, gate) = (apt.0.join("begun"), apt.0.join("gate"));
+    let (begun, gate) = (apt.path("begun"), apt.path("gate"));
     run("mkfifo", &[gate.to_str().unwrap()]);
     apt.package("2.0", &format!("echo begun >> {}; read line < {}", begun.display(), gate.display()));
     let fleet = fleet().await;
@@ -221,7 +157,7 @@ async fn f16_what_is_not_granted_older_missing_or_without_a_way_back_is_refused_
     let why = refused(&fleet, v1::RolloutRequest { downgrade: true, ..update("0.5") }).await;
     assert!(why.contains("this node does not grant that toyserver becomes older"), "{why}");
 
-    fs::remove_file(apt.0.join("repo/toyserver_1.0_all.deb")).unwrap();
+    fs::remove_file(apt.path("repo/toyserver_1.0_all.deb")).unwrap();
     apt.package("2.0", "exit 0");
     run("sh", &["-c", "mount --bind /dev/null /usr/bin/dpkg-repack"]);
     let plan = fleet.main().client().plan_rollout(update("2.0")).await.unwrap().into_inner();
@@ -279,7 +215,7 @@ async fn f3_f16_a_dpkg_that_was_killed_is_finished_and_the_update_brought_back()
     let Some(apt) = alone("f3_f16_a_dpkg_that_was_killed_is_finished_and_the_update_brought_back") else {
         return;
     };
-    let (begun, gate) = (apt.0.join("begun"), apt.0.join("gate"));
+    let (begun, gate) = (apt.path("begun"), apt.path("gate"));
     run("mkfifo", &[gate.to_str().unwrap()]);
     let once = format!("test -e {0} && exit 0; echo > {0}; read line < {1}", begun.display(), gate.display());
     apt.package("2.0", &once);
