@@ -1,5 +1,6 @@
 //! F1 and F2: kill -9 of the controller and of an agent at every step of a deploy, each step a case of its own.
-//! F3: the same at every step of a rollout, of the balancer's agent too, behind a real HAProxy.
+//! F3: the same at every step of a rollout, of the balancer's agent too, behind a real HAProxy; of updates with real
+//! apt and dpkg (F16).
 //! F11: clocks that are wrong, and clocks that jump.
 //!
 //! Real: both programs as processes, git, g10k, TLS. Stand-ins: Puppet Server and the `puppet` program. A program is
@@ -27,6 +28,8 @@ mod release;
 mod rollouts;
 #[path = "kills/storm.rs"]
 mod storm;
+#[path = "kills/updates.rs"]
+mod updates;
 #[path = "kills/witness.rs"]
 mod witness;
 #[path = "kills/world.rs"]
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         agent::cases(),
         clocks::cases(),
         rollouts::cases(),
+        updates::cases(),
     ];
     let cases: Vec<Case> = cases.into_iter().flatten().filter(|case| is_selected(&case.name)).collect();
     if std::env::args().any(|argument| argument == "--list") {
@@ -99,8 +103,12 @@ async fn run(cases: Vec<Case>) -> Vec<String> {
     failed
 }
 
-/// As libtest selects: by any of the words on the command line, flags aside.
+/// As libtest selects: by any of the words on the command line, flags aside. One case that has the process for itself is
+/// called by its whole name.
 fn is_selected(name: &str) -> bool {
+    if updates::is_apart() {
+        return std::env::args().any(|argument| argument == name);
+    }
     let mut words = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).peekable();
     words.peek().is_none() || words.any(|word| name.contains(&word))
 }

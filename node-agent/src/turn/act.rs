@@ -130,6 +130,7 @@ async fn update(node: &Node, compiler: &Compiler, begun: &Begun, target: &Target
         Ok(false) => return Answer::Done(format!("{} {} was installed", target.package, target.version)),
         Err(answer) => return answer,
     }
+    crash::point("packages-changed");
     if let Err(why) = types::made_again(node, compiler, begun.puppet.as_deref()).await {
         return Answer::changed(why);
     }

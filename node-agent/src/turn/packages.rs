@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use bunraku_common::{Chain, Fence};
+use bunraku_common::{Chain, Fence, crash};
 use bunraku_packages::{Allowed, Foreseen, Manager, Packages, Plan, Target, of_this_host};
 
 use super::{
@@ -116,7 +116,9 @@ pub(super) async fn prepare(node: &Node, target: &Target, consent: Consent, unfi
     if !unfinished && let Err(error) = Plan::forget(&directory(node)) {
         return Answer::unchanged(format!("the plan of an earlier update could not be removed: {error}"));
     }
-    match packages(node, &*manager).prepare(target, &allowed(node, consent)).await {
+    let prepared = packages(node, &*manager).prepare(target, &allowed(node, consent)).await;
+    crash::point("packages-prepared");
+    match prepared {
         Err(error) => Answer::unchanged(Chain(&error)),
         Ok(plan) => Answer::Done(match plan.no_way_back().join(", ") {
             lost if !lost.is_empty() => no_way_back(&lost),

@@ -55,7 +55,7 @@ const FACTS: [&str; 6] = [
     "rollout-ended",
 ];
 const JUDGED: &str = "turn-judged";
-const WHEN: [&str; 2] = ["before", "after"];
+pub(crate) const WHEN: [&str; 2] = ["before", "after"];
 
 pub(crate) fn cases() -> Vec<Case> {
     let moves = (1..=MOVES_OF_A_TURN).map(|number| format!("turn-moved:{number}"));
@@ -95,7 +95,7 @@ async fn controller_killed(at: String) {
     ends_well(world).await;
 }
 
-async fn controller_dies_at(at: &str) -> World {
+pub(crate) async fn controller_dies_at(at: &str) -> World {
     let mut world = World::balanced().await;
     world.kill("controller");
     world.start("controller", Some(at)).await;

@@ -13,6 +13,7 @@ use bunraku_proto::v1;
 use bunraku_tests::{
     fleet::{Fleet, MainServer, Node, digest_of, found, grant, until},
     installed::program,
+    own_apt::allow,
     process::{Service, tail},
 };
 
@@ -73,7 +74,11 @@ impl World {
 
     /// Two compilers whose services rollouts may restart, behind a real HAProxy; everything runs, `A` is live.
     pub(crate) async fn balanced() -> Self {
-        let plan = Fleet::new().nodes(NODES.len()).agents(grant);
+        let granted = |config: &mut bunraku_agent::Config| {
+            grant(config);
+            allow(config);
+        };
+        let plan = Fleet::new().nodes(NODES.len()).agents(granted);
         let mut fleet = plan.controller(|config| config.balancers.agree_s = 8).up().await;
         fleet.push(ENVIRONMENT, &[("manifests/site.pp", "# A\n")]);
         assert_eq!(fleet.deploy(ENVIRONMENT).await.phase, "live");
