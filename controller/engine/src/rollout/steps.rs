@@ -2,7 +2,10 @@
 
 use bunraku_common::NodeName;
 
-use super::{Rollout, Turn, TurnPhase, verdict::bake_began};
+use super::{
+    Rollout, Turn, TurnPhase,
+    verdict::{bake_began, bake_ends},
+};
 use crate::{Millis, Presence, State, Step, view::FRESH};
 
 impl State {
@@ -70,7 +73,7 @@ impl State {
             // News of its numbers come by themselves.
             let baked = match rollout.is_on_trial(turn) {
                 true => bake_began(turn, presence).saturating_add(rollout.policy.longest_bake()),
-                false => turn.since.saturating_add(rollout.policy.bake),
+                false => bake_ends(rollout, turn, presence),
             };
             // The end of a bake needs the balancers to be seen then: if nothing newer comes, it waits for its deadline.
             let seen = self.balancers().all(|balancer| {

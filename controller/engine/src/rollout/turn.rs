@@ -24,6 +24,7 @@ use bunraku_common::{Generation, NodeName};
 
 use super::{
     OnDrainDeadline, Retreat, Rollout, RolloutOutcome, RolloutPhase, Says, Turn, TurnPhase, Verdict,
+    verdict::bake_ends,
 };
 use crate::{DrainOwner, Fact, Millis, Presence, State, deploy::span};
 
@@ -238,7 +239,7 @@ impl State {
                 }
                 Some(verdict) if verdict.says == Says::Fail => failed(fares_worse(verdict)),
                 None if rollout.is_on_trial(turn) => self.due_verdict(rollout, node, turn, presence, now),
-                Some(_) | None => (now >= turn.since.saturating_add(rollout.policy.bake))
+                Some(_) | None => (now >= bake_ends(rollout, turn, presence))
                     .then(|| self.turn(rollout, node, TurnPhase::Done, None, before)),
             },
             Ok(_) => failed(match self.balance.get(node).and_then(|balance| balance.owner()) {

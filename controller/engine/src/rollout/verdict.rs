@@ -146,9 +146,15 @@ impl Rollout {
     }
 }
 
-/// A controller that was away has lost the numbers: the bake begins anew.
+/// A controller that was away has lost the numbers, and nobody saw whether it stayed in service: the bake begins anew.
 pub(super) fn bake_began(turn: &Turn, presence: &Presence) -> Millis {
     turn.since.max(presence.up_since())
+}
+
+/// When the compiler has stayed in service for long enough. One that was judged has.
+pub(super) fn bake_ends(rollout: &Rollout, turn: &Turn, presence: &Presence) -> Millis {
+    let began = if turn.verdict.is_some() { turn.since } else { bake_began(turn, presence) };
+    began.saturating_add(rollout.policy.bake)
 }
 
 /// What these numbers say, however long they were collected.

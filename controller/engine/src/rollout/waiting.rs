@@ -3,7 +3,8 @@
 use bunraku_common::NodeName;
 
 use super::{
-    OnDrainDeadline, OnInconclusive, Rollout, RolloutId, RolloutPhase, Turn, TurnPhase, verdict::bake_began,
+    OnDrainDeadline, OnInconclusive, Rollout, RolloutId, RolloutPhase, Turn, TurnPhase,
+    verdict::{bake_began, bake_ends},
 };
 use crate::{Millis, Presence, State, deploy::span};
 
@@ -132,7 +133,7 @@ impl State {
                 };
                 return Some(Waits {
                     what: format!("for the end of its bake, and must stay in service ({traffic})"),
-                    until: Some(turn.since.saturating_add(rollout.policy.bake)),
+                    until: Some(bake_ends(rollout, turn, presence)),
                     then: "its turn is done".to_owned(),
                 });
             }

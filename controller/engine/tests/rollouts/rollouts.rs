@@ -312,6 +312,23 @@ fn f15_a_compiler_that_dies_while_it_bakes_halts_the_rollout() {
     assert_eq!(reason, "c1 failed: it went out of service while it baked");
 }
 
+/// Regression: time in which no controller ran, or by which its clock had jumped, counted as bake.
+#[test]
+fn f11_nobody_bakes_while_no_controller_looks() {
+    let mut site = Site::new();
+    let id = site.start(restart());
+    site.until(id, "c1", TurnPhase::Baking);
+    site.now += 3_600_000;
+    site.restart();
+    site.connect_all();
+    site.look();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Baking);
+    assert!(site.waiting(id)[0].contains("at most 1 s"), "{:?}", site.waiting(id));
+    site.now += 1_000;
+    site.look();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Done);
+}
+
 #[test]
 fn an_abort_in_every_phase_brings_the_compiler_back() {
     let phases = [
