@@ -1,16 +1,20 @@
-//! F11: wall clocks that are wrong, and wall clocks that jump during a deploy.
+//! F11: wall clocks that are wrong, and wall clocks that jump during a deploy or a rollout.
 
-use std::fs::{self, File};
+use std::{
+    fs::{self, File},
+    time::{Duration, Instant},
+};
 
 use bunraku_agent::identity::enroll_with_token;
 use bunraku_common::{Chain, NodeName};
 use bunraku_proto::v1;
-use bunraku_tests::fleet::{MainServer, until};
+use bunraku_tests::fleet::{MainServer, left, restart, until};
 use zeroize::Zeroizing;
 
 use super::{
     Case,
-    world::{ENVIRONMENT, NODES, World},
+    rollouts::{nothing_is_left, until_in_service},
+    world::{BALANCER, ENVIRONMENT, NODES, World},
 };
 
 const HOUR: i64 = 3600;
@@ -20,6 +24,11 @@ const JUMPS: [(&str, i64); 4] =
     [("an hour ahead", HOUR), ("an hour back", -HOUR), ("a year ahead", YEAR), ("a year back", -YEAR)];
 /// More than this many renewals in one short test is a loop. One for each connection that is made is not.
 const RENEWALS: usize = 4;
+/// Long enough for a jump in the middle, in seconds.
+const BAKE: u64 = 3;
+
+const AGENTS: [&str; 3] = ["c1", "c2", BALANCER];
+const PROCESSES: [&str; 4] = ["controller", BALANCER, "c1", "c2"];
 
 pub(crate) fn cases() -> Vec<Case> {
     let of_the_controller = JUMPS.map(|(jump, off)| {
@@ -31,6 +40,18 @@ pub(crate) fn cases() -> Vec<Case> {
         let name = format!("f11_an_agents_clock_jumps_{jump}_during_a_deploy_and_it_neither_ends_nor_hangs");
         Case::new(name.replace(' ', "_"), an_agents_clock_jumps(off))
     });
+    let of_rollouts = JUMPS.into_iter().flat_map(|(jump, off)| {
+        [("the_controllers_clock_jumps", ["controller"].as_slice()), ("the_agents_clocks_jump", &AGENTS)].map(
+            |(whose, who)| {
+                let name = format!("f11_{whose}_{jump}_during_a_rollout_and_no_deadline_of_it_comes_early");
+                Case::new(name.replace(' ', "_"), a_rollout_meets_a_jump(who, off))
+            },
+        )
+    });
+    let of_rollouts = of_rollouts.chain([Case::new(
+        "f11_a_controller_that_starts_four_minutes_ahead_during_a_bake_begins_it_anew",
+        a_bake_begins_anew(),
+    )]);
     let served = [("an_hour_ahead", HOUR), ("four_minutes_behind", -240)].map(|(how, off)| {
         Case::new(format!("f11_an_agent_{how}_is_served_and_an_alarm_names_it"), served_with_an_alarm(off))
     });
@@ -52,7 +73,14 @@ pub(crate) fn cases() -> Vec<Case> {
             controller_starts(-YEAR),
         ),
     ];
-    of_the_controller.into_iter().chain(of_an_agent).chain(served).chain(refused).chain(others).collect()
+    of_the_controller
+        .into_iter()
+        .chain(of_an_agent)
+        .chain(of_rollouts)
+        .chain(served)
+        .chain(refused)
+        .chain(others)
+        .collect()
 }
 
 /// `A` is live everywhere, and everybody has a clock of its own, which is right.
@@ -133,6 +161,65 @@ async fn the_controllers_clock_jumps(off: i64) {
     world.set_clock("controller", off);
     a_turn_of_the_controller(&world).await;
     goes_live(world, deploy, lock).await;
+}
+
+/// As `world`, behind a balancer.
+async fn balanced() -> World {
+    let mut world = World::balanced().await;
+    for who in PROCESSES {
+        world.kill(who);
+        world.set_clock(who, 0);
+    }
+    for who in PROCESSES {
+        world.start(who, None).await;
+    }
+    until_in_service(&world).await;
+    world
+}
+
+/// Back and forth: while a compiler drains, which a Puppet agent's connection makes last, and while it bakes.
+async fn a_rollout_meets_a_jump(who: &'static [&'static str], off: i64) {
+    let mut world = balanced().await;
+    // By turns: each compiler has one.
+    let sessions = [world.session().await, world.session().await];
+    let request = v1::RolloutRequest { bake_s: Some(BAKE), ..restart() };
+    world.main().start_rollout(request).await.unwrap();
+    until("c1 is out", || async { world.in_service().await == 1 }).await;
+    who.iter().for_each(|who| world.set_clock(who, off));
+    a_turn_of_the_controller(&world).await;
+    assert_eq!(world.main().until_turn(1, "c1", "draining").await.reason, "", "a jump ends no deadline");
+    let emptied = Instant::now();
+    drop(sessions);
+    world.main().until_turn(1, "c1", "baking").await;
+    who.iter().for_each(|who| world.set_clock(who, 0));
+    a_turn_of_the_controller(&world).await;
+    who.iter().for_each(|who| world.set_clock(who, -off));
+    world.main().until_turn(1, "c1", "done").await;
+    assert!(emptied.elapsed() >= Duration::from_secs(BAKE), "a jump ends no bake");
+    world.main().until_rollout(1, "done").await;
+    assert_eq!(NODES.map(|node| left(world.node(node), "did")), [["start"], ["start"]], "I5");
+    let journal = world.journal().await;
+    assert_eq!(["turn-moved", "balance-wanted"].map(|fact| journal.count(fact)), [18, 4], "each step once");
+    who.iter().for_each(|who| world.set_clock(who, 0));
+    nothing_is_left(world).await;
+}
+
+/// Regression: what the clock had jumped by counted as bake, and so did any time in which no controller ran.
+async fn a_bake_begins_anew() {
+    let mut world = balanced().await;
+    let request = v1::RolloutRequest { bake_s: Some(BAKE), nodes: vec!["c1".to_owned()], ..restart() };
+    world.main().start_rollout(request).await.unwrap();
+    world.main().until_turn(1, "c1", "baking").await;
+    world.kill("controller");
+    // Not too far off for the agents, and longer than the bake.
+    world.set_clock("controller", 240);
+    world.start("controller", None).await;
+    let again = Instant::now();
+    until_in_service(&world).await;
+    world.main().until_rollout(1, "done").await;
+    assert!(again.elapsed() >= Duration::from_secs(BAKE), "it was in service for {:?}", again.elapsed());
+    world.set_clock("controller", 0);
+    nothing_is_left(world).await;
 }
 
 /// Regression: a token that was made by a clock a year ahead stayed good for that year.

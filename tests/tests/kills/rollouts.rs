@@ -103,7 +103,7 @@ pub(crate) async fn controller_dies_at(at: &str) -> World {
     world
 }
 
-async fn until_in_service(world: &World) {
+pub(crate) async fn until_in_service(world: &World) {
     for node in NODES.into_iter().chain([BALANCER]) {
         world.main().until_connected(node).await;
     }

@@ -16,6 +16,7 @@ use bunraku_tests::{
     own_apt::allow,
     process::{Service, tail},
 };
+use tokio::net::TcpStream;
 
 use super::{clock::Clock, journal::Journal, witness::Witness};
 
@@ -135,6 +136,11 @@ impl World {
     /// How many compilers HAProxy itself shows in service.
     pub(crate) async fn in_service(&self) -> usize {
         self.fleet.balancer(BALANCER).haproxy().up().await
+    }
+
+    /// A Puppet agent's connection through HAProxy: open until it is dropped.
+    pub(crate) async fn session(&self) -> TcpStream {
+        self.fleet.balancer(BALANCER).haproxy().session().await
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {
