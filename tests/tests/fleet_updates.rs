@@ -172,7 +172,7 @@ async fn f16_what_is_not_granted_older_missing_or_without_a_way_back_is_refused_
     assert!(why.contains("there is no way back from toyserver 2.0"), "{why}");
     assert_eq!(apt.installed(), "installed 1.0");
     // A mirror that lists what it does not give.
-    let (listed, away) = (apt.0.join("repo/toyserver_2.0_all.deb"), apt.0.join("away"));
+    let (listed, away) = (apt.path("repo/toyserver_2.0_all.deb"), apt.path("away"));
     fs::rename(&listed, &away).unwrap();
     let why = refused(&fleet, v1::RolloutRequest { no_revert: true, ..update("2.0") }).await;
     assert!(why.contains("could not fetch toyserver 2.0: "), "{why}");

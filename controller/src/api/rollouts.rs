@@ -221,7 +221,6 @@ fn ask_of(request: v1::RolloutRequest) -> Result<Ask, Status> {
                 )));
             }
         },
-        ..known
     };
     Ok(Ask {
         action,

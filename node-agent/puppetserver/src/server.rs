@@ -79,7 +79,7 @@ pub enum ServerError {
          then reload Puppet Server)",
         if *method == "delete" { "run `bunraku-agent doctor --fix`, or add" } else { "add" }
     )]
-    Forbidden { doing: String, address: SocketAddr, certname: String, method: &'static str, path: String },
+    Forbidden { doing: String, address: SocketAddr, certname: String, method: &'static str, path: Box<str> },
     #[error("Puppet Server at {address} answered {status} ({doing}): {body}")]
     Refused { doing: String, address: SocketAddr, status: StatusCode, body: String },
     #[error(
@@ -173,7 +173,8 @@ impl PuppetServer {
     /// That an environment is loaded from `version`, shown by a path below it in the modulepath or manifest of the
     /// environment that the server holds in its cache.
     pub async fn prove(&self, environment: &EnvironmentName, version: &Path) -> Result<Proof, ServerError> {
-        proof(&self.environments().await?, environment, version)
+        let environments = self.environments().await?;
+        proof(&environments, environment, version).map_err(|found| not_proven(environment, version, found))
     }
 
     /// The same of several, asked once.
@@ -182,7 +183,10 @@ impl PuppetServer {
             return Ok(());
         }
         let environments = self.environments().await?;
-        wanted.iter().try_for_each(|(name, version)| proof(&environments, name, version).map(drop))
+        for (name, version) in wanted {
+            proof(&environments, name, version).map_err(|found| not_proven(name, version, found))?;
+        }
+        Ok(())
     }
 
     /// Every environment, as the server has it loaded.
@@ -261,26 +265,29 @@ impl PuppetServer {
     ) -> ServerError {
         let (doing, address) = (doing.to_owned(), self.door.address);
         if answer.status == StatusCode::FORBIDDEN {
-            let (certname, path) = (self.door.certname.clone(), path.to_owned());
+            let (certname, path) = (self.door.certname.clone(), path.into());
             return ServerError::Forbidden { doing, address, certname, method, path };
         }
         ServerError::Refused { doing, address, status: answer.status, body: answer.excerpt() }
     }
 }
 
+fn not_proven(environment: &EnvironmentName, version: &Path, found: String) -> ServerError {
+    ServerError::NotProven { environment: environment.clone(), version: version.into(), found }
+}
+
+/// `Err`: what it is instead.
 fn proof(
     environments: &BTreeMap<String, LiveEnvironment>,
     environment: &EnvironmentName,
     version: &Path,
-) -> Result<Proof, ServerError> {
-    let not_proven =
-        |found| ServerError::NotProven { environment: environment.clone(), version: version.into(), found };
-    let live = environments.get(environment.as_str()).ok_or_else(|| not_proven("not known to it".into()))?;
+) -> Result<Proof, String> {
+    let live = environments.get(environment.as_str()).ok_or("not known to it")?;
     let all = live.modulepath.iter().chain(&live.manifest);
     let paths: Vec<PathBuf> = all.clone().filter(|path| path.starts_with(version)).cloned().collect();
     if paths.is_empty() {
         let shown: Vec<_> = all.map(|path| path.display().to_string()).collect();
-        return Err(not_proven(format!("loaded from {}", shown.join(":"))));
+        return Err(format!("loaded from {}", shown.join(":")));
     }
     Ok(Proof { paths })
 }
