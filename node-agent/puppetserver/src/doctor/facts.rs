@@ -11,6 +11,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use bunraku_certificates::{Authorities, Crls};
 use bunraku_common::{Chain, EnvironmentName, hint};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 
@@ -68,6 +69,16 @@ pub struct Facts {
     pub clock_ahead_ms: Option<i64>,
     /// Until the node's Puppet certificate expires, in seconds; negative when it has.
     pub certificate_left: Result<i64, String>,
+    /// The revocations that Puppet Server enforces; the error says why it cannot.
+    pub crl: Result<Revocations, String>,
+}
+
+/// A CRL file that is complete and of Puppet's CA.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocations {
+    pub revoked: usize,
+    /// Until the first of its CRLs ends, in seconds.
+    pub left: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -173,6 +184,7 @@ pub async fn gather(puppet: &Puppet, about: &Surroundings<'_>) -> Result<Facts, 
         live: live(&PuppetServer::new(&settings, address).with_deadline(DEADLINE)).await,
         clock_ahead_ms: about.clock_ahead_ms,
         certificate_left: certificate_left(&settings.hostcert, about.now),
+        crl: revocations(&settings, about.now),
         settings,
         places,
     })
@@ -275,6 +287,20 @@ async fn live(server: &PuppetServer) -> Live {
         Err(error) => Flush::Failed(Chain(&error).to_string()),
     };
     Live { status, flush, environments: server.environments().await.ok() }
+}
+
+fn revocations(settings: &Settings, now: SystemTime) -> Result<Revocations, String> {
+    let read =
+        |path: &Path| fs::read(path).map_err(|error| format!("could not read {}: {error}", path.display()));
+    let at = |path: &Path, error: &(dyn std::error::Error + 'static)| {
+        format!("{}: {}", path.display(), Chain(error))
+    };
+    let authorities = Authorities::parse(&read(&settings.localcacert)?);
+    let authorities = authorities.map_err(|error| at(&settings.localcacert, &error))?;
+    let crls = Crls::parse(&read(&settings.hostcrl)?).map_err(|error| at(&settings.hostcrl, &error))?;
+    let now_s = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    crls.check(&authorities, now_s).map_err(|error| at(&settings.hostcrl, &error))?;
+    Ok(Revocations { revoked: crls.revoked().len(), left: crls.ends_s().saturating_sub(now_s) })
 }
 
 fn certificate_left(path: &Path, now: SystemTime) -> Result<i64, String> {

@@ -1,6 +1,7 @@
 //! Whether revocations are enforced, and how long certificates hold.
 
 use super::{Facts, Finding, RELOAD, Severity, Value, bad, ok, roots};
+use crate::doctor::facts::Revocations;
 
 pub(super) const WATCHER: &str =
     "puppetlabs.trapperkeeper.services.watcher.filesystem-watch-service/filesystem-watch-service";
@@ -44,6 +45,27 @@ pub(super) fn crl_path(facts: &Facts) -> Finding {
         }
     }
     ok(check, "revocations are checked")
+}
+
+/// An empty CRL file refuses every client, and one that has ended refuses every client of its CA.
+pub(super) fn crl(facts: &Facts) -> Finding {
+    let check = "crl";
+    let path = facts.settings.hostcrl.display();
+    let mend =
+        format!("the CA's own, which the next run fetches:\nmv {path} {path}.bad && puppet agent --test");
+    match &facts.crl {
+        Err(why) => bad(check, Severity::Error, why.as_str(), mend),
+        Ok(Revocations { left, .. }) if *left < EXPIRES_SOON.unsigned_abs() => bad(
+            check,
+            Severity::Warning,
+            format!("ends in {} days: then no Puppet agent is let in", left / DAY.unsigned_abs()),
+            "on the CA, any revocation writes a new one; the root's is made anew with the CA:\n\
+             puppetserver ca generate --certname throwaway && puppetserver ca revoke --certname throwaway",
+        ),
+        Ok(Revocations { left, revoked }) => {
+            ok(check, format!("complete, {revoked} revoked, valid for {} days", left / DAY.unsigned_abs()))
+        }
+    }
 }
 
 pub(super) fn filesystem_watch(facts: &Facts) -> Finding {

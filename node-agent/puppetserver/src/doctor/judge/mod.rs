@@ -16,7 +16,7 @@ use super::{
     ini,
 };
 use access::{flush_rule, pool_rule, readable, versioned_code_settings};
-use certificates::{certificate, clock, crl_path, filesystem_watch, infra_crl};
+use certificates::{certificate, clock, crl, crl_path, filesystem_watch, infra_crl};
 use environments::{environment_conf, environment_place};
 use settings::{
     environment_timeout, same_settings, server_status, static_catalogs, versioned_environment_dirs,
@@ -38,6 +38,7 @@ pub fn check(facts: &Facts) -> Vec<Finding> {
         static_catalogs(facts),
         readable(facts),
         crl_path(facts),
+        crl(facts),
         filesystem_watch(facts),
         infra_crl(facts),
         clock(facts),

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     Places, Settings,
     doctor::{
-        facts::{Blocked, EnvironmentFacts, Flush, Live, Stands},
+        facts::{Blocked, EnvironmentFacts, Flush, Live, Revocations, Stands},
         fix::versioned_code,
     },
     server::{LiveEnvironment, Status},
@@ -71,6 +71,7 @@ fn healthy() -> Facts {
         },
         clock_ahead_ms: Some(-20),
         certificate_left: Ok(1000 * DAY),
+        crl: Ok(Revocations { revoked: 3, left: 1000 * DAY.unsigned_abs() }),
     }
 }
 
@@ -190,6 +191,17 @@ fn a_compiler_that_may_flush_its_cache_and_not_its_pool_is_warned_of() {
     let pool = only(|facts| replace(facts, "auth.conf", old));
     assert_eq!((pool.check, pool.severity), ("pool-rule", Severity::Warning));
     assert!(pool.fix.is_some() && pool.mend.contains("jruby-pool"), "{pool:?}");
+}
+
+#[test]
+fn a_crl_that_refuses_everybody_is_an_error_and_one_near_its_end_a_warning() {
+    let broken =
+        only(|facts| facts.crl = Err("/ssl/crl.pem: could not read the CRL file: it is empty".into()));
+    assert_eq!((broken.check, broken.severity), ("crl", Severity::Error));
+    assert!(broken.mend.ends_with("mv /ssl/crl.pem /ssl/crl.pem.bad && puppet agent --test"), "{broken:?}");
+    let ends = only(|facts| facts.crl = Ok(Revocations { revoked: 3, left: 29 * DAY.unsigned_abs() }));
+    assert_eq!((ends.check, ends.severity), ("crl", Severity::Warning));
+    assert!(ends.found.starts_with("ends in 29 days"), "{ends:?}");
 }
 
 #[test]
