@@ -527,3 +527,25 @@ async fn f15_a_compiler_that_dies_while_it_bakes_halts_the_rollout_and_the_other
     fleet.main().until_rollout(id, "aborted").await;
     fleet.end().await;
 }
+
+/// Usually the main server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compiler_in_no_backend_is_changed_only_undrained_and_no_balancer_hears_of_it() {
+    let (fleet, [c1, _c2, _c3]) = three_actors().await;
+    let main = fleet.add_actor("main").await;
+    let of_main = v1::RolloutRequest { nodes: vec!["main".to_owned()], ..restart() };
+    let refused = fleet.main().start_rollout(of_main.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("main is in no backend"), "{refused}");
+    assert!(refused.message().ends_with("hint: add --undrained"), "{refused}");
+    let all = fleet.main().client().plan_rollout(restart()).await.unwrap().into_inner();
+    assert!(all.waves.iter().all(|wave| !wave.nodes.contains(&"main".to_owned())), "{all:#?}");
+
+    let id = fleet.main().start_rollout(v1::RolloutRequest { undrained: true, ..of_main }).await.unwrap();
+    let done = fleet.main().until_rollout(id, "done").await;
+    let turned = ["prepare", "hold", "act", "verify", "release"].map(|what| main.times(what));
+    assert_eq!((turned, c1.times("act")), ([1, 1, 1, 1, 1], 0), "{done:#?}");
+    let texts: Vec<String> = fleet.main().events_after(0).await.into_iter().map(|event| event.text).collect();
+    assert!(!texts.iter().any(|text| text.contains("drain")), "{texts:#?}");
+    fleet.end().await;
+}

@@ -52,7 +52,7 @@ pub struct IdleView {
     /// When the question was sent.
     pub at: Millis,
     /// Established connections on Puppet Server's port, except the node's own.
-    pub connections_from_balancers: u32,
+    pub connections: u32,
     pub jrubies: u32,
     pub jrubies_free: u32,
     /// Wall clock of the node, Unix seconds, when a run of its own Puppet agent that still goes on began.
@@ -109,7 +109,7 @@ impl HealthView {
 impl IdleView {
     /// Whether nobody is served.
     pub fn is_empty(&self) -> bool {
-        self.connections_from_balancers == 0 && self.jrubies_free >= self.jrubies
+        self.connections == 0 && self.jrubies_free >= self.jrubies
     }
 }
 

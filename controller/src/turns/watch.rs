@@ -125,7 +125,7 @@ fn asked_at(now: Millis, agreed_at: Option<Millis>) -> Millis {
 fn view(at: Millis, reply: &IdleReply) -> IdleView {
     IdleView {
         at,
-        connections_from_balancers: reply.connections,
+        connections: reply.connections,
         jrubies: reply.jrubies,
         jrubies_free: reply.jrubies_free,
         run_since: (reply.run_since_s != 0).then_some(reply.run_since_s),

@@ -33,8 +33,8 @@ impl State {
             Some(idle) if idle.is_empty() => None,
             Some(idle) => Some(format!(
                 "{} connection{}, {} of {} JRubies at work",
-                idle.connections_from_balancers,
-                if idle.connections_from_balancers == 1 { "" } else { "s" },
+                idle.connections,
+                if idle.connections == 1 { "" } else { "s" },
                 idle.jrubies.saturating_sub(idle.jrubies_free),
                 idle.jrubies
             )),

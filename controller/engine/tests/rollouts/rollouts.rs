@@ -71,7 +71,7 @@ fn what_a_compiler_said_of_itself_before_all_balancers_had_drained_it_counts_for
 fn a_drain_that_does_not_end_gives_the_turn_up_and_halts_the_rollout() {
     let mut site = Site::new();
     let id = site.start(restart());
-    site.compiler("c1").idle.connections_from_balancers = 1;
+    site.compiler("c1").idle.connections = 1;
     site.until(id, "c1", TurnPhase::Draining);
     site.round();
     site.now += 60_000;
@@ -82,7 +82,7 @@ fn a_drain_that_does_not_end_gives_the_turn_up_and_halts_the_rollout() {
     assert_eq!(site.compiler("c1").restarts, 0);
     site.round();
     assert_eq!(site.phase(id, "c2"), TurnPhase::Waiting);
-    site.compiler("c1").idle.connections_from_balancers = 0;
+    site.compiler("c1").idle.connections = 0;
     everything_is_as_before(&mut site);
     site.ask(Request::RetryTurn { rollout: id, node: node("c1") }).unwrap();
     site.finish(id);

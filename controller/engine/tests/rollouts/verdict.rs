@@ -76,7 +76,7 @@ fn what_fares_worse_and_cannot_be_drained_stays_as_it_is_with_both_reasons() {
     let mut site = Site::new();
     let id = fares_worse(&mut site, judged_update());
     site.until(id, "c1", TurnPhase::Settling);
-    site.compiler("c1").idle.connections_from_balancers = 1;
+    site.compiler("c1").idle.connections = 1;
     site.until(id, "c1", TurnPhase::Draining);
     site.round();
     site.now += 60_000;
@@ -88,7 +88,7 @@ fn what_fares_worse_and_cannot_be_drained_stays_as_it_is_with_both_reasons() {
         "{reason}"
     );
     assert_eq!(site.compiler("c1").reverts, 0);
-    site.compiler("c1").idle.connections_from_balancers = 0;
+    site.compiler("c1").idle.connections = 0;
     everything_is_as_before(&mut site);
 }
 
