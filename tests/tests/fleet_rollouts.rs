@@ -245,6 +245,54 @@ async fn by_force_haproxy_closes_the_sessions_of_a_compiler_before_it_is_changed
     fleet.end().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_nginx_a_held_connection_delays_the_restart_until_it_ends_and_new_ones_go_elsewhere() {
+    let mut fleet = Fleet::new().nodes(0).up().await;
+    let actors = [fleet.add_actor("c1").await, fleet.add_actor("c2").await];
+    fleet.add_nginx("lb1", &[&actors[0], &actors[1]]).await;
+    let mut held = fleet.balancer("lb1").nginx().session().await;
+    while fleet.held("c1") == 0 {
+        held = fleet.balancer("lb1").nginx().session().await;
+    }
+    until("c1 alone holds one", || async { (fleet.held("c1"), fleet.held("c2")) == (1, 0) }).await;
+    let id = fleet.main().start_rollout(restart()).await.unwrap();
+    until("c1 is waited for", || async {
+        turn(&fleet.main().rollout(id).await, "c1").waits_for.starts_with("to be empty: 1 connections")
+    })
+    .await;
+    let new = fleet.balancer("lb1").nginx().session().await;
+    assert_eq!((fleet.held("c1"), fleet.held("c2")), (1, 1));
+    drop(new);
+    assert!(serves(&mut held).await, "the reload left it alone");
+    assert_eq!(
+        (turn(&fleet.main().rollout(id).await, "c1").phase.as_str(), actors[0].times("act")),
+        ("draining", 0)
+    );
+    drop(held);
+    fleet.main().until_rollout(id, "done").await;
+    for actor in &actors {
+        assert_eq!(actor.times("act"), 1, "{}", actor.name());
+        fleet.main().until_balanced(actor.name(), "in service").await;
+    }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_nginx_force_notes_that_no_session_can_be_closed_and_goes_on() {
+    let mut fleet = Fleet::new().nodes(0).up().await;
+    let actors = [fleet.add_actor("c1").await, fleet.add_actor("c2").await];
+    fleet.add_nginx("lb1", &[&actors[0], &actors[1]]).await;
+    actors[0].is_idle(v1::IdleReply { connections: 1, ..Default::default() });
+    let forced =
+        v1::RolloutRequest { drain_deadline_s: Some(1), on_drain_deadline: "force".into(), ..restart() };
+    let only_c1 = v1::RolloutRequest { nodes: vec!["c1".into()], ..forced };
+    let id = fleet.main().start_rollout(only_c1).await.unwrap();
+    let ended = fleet.main().until_rollout(id, "done").await;
+    let note = "lb1 did not close its sessions: nginx cannot close the sessions of puppet/c1";
+    assert_eq!((turn(&ended, "c1").notes.join(", ").as_str(), actors[0].times("act")), (note, 1));
+    fleet.end().await;
+}
+
 /// Whether the compiler at the other end answers.
 async fn serves(session: &mut tokio::net::TcpStream) -> bool {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -3,7 +3,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -52,6 +55,8 @@ struct Stage {
     /// What it answers to an order to `prepare`, `hold`, `release`, `act` or `verify`; else that it is done.
     answers: BTreeMap<&'static str, Outcome>,
     idle: v1::IdleReply,
+    /// Connections that are really there, beside those of `idle`.
+    held: Arc<AtomicU32>,
     health: v1::HealthReply,
     /// Catalogs and failures that come to its counts between two questions.
     fares: (u64, u64),
@@ -125,6 +130,11 @@ impl Actor {
     /// What it answers when it is asked who is still served.
     pub fn is_idle(&self, idle: v1::IdleReply) {
         self.play.stage().idle = idle;
+    }
+
+    /// It counts these connections, too.
+    pub(super) fn counts(&self, held: Arc<AtomicU32>) {
+        self.play.stage().held = held;
     }
 
     /// From now on so many catalogs come between two questions, and so many of them fail.
@@ -235,7 +245,8 @@ impl Node for Play {
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {
         let mut stage = self.stage();
         stage.questions += 1;
-        Ok(Response::new(stage.idle.clone()))
+        let connections = stage.idle.connections + stage.held.load(Ordering::Relaxed);
+        Ok(Response::new(v1::IdleReply { connections, ..stage.idle.clone() }))
     }
 
     async fn health(&self, _: Request<v1::HealthRequest>) -> Answer<v1::HealthReply> {

@@ -46,6 +46,19 @@ impl Authority {
         Issued { certificate, key: key.serialize_pem() }
     }
 
+    /// For a stand-in that shows `own` and lets in everybody.
+    pub(super) fn open_config(&self, own: &Issued) -> ServerConfig {
+        ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from_pem_slice(own.certificate.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(own.key.as_bytes()).unwrap(),
+            )
+            .unwrap()
+    }
+
     /// For a stand-in that shows `own` and lets in whom this CA has signed.
     pub(super) fn server_config(&self, own: &Issued) -> ServerConfig {
         let provider = Arc::new(ring::default_provider());

@@ -1,4 +1,4 @@
-//! A real HAProxy before stand-ins for the compilers' ports, and the node agent beside it.
+//! Balancers: a real HAProxy or nginx before stand-ins for the compilers' ports, and the node agent beside it.
 
 use std::{
     fs,
@@ -6,6 +6,10 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -16,18 +20,25 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 
-use super::{Node, until};
+use super::{Node, authority::Authority, nginx::Nginx, until};
 use crate::process::Service;
 
-const PORT: u16 = 8140;
-const BACKEND: &str = "puppet";
+pub(super) const PORT: u16 = 8140;
+pub(super) const BACKEND: &str = "puppet";
 
-/// A load balancer: its HAProxy and its node agent.
+/// A load balancer: its program and its node agent.
 #[derive(Debug)]
 pub struct Balancer {
     pub(super) node: Node,
-    pub(super) haproxy: Haproxy,
+    pub(super) program: Program,
+}
+
+#[derive(Debug)]
+pub(super) enum Program {
+    Haproxy(Haproxy),
+    Nginx(Nginx),
 }
 
 impl Balancer {
@@ -36,46 +47,104 @@ impl Balancer {
     }
 
     pub fn haproxy(&self) -> &Haproxy {
-        &self.haproxy
+        match &self.program {
+            Program::Haproxy(haproxy) => haproxy,
+            Program::Nginx(_) => panic!("{} is nginx", self.node.name()),
+        }
     }
 
     pub fn haproxy_mut(&mut self) -> &mut Haproxy {
-        &mut self.haproxy
+        match &mut self.program {
+            Program::Haproxy(haproxy) => haproxy,
+            Program::Nginx(_) => panic!("{} is nginx", self.node.name()),
+        }
+    }
+
+    pub fn nginx(&self) -> &Nginx {
+        match &self.program {
+            Program::Nginx(nginx) => nginx,
+            Program::Haproxy(_) => panic!("{} is HAProxy", self.node.name()),
+        }
     }
 }
 
-/// Where a compiler is reached: a plain TCP server that holds every connection until the client ends it.
+/// Where a compiler is reached: a TCP server that holds every connection until the client ends it. To one that begins
+/// with TLS it says that it is well, whatever the question was.
 #[derive(Debug)]
 pub(super) struct Port {
     compiler: String,
     address: SocketAddr,
+    held: Arc<AtomicU32>,
     _tasks: JoinSet<()>,
 }
 
 impl Port {
-    pub(super) fn open(compiler: &str, ip: Ipv4Addr) -> Self {
+    pub(super) fn open(compiler: &str, ip: Ipv4Addr, authority: &Authority) -> Self {
         let address = SocketAddr::from((ip, PORT));
         let listener = std::net::TcpListener::bind(address).unwrap();
         listener.set_nonblocking(true).unwrap();
         let listener = TcpListener::from_std(listener).unwrap();
+        let tls = TlsAcceptor::from(Arc::new(authority.open_config(&authority.issue(compiler))));
+        let held = Arc::new(AtomicU32::new(0));
         let mut tasks = JoinSet::new();
+        let count = held.clone();
         tasks.spawn(async move {
-            let mut held = JoinSet::new();
+            let mut connections = JoinSet::new();
             loop {
-                let Ok((mut stream, _)) = listener.accept().await else { continue };
-                held.spawn(async move {
-                    let (mut reads, mut writes) = stream.split();
-                    let _until_the_client_ends_it = tokio::io::copy(&mut reads, &mut writes).await;
+                let Ok((stream, _)) = listener.accept().await else { continue };
+                let (tls, count) = (tls.clone(), count.clone());
+                connections.spawn(async move {
+                    let _until_the_client_ends_it = serve(stream, tls, &count).await;
                 });
-                while held.try_join_next().is_some() {}
+                while connections.try_join_next().is_some() {}
             }
         });
-        Self { compiler: compiler.to_owned(), address, _tasks: tasks }
+        Self { compiler: compiler.to_owned(), address, held, _tasks: tasks }
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Connections that are held now; health checks are none.
+    pub(super) fn held(&self) -> Arc<AtomicU32> {
+        self.held.clone()
     }
 
     pub(super) fn compiler(&self) -> &str {
         &self.compiler
     }
+}
+
+async fn serve(mut stream: TcpStream, tls: TlsAcceptor, held: &AtomicU32) -> std::io::Result<()> {
+    const TLS_HANDSHAKE: u8 = 22;
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 0 {
+        return Ok(());
+    }
+    if first == [TLS_HANDSHAKE] {
+        let mut stream = tls.accept(stream).await?;
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            request.push(stream.read_u8().await?);
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nrunning").await?;
+        return stream.shutdown().await;
+    }
+    held.fetch_add(1, Ordering::Relaxed);
+    let (mut reads, mut writes) = stream.split();
+    let ended = tokio::io::copy(&mut reads, &mut writes).await;
+    held.fetch_sub(1, Ordering::Relaxed);
+    ended.map(drop)
+}
+
+/// A Puppet agent's connection through a balancer: open until it is dropped.
+pub(super) async fn session(balancer: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(balancer).await.unwrap();
+    // Echoed by the server: now the balancer has chosen one.
+    stream.write_all(b"x").await.unwrap();
+    stream.read_exact(&mut [0]).await.unwrap();
+    stream
 }
 
 /// HAProxy with one frontend, and one backend with a server for each compiler.
@@ -154,11 +223,7 @@ impl Haproxy {
 
     /// A Puppet agent's connection: open until it is dropped.
     pub async fn session(&self) -> TcpStream {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        // Echoed by the server: now HAProxy has chosen one.
-        stream.write_all(b"x").await.unwrap();
-        stream.read_exact(&mut [0]).await.unwrap();
-        stream
+        session(self.address).await
     }
 
     /// What HAProxy itself shows of the compiler: `UP`, `DRAIN`, `MAINT`, ….

@@ -20,6 +20,7 @@ mod granted;
 mod host;
 mod link;
 mod main_server;
+mod nginx;
 mod node;
 mod puppet_server;
 mod repository;
@@ -32,9 +33,11 @@ use std::{
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
+use bunraku_agent::BalancerConfig;
 use bunraku_common::Digest;
 use bunraku_proto::v1::DeployInfo;
 use tempfile::TempDir;
@@ -51,7 +54,8 @@ pub use repository::ControlRepository;
 pub use rollouts::{restart, three_actors, turn};
 
 use authority::Authority;
-use balancer::Port;
+use balancer::{Port, Program};
+use nginx::Nginx;
 
 /// How long a condition may take on a loaded machine before the test says that it never came.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -168,28 +172,66 @@ impl Fleet {
     pub async fn add_balancer(&mut self, name: &str, compilers: &[&str]) {
         let number = u8::try_from(self.balancers.len()).unwrap();
         let from = host_in(self.main.network(), FIRST_BALANCER + number);
+        self.open_ports(compilers);
+        let servers: Vec<&Port> = compilers.iter().filter_map(|name| self.port(name)).collect();
+        let dir = self.dir.path().join(name).join("haproxy");
+        let haproxy = balancer::Haproxy::start(&dir, from, &servers).await;
+        let node = self.join_balancer(name, from, haproxy.mapping()).await;
+        self.balancers.push(Balancer { node, program: Program::Haproxy(haproxy) });
+        self.until_in_service(compilers).await;
+    }
+
+    /// The same with nginx, before actors that count the connections that they have: nginx tells nobody.
+    pub async fn add_nginx(&mut self, name: &str, compilers: &[&Actor]) {
+        let number = u8::try_from(self.balancers.len()).unwrap();
+        let from = host_in(self.main.network(), FIRST_BALANCER + number);
+        let names: Vec<&str> = compilers.iter().map(|actor| actor.name()).collect();
+        self.open_ports(&names);
+        for actor in compilers {
+            actor.counts(self.port(actor.name()).unwrap().held());
+        }
+        let servers: Vec<&Port> = names.iter().filter_map(|name| self.port(name)).collect();
+        let dir = self.dir.path().join(name).join("nginx");
+        let mut nginx = Nginx::prepare(&dir, from, &servers, &self.authority.pem);
+        let node = self.join_balancer(name, from, nginx.mapping()).await;
+        nginx.run().await;
+        self.balancers.push(Balancer { node, program: Program::Nginx(nginx) });
+        self.until_in_service(&names).await;
+    }
+
+    fn open_ports(&mut self, compilers: &[&str]) {
         for compiler in compilers {
             if self.port(compiler).is_none() {
                 let at = u8::try_from(self.ports.len()).unwrap();
-                self.ports.push(Port::open(compiler, host_in(self.main.network(), FIRST_PORT + at)));
+                let ip = host_in(self.main.network(), FIRST_PORT + at);
+                self.ports.push(Port::open(compiler, ip, &self.authority));
             }
         }
-        let servers: Vec<&Port> = compilers.iter().filter_map(|name| self.port(name)).collect();
-        let dir = self.dir.path().join(name);
-        let haproxy = balancer::Haproxy::start(&dir.join("haproxy"), from, &servers).await;
+    }
+
+    async fn join_balancer(&self, name: &str, from: Ipv4Addr, mapping: BalancerConfig) -> Node {
         let change = |config: &mut bunraku_agent::Config| {
             config.code = None;
-            config.balancer = Some(haproxy.mapping());
+            config.balancer = Some(mapping);
         };
+        let dir = self.dir.path().join(name);
         let node = Node::make(&dir, name, &self.main, &self.authority, from, change).await;
         let node = node.with_role("load-balancer");
         node.enrol(&self.main).await;
         node.start().await.unwrap();
         self.main.until_connected(name).await;
-        self.balancers.push(Balancer { node, haproxy });
+        node
+    }
+
+    async fn until_in_service(&self, compilers: &[&str]) {
         for compiler in compilers {
             self.main.until_balanced(compiler, "in service").await;
         }
+    }
+
+    /// Connections that a compiler's port holds now.
+    pub fn held(&self, compiler: &str) -> u32 {
+        self.port(compiler).map_or(0, |port| port.held().load(Ordering::Relaxed))
     }
 
     fn port(&self, compiler: &str) -> Option<&Port> {
