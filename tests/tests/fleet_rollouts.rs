@@ -257,7 +257,7 @@ async fn behind_nginx_a_held_connection_delays_the_restart_until_it_ends_and_new
     until("c1 alone holds one", || async { (fleet.held("c1"), fleet.held("c2")) == (1, 0) }).await;
     let id = fleet.main().start_rollout(restart()).await.unwrap();
     until("c1 is waited for", || async {
-        turn(&fleet.main().rollout(id).await, "c1").waits_for.starts_with("to be empty: 1 connections")
+        turn(&fleet.main().rollout(id).await, "c1").waits_for.starts_with("to be empty: 1 connection,")
     })
     .await;
     let new = fleet.balancer("lb1").nginx().session().await;
