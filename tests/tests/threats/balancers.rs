@@ -1,9 +1,13 @@
 //! T6, T11, T21, I3: what a hostile controller can do to a load balancer, and what its own configuration keeps from it.
 //! A real HAProxy, an agent with the role load-balancer, and true certificates.
 
-use std::{net::SocketAddr, process::Command};
+use std::{
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use bunraku_agent::{Agent, Config, identity::enroll_with_token};
+use bunraku_agent::{Agent, AgentError, Config, identity::enroll_with_token};
 use bunraku_common::NodeName;
 use bunraku_proto::{identity::IdentityFiles, v1};
 use bunraku_tests::{
@@ -59,7 +63,16 @@ async fn start_agent(fleet: &Fleet, controller: SocketAddr) -> Agent {
          [balancer.haproxy]\nsocket = '{d}/admin.sock'\nmaster_socket = '{d}/master.sock'\n"
     );
     let config: Config = bunraku_common::config::parse(&text, "agent.toml".as_ref()).unwrap();
-    Agent::start(config).await.unwrap()
+    let began = Instant::now();
+    loop {
+        match Agent::start(config.clone()).await {
+            // The one before was answering a call when it was stopped.
+            Err(AgentError::Running { .. }) if began.elapsed() < Duration::from_secs(20) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            agent => return agent.unwrap(),
+        }
+    }
 }
 
 fn balance(compiler: &str, drained: bool, generation: u64) -> v1::BalanceRequest {
