@@ -45,6 +45,8 @@ fn main() -> ExitCode {
         let stack = Stack::up(directory, &namespace::cache(), &options, &progress)?;
         allow_slow_catalogs(&stack, "production")?;
         stack.place_by_hand("production")?;
+        // An interpreter that was being made meanwhile may have loaded what was there before.
+        stack.compilers.iter().try_for_each(PuppetServer::flush)?;
         let bunraku = Bunraku::install(&stack, "r10k")?;
         let mut site = Site { stack, bunraku, progress };
         suite::run(&mut site, TESTS)?;
