@@ -7,8 +7,8 @@ use bunraku_common::{Digest, NodeName};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, Ask, Deploy, DeployId, Environment, Fact, Millis, Outcome, Phase, Presence, Retreat, Rollout,
-    RolloutId, RolloutPolicy, State, TurnPhase,
+    Action, Ask, Deploy, DeployId, Environment, Fact, Millis, NodeRecord, Outcome, Phase, Presence, Retreat,
+    Rollout, RolloutId, RolloutPolicy, State, TurnPhase,
 };
 
 /// Whether the rollout starts by itself.
@@ -91,7 +91,8 @@ impl State {
                 && sight.is_carried(node)
                 && self.rollout_of(node).is_none()
                 && self.balance.get(*node).and_then(|balance| balance.owner()).is_none()
-                && self.serves_all_that_is_committed(node)
+                && self.fleet.nodes.get(*node).is_some_and(NodeRecord::is_active_compiler)
+                && self.is_proven(node)
         };
         let has_ended = |stale: &StaleRuby| self.deploys.get(&stale.deploy).is_none_or(Deploy::is_ended);
         let (nodes, deploys): (Vec<&NodeName>, BTreeSet<DeployId>) = self
@@ -113,17 +114,6 @@ impl State {
         // What stands in the way is asked again at the next tick.
         let who = format!("deploy {deploy}");
         self.rollout_asked(&ask, &who, presence, now).ok()?.into_iter().next()
-    }
-
-    /// Nothing is being committed of which it has not proven the outcome.
-    fn serves_all_that_is_committed(&self, node: &NodeName) -> bool {
-        let Some(record) = self.fleet.nodes.get(node).filter(|record| record.is_active_compiler()) else {
-            return false;
-        };
-        self.environments.iter().all(|(name, environment)| {
-            let committed = environment.committed.as_ref().filter(|_| !environment.adopting);
-            committed.is_none_or(|committed| record.has_proven(name, committed))
-        })
     }
 
     /// Until it serves the new code, it may load the old.
