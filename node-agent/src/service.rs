@@ -191,6 +191,14 @@ impl node_server::Node for Service {
         Ok(Response::new(balancer::status(keeper).await))
     }
 
+    async fn install_crl(&self, _: Request<v1::InstallCrlRequest>) -> Answer<v1::InstallCrlReply> {
+        Err(Status::unimplemented("this version takes no CRLs"))
+    }
+
+    async fn prove_crl(&self, _: Request<v1::ProveCrlRequest>) -> Answer<v1::ProveCrlReply> {
+        Err(Status::unimplemented("this version takes no CRLs"))
+    }
+
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {
         Ok(Response::new(turn::idle(&self.node, self.compiler()?).await))
     }
@@ -335,6 +343,7 @@ impl Service {
             free_bytes,
             free_inodes,
             keeps: u32::try_from(compiler.versions.keeps(&compiler.policy())).unwrap_or(u32::MAX),
+            crl: None,
         }
     }
 

@@ -108,6 +108,20 @@ impl v1::node_server::Node for TestNode {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn install_crl(
+        &self,
+        _: Request<v1::InstallCrlRequest>,
+    ) -> Result<Response<v1::InstallCrlReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn prove_crl(
+        &self,
+        _: Request<v1::ProveCrlRequest>,
+    ) -> Result<Response<v1::ProveCrlReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Result<Response<v1::IdleReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }

@@ -242,6 +242,14 @@ impl Node for Play {
         Err(no_part())
     }
 
+    async fn install_crl(&self, _: Request<v1::InstallCrlRequest>) -> Answer<v1::InstallCrlReply> {
+        Err(Status::unimplemented("no part of this play"))
+    }
+
+    async fn prove_crl(&self, _: Request<v1::ProveCrlRequest>) -> Answer<v1::ProveCrlReply> {
+        Err(Status::unimplemented("no part of this play"))
+    }
+
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {
         let mut stage = self.stage();
         stage.questions += 1;

@@ -122,6 +122,20 @@ impl Node for Liar {
         Err(tonic::Status::unimplemented("a liar balances nothing"))
     }
 
+    async fn install_crl(
+        &self,
+        _: tonic::Request<v1::InstallCrlRequest>,
+    ) -> Result<tonic::Response<v1::InstallCrlReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar takes no CRL"))
+    }
+
+    async fn prove_crl(
+        &self,
+        _: tonic::Request<v1::ProveCrlRequest>,
+    ) -> Result<tonic::Response<v1::ProveCrlReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar proves nothing"))
+    }
+
     async fn idle(
         &self,
         _: tonic::Request<v1::IdleRequest>,
