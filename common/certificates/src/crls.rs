@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use bunraku_common::Digest;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Authorities, Certificate, Crl, IssuerId, Numbers, PemError, key::Unverified, limits::CLOCK_S, pem,
@@ -18,7 +19,7 @@ pub struct Crls {
 }
 
 /// One revoked certificate.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Revoked {
     /// Whose CRL says so.
     pub issuer: IssuerId,

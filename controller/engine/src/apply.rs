@@ -140,6 +140,7 @@ impl State {
             Fact::RolloutEnded { rollout, outcome } => {
                 self.rollout_phase(*rollout, RolloutPhase::Ended { outcome: outcome.clone(), at });
             }
+            Fact::Crl(fact) => self.revocations.apply(fact, at),
             Fact::Refused { .. } => {}
         }
     }

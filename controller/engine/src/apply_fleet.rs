@@ -83,6 +83,7 @@ impl State {
                 fleet.nodes.remove(node);
                 self.drop_node(node, "removed");
                 self.stale_ruby.remove(node);
+                self.revocations.nodes.remove(node);
             }
             Fact::TokenCreated { id, hash, grant, expires_s, by } => {
                 let token = Token {
@@ -163,6 +164,7 @@ impl State {
             | Fact::TurnJudged { .. }
             | Fact::RolloutAborting { .. }
             | Fact::RolloutEnded { .. }
+            | Fact::Crl(_)
             | Fact::Refused { .. } => {}
         }
     }

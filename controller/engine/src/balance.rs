@@ -41,6 +41,8 @@ pub enum DrainOwner {
     Operator(String),
     Rollout(RolloutId),
     Deploy(DeployId),
+    /// It lacks a revocation that Puppet's CA has made.
+    Crl,
 }
 
 impl Balance {
@@ -76,6 +78,7 @@ impl DrainOwner {
             Self::Operator(_) => format!("bunraku lb enable {compiler}"),
             Self::Rollout(id) => format!("bunraku rollout abort {id}"),
             Self::Deploy(id) => format!("bunraku deploys show {id}"),
+            Self::Crl => "bunraku crl status".to_owned(),
         }
     }
 }
@@ -86,6 +89,7 @@ impl fmt::Display for DrainOwner {
             Self::Operator(who) => write!(f, "operator {who}"),
             Self::Rollout(id) => write!(f, "rollout {id}"),
             Self::Deploy(id) => write!(f, "deploy {id}"),
+            Self::Crl => f.write_str("revocation"),
         }
     }
 }
@@ -194,7 +198,7 @@ impl State {
     /// Whether an owner will still end its drain itself. Operators do that by asking.
     fn holds(&self, owner: &DrainOwner) -> bool {
         match owner {
-            DrainOwner::Operator(_) => false,
+            DrainOwner::Operator(_) | DrainOwner::Crl => false,
             DrainOwner::Rollout(id) => self.rollouts.get(id).is_some_and(|rollout| !rollout.is_ended()),
             DrainOwner::Deploy(id) => self.deploys.get(id).is_some_and(|deploy| !deploy.is_ended()),
         }
@@ -338,6 +342,11 @@ impl State {
                      {compiler}"
                 ))
             }
+            Wanted::Drained { owner: DrainOwner::Crl, reason, since } => Some(format!(
+                "{compiler} is out of service for {}: {reason}\nhint: systemctl status bunraku-agent there; all the \
+                 same: bunraku lb enable {compiler}",
+                span(now.saturating_sub(*since))
+            )),
             Wanted::Drained { .. } | Wanted::Ready => None,
         });
         let mut alarms: Vec<String> = ownerless.collect();

@@ -137,6 +137,7 @@ impl State {
             | Request::Release { .. }
             | Request::Drain { .. }
             | Request::Enable { .. }
+            | Request::AcceptCrl
             | Request::StartRollout { .. }
             | Request::PauseRollout { .. }
             | Request::ResumeRollout { .. }

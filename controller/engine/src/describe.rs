@@ -55,6 +55,7 @@ impl Fact {
             Self::RolloutAimed { .. } => "rollout-aimed",
             Self::RolloutAborting { .. } => "rollout-aborting",
             Self::RolloutEnded { .. } => "rollout-ended",
+            Self::Crl(fact) => fact.kind(),
             Self::Refused { .. } => "refused",
         }
     }
@@ -107,6 +108,7 @@ impl Fact {
             | Self::RolloutAimed { .. }
             | Self::RolloutAborting { .. }
             | Self::RolloutEnded { .. }
+            | Self::Crl(_)
             | Self::Refused { .. } => None,
         }
     }
@@ -159,6 +161,7 @@ impl Fact {
             | Self::RolloutAimed { .. }
             | Self::RolloutAborting { .. }
             | Self::RolloutEnded { .. }
+            | Self::Crl(_)
             | Self::Refused { .. } => None,
         }
     }
@@ -187,6 +190,7 @@ impl Fact {
             | Self::TurnJudged { node, .. }
             | Self::PuppetReleased { node } => Some(node),
             Self::BalanceWanted { compiler, .. } | Self::BalanceAgreed { compiler, .. } => Some(compiler),
+            Self::Crl(fact) => fact.node(),
             Self::TermBegan { .. }
             | Self::SettingsChanged { .. }
             | Self::DeployRequested { .. }
@@ -347,6 +351,7 @@ impl fmt::Display for Fact {
             Self::RolloutEnded { rollout, outcome } => {
                 write!(f, "rollout {rollout} ended: {}", outcome.name())
             }
+            Self::Crl(fact) => write!(f, "{fact}"),
             Self::Refused { what, reason } => write!(f, "refused: {what}: {reason}"),
         }
     }

@@ -47,6 +47,9 @@ impl State {
             facts.extend(presence.and_then(|presence| self.due_follow(presence, now)));
         }
         if facts.is_empty() {
+            facts.extend(presence.and_then(|presence| self.due_crl(presence, now)));
+        }
+        if facts.is_empty() {
             facts.extend(presence.into_iter().flat_map(|presence| self.due_rollouts(presence, now)));
         }
         if facts.is_empty() {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 use serde::{Deserialize, Serialize};
 
-use crate::{Built, DeployId, Settings};
+use crate::{Built, CrlEvent, DeployId, Settings};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -110,6 +110,8 @@ pub enum Event {
     PuppetRevoked {
         serials: BTreeSet<String>,
     },
+    /// About Puppet's CRLs.
+    Crl(CrlEvent),
     /// Once an hour or so, with Unix seconds: what has expired long ago is forgotten.
     Housekeeping {
         now_s: u64,

@@ -7,7 +7,7 @@ use bunraku_common::{Digest, EnvironmentName, Generation, Label, NodeName, Opera
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, Built, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Retreat, Right, RolloutId,
+    Action, Built, CrlFact, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Retreat, Right, RolloutId,
     RolloutOutcome, RolloutPolicy, Settings, TurnPhase, Verdict, Wanted, Wave,
 };
 
@@ -272,6 +272,9 @@ pub enum Fact {
         rollout: RolloutId,
         outcome: RolloutOutcome,
     },
+
+    /// About Puppet's CRLs.
+    Crl(CrlFact),
 
     /// A refused request, for the audit; changes nothing.
     Refused {

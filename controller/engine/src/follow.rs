@@ -90,7 +90,7 @@ impl State {
     fn caught_up(&self, presence: &Presence) -> Option<Fact> {
         let drained = self.balance.iter().filter_map(|(node, balance)| match balance.owner() {
             Some(DrainOwner::Deploy(id)) => Some((node, id)),
-            Some(DrainOwner::Operator(_) | DrainOwner::Rollout(_)) | None => None,
+            Some(DrainOwner::Operator(_) | DrainOwner::Rollout(_) | DrainOwner::Crl) | None => None,
         });
         let mut back = drained.filter(|(node, id)| {
             let staging = self.deploys.get(id).is_some_and(|deploy| {

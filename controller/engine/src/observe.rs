@@ -91,6 +91,7 @@ impl State {
                 self.turn_failed(&node, generation, reason, unchanged).into_iter().collect()
             }
             Event::PuppetRevoked { serials } => self.cut_by_puppet(&serials),
+            Event::Crl(event) => self.observe_crl(event),
             Event::Housekeeping { now_s } => self.expired(now_s).into_iter().collect(),
         }
     }

@@ -106,6 +106,8 @@ pub enum Request {
         id: String,
     },
     /// With the token for the first login.
+    /// Puppet's CA counts its CRLs anew.
+    AcceptCrl,
     AddOperator {
         name: OperatorName,
         right: Right,

@@ -82,6 +82,7 @@ impl Presence {
             | Event::TurnStepDone { .. }
             | Event::TurnStepFailed { .. }
             | Event::PuppetRevoked { .. }
+            | Event::Crl(_)
             | Event::Housekeeping { .. } => {}
         }
     }
@@ -110,7 +111,10 @@ impl State {
         if presence.lacking.0.values().all(|lacks| lacks.environments.is_empty()) {
             return;
         }
-        let busy: BTreeSet<NodeName> = steps.iter().filter_map(|step| step.node().cloned()).collect();
+        // Puppet's CRLs have nothing to do with code.
+        let about_code = |step: &&Step| !matches!(step, Step::InstallCrl { .. } | Step::ProveCrl { .. });
+        let busy: BTreeSet<NodeName> =
+            steps.iter().filter(about_code).filter_map(|step| step.node().cloned()).collect();
         for (node, lacks) in presence.lacking.0.iter().filter(|(_, lacks)| !lacks.environments.is_empty()) {
             let record = self.fleet.nodes.get(node).filter(|record| record.is_active_compiler());
             // Who is not proven is busy: it is brought to what is committed.

@@ -27,6 +27,14 @@ pub struct Settings {
     pub policy: Policy,
     /// What becomes of Ruby that stays in the interpreters after a deploy.
     pub on_stale_ruby: OnStaleRuby,
+    /// Whether canaries are revoked to prove that Puppet Servers enforce a CRL.
+    pub crl_proof: bool,
+    /// How many canaries are kept ready.
+    pub crl_canaries: usize,
+    /// Whether compilers that lack a revocation are taken out of service.
+    pub crl_drain: bool,
+    /// After so long without it.
+    pub crl_deadline: Millis,
     /// Builds at once, over all environments.
     pub parallel_builds: usize,
     /// Committed snapshots of an environment that can be rolled back to.
@@ -52,6 +60,10 @@ impl Default for Settings {
             slow_start_s: 0,
             policy: Policy::Drain,
             on_stale_ruby: OnStaleRuby::Offer,
+            crl_proof: false,
+            crl_canaries: 2,
+            crl_drain: true,
+            crl_deadline: 10_000,
             parallel_builds: 2,
             retained: 10,
             ended_deploys: 200,

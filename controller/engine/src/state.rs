@@ -6,7 +6,8 @@ use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Term}
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Balance, Deploy, DeployId, Environment, Kind, Phase, Rollout, RolloutId, Settings, StaleRuby,
+    Balance, Deploy, DeployId, Environment, Kind, Phase, Revocations, Rollout, RolloutId, Settings,
+    StaleRuby,
     fleet::{Fleet, Standing},
 };
 
@@ -39,6 +40,9 @@ pub struct State {
     /// Compilers whose interpreters may hold Ruby from before a deploy.
     #[serde(default)]
     pub(crate) stale_ruby: BTreeMap<NodeName, StaleRuby>,
+    /// Puppet's CRLs, and who has them.
+    #[serde(default)]
+    pub(crate) revocations: Revocations,
 }
 
 impl State {

@@ -99,6 +99,34 @@ pub enum Step {
         /// Not the action, but back to what was before it.
         back: bool,
     },
+    /// A node is to have Puppet's CRLs in place.
+    InstallCrl {
+        node: NodeName,
+        crl: Digest,
+        generation: Generation,
+        /// Its numbers may be lower than those of the node's.
+        number_reset: bool,
+    },
+    /// Whether a node's Puppet Server refuses a canary.
+    ProveCrl {
+        node: NodeName,
+        canary: String,
+        /// The CRLs that revoke it.
+        revoked: Generation,
+        /// Those that the node holds.
+        generation: Generation,
+    },
+    /// Canaries are made at Puppet's CA.
+    MakeCanary {
+        more: usize,
+    },
+    RevokeCanary {
+        name: String,
+    },
+    /// It was replaced by a newer one: its key and what Puppet's CA keeps of it are of no use.
+    ForgetCanary {
+        name: String,
+    },
     /// Whether Puppet Server is up and well.
     Verify {
         node: NodeName,
@@ -126,6 +154,11 @@ pub enum StepId {
     Settle(NodeName, Generation),
     Act(NodeName, Generation),
     Verify(NodeName, Generation),
+    InstallCrl(NodeName, Generation),
+    ProveCrl(NodeName, Generation),
+    MakeCanary,
+    RevokeCanary(String),
+    ForgetCanary(String),
 }
 
 impl Step {
@@ -152,13 +185,21 @@ impl Step {
             Self::Settle { node, generation, .. } => StepId::Settle(node.clone(), *generation),
             Self::Act { node, generation, .. } => StepId::Act(node.clone(), *generation),
             Self::Verify { node, generation, .. } => StepId::Verify(node.clone(), *generation),
+            Self::InstallCrl { node, generation, .. } => StepId::InstallCrl(node.clone(), *generation),
+            Self::ProveCrl { node, revoked, .. } => StepId::ProveCrl(node.clone(), *revoked),
+            Self::MakeCanary { .. } => StepId::MakeCanary,
+            Self::RevokeCanary { name } => StepId::RevokeCanary(name.clone()),
+            Self::ForgetCanary { name } => StepId::ForgetCanary(name.clone()),
         }
     }
 
     /// The node that the order is for; `None`: the controller itself.
     pub fn node(&self) -> Option<&NodeName> {
         match self {
-            Self::Build { .. } => None,
+            Self::Build { .. }
+            | Self::MakeCanary { .. }
+            | Self::RevokeCanary { .. }
+            | Self::ForgetCanary { .. } => None,
             Self::Stage { node, .. }
             | Self::Commit { node, .. }
             | Self::Discard { node, .. }
@@ -167,7 +208,9 @@ impl Step {
             | Self::Prepare { node, .. }
             | Self::Settle { node, .. }
             | Self::Act { node, .. }
-            | Self::Verify { node, .. } => Some(node),
+            | Self::Verify { node, .. }
+            | Self::InstallCrl { node, .. }
+            | Self::ProveCrl { node, .. } => Some(node),
             Self::Balance { balancer, .. } => Some(balancer),
         }
     }
@@ -185,7 +228,12 @@ impl Step {
             | Self::Prepare { .. }
             | Self::Settle { .. }
             | Self::Act { .. }
-            | Self::Verify { .. } => None,
+            | Self::Verify { .. }
+            | Self::InstallCrl { .. }
+            | Self::ProveCrl { .. }
+            | Self::MakeCanary { .. }
+            | Self::RevokeCanary { .. }
+            | Self::ForgetCanary { .. } => None,
         }
     }
 }
@@ -206,6 +254,7 @@ impl State {
             }
         }
         self.balance_steps(presence, &mut steps);
+        self.crl_steps(presence, &mut steps);
         self.rollout_steps(presence, now, &mut steps);
         self.retains(presence, &mut steps);
         steps
@@ -297,7 +346,11 @@ impl State {
     /// When `observe(Event::Tick)` must be called next, if nothing else happens before. May be in the past.
     pub fn deadline(&self, presence: &Presence) -> Option<Millis> {
         let deploys = self.active_deploys().filter_map(|deploy| self.deadline_of(deploy, presence));
-        deploys.chain(self.balance_deadline(presence)).chain(self.rollout_deadline(presence)).min()
+        deploys
+            .chain(self.balance_deadline(presence))
+            .chain(self.rollout_deadline(presence))
+            .chain(self.crl_deadline(presence))
+            .min()
     }
 
     fn deadline_of(&self, deploy: &Deploy, presence: &Presence) -> Option<Millis> {
