@@ -349,7 +349,7 @@ impl State {
         deploys
             .chain(self.balance_deadline(presence))
             .chain(self.rollout_deadline(presence))
-            .chain(self.crl_deadline(presence))
+            .chain(self.crl_deadline())
             .min()
     }
 

@@ -367,7 +367,12 @@ impl World {
             | Step::Prepare { .. }
             | Step::Settle { .. }
             | Step::Act { .. }
-            | Step::Verify { .. } => return,
+            | Step::Verify { .. }
+            | Step::InstallCrl { .. }
+            | Step::ProveCrl { .. }
+            | Step::MakeCanary { .. }
+            | Step::RevokeCanary { .. }
+            | Step::ForgetCanary { .. } => return,
             Step::Stage { deploy, node, environment, snapshot, generation, .. } => {
                 (Some(deploy), Order::Stage { snapshot }, generation, Some(snapshot), node, environment)
             }

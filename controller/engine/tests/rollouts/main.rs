@@ -5,6 +5,7 @@
 mod balance;
 mod balancer;
 mod compiler;
+mod crl;
 mod follow;
 mod ghost;
 mod histories;
