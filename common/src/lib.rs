@@ -1,10 +1,11 @@
 //! The words that controller and node agent share: names and digests, snapshots, limits, configuration files,
 //! telemetry, and how an error is printed.
 //!
-//! Nothing here talks to a network, and only `objects` and `config` read files.
+//! Nothing here talks to a network, and only `objects`, `config` and `changes` know files.
 
 pub mod alone;
 pub mod chain;
+pub mod changes;
 pub mod config;
 pub mod crash;
 pub mod descriptors;
@@ -19,6 +20,7 @@ pub mod telemetry;
 
 pub use alone::Alone;
 pub use chain::Chain;
+pub use changes::Changes;
 pub use digest::Digest;
 pub use fence::{Fence, Generation, Term};
 pub use names::{EnvironmentName, Label, NodeName, OperatorName, Role};
