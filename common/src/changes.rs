@@ -5,7 +5,7 @@ use std::{
     ffi::OsString,
     io,
     mem::MaybeUninit,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::{Path, PathBuf},
 };
 
@@ -75,6 +75,12 @@ impl Changes {
 impl AsRawFd for Changes {
     fn as_raw_fd(&self) -> RawFd {
         self.inotify.as_raw_fd()
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inotify.as_fd()
     }
 }
 

@@ -34,6 +34,8 @@ pub struct Config {
     #[serde(default)]
     pub balancers: BalancersConfig,
     #[serde(default)]
+    pub crl: CrlConfig,
+    #[serde(default)]
     pub identity: IdentityConfig,
     pub build: BuildConfig,
     /// Puppet's own certificates on this host; without it nodes can join by token only.
@@ -104,6 +106,28 @@ pub struct BalancersConfig {
 impl Default for BalancersConfig {
     fn default() -> Self {
         Self { agree_s: 60, slow_start_s: 0 }
+    }
+}
+
+/// How Puppet's CRLs are brought to the nodes. Their file is `[puppet] crl`.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CrlConfig {
+    /// Prove with a canary that Puppet Servers enforce a change: a certificate of our own, signed and then revoked.
+    pub proof: bool,
+    /// Canaries kept ready.
+    #[serde(deserialize_with = "positive")]
+    pub canaries: usize,
+    /// Take a compiler that lacks a revocation out of service until it has it, where the floor allows it.
+    pub drain: bool,
+    /// After so many seconds without it.
+    #[serde(deserialize_with = "positive")]
+    pub drain_after_s: u64,
+}
+
+impl Default for CrlConfig {
+    fn default() -> Self {
+        Self { proof: true, canaries: 2, drain: true, drain_after_s: 10 }
     }
 }
 
@@ -201,6 +225,7 @@ mod tests {
             "[build]",
             "[deploy]",
             "[balancers]",
+            "[crl]",
             "[identity]",
             "[audit]",
             "[puppet]",

@@ -17,6 +17,7 @@ mod main_server;
 mod nodes;
 mod provenance;
 mod report;
+mod revocation;
 mod serve;
 mod turns;
 mod watchdog;

@@ -35,6 +35,7 @@ use crate::{
     nodes::{About, Connections},
     provenance::Provenance,
     report::Reporter,
+    revocation::{CrlFiles, CrlWatch},
     turns::Turns,
     watchdog, words,
 };
@@ -143,6 +144,7 @@ impl Controller {
         let provenance =
             Provenance::open(&config.data_dir).map_err(io_error("open", config.data_dir.display()))?;
         let provenance = Arc::new(provenance);
+        let crls = CrlFiles::open(&config.data_dir).map_err(io_error("open", config.data_dir.display()))?;
         let builder = Arc::new(Builder::new(config.build.clone(), objects.clone())?);
         let connections = Arc::new(Connections::default());
         let balancers = Arc::new(Balancers::default());
@@ -156,6 +158,7 @@ impl Controller {
             builder: builder.clone(),
             store: objects.clone(),
             provenance: provenance.clone(),
+            crls: crls.clone(),
             stage_deadline: config.deploy.stage_deadline(),
             shared: Arc::downgrade(shared),
         });
@@ -174,6 +177,7 @@ impl Controller {
             connections,
             balancers,
             turns,
+            crls,
             builder,
             identities,
             config,
@@ -231,6 +235,10 @@ fn settings(config: &Config) -> Settings {
         build_deadline: (config.build.deadline_s + 60) * 1000,
         balance_deadline: config.balancers.agree_s * 1000,
         slow_start_s: config.balancers.slow_start_s,
+        crl_proof: config.crl.proof && config.puppet.is_some(),
+        crl_canaries: config.crl.canaries,
+        crl_drain: config.crl.drain,
+        crl_deadline: config.crl.drain_after_s * 1000,
         renew_grace_s: config.identity.expired_renewal_days * 86_400,
         ..Settings::default()
     }
@@ -297,6 +305,11 @@ impl Api {
             });
             async move { identities.keep_fresh(driver, puppet).await }
         }));
+        if let Some(puppet) = &self.config.puppet {
+            let (crl, ca) = (puppet.crl.clone(), puppet.ca.clone());
+            let watch = CrlWatch::new(crl, ca, self.crls.clone(), self.driver.clone());
+            tasks.push(tokio::spawn(watch.run()));
+        }
         tasks.push(tokio::spawn(self.clone().ask_nodes_now_and_then()));
         let (driver, connections) = (self.driver.clone(), self.connections.clone());
         tasks.push(tokio::spawn(self.balancers.clone().watch(driver.clone(), connections.clone())));
@@ -384,7 +397,9 @@ impl Api {
             let about = About { hello, address: address.ip().to_string(), since_ms: now, compared_ms: now };
             tracing::info!(%node, %address, version = about.hello.version, "node connected");
             self.connections.registered(&id, &node, node_link, cut.clone(), about);
-            self.driver.event(crate::api::observed(&node, &observed));
+            for event in crate::api::observed(&node, &observed) {
+                self.driver.event(event);
+            }
             self.driver.connected(node.clone());
             self.balancers.look_at(&node);
             tokio::select! {
@@ -492,7 +507,9 @@ impl Api {
     fn nodes_to_ask(&self, all: bool) -> Vec<NodeName> {
         let state = self.driver.shared.state();
         let owes = |node: &NodeRecord| node.environments.values().any(|on_node| !on_node.owed.is_empty());
-        let asked = state.fleet().nodes.iter().filter(|(_, node)| all || owes(node));
+        let crls = &state.revocations().nodes;
+        let owes_crl = |name: &NodeName| crls.get(name).is_some_and(|node| !node.holds.owed.is_empty());
+        let asked = state.fleet().nodes.iter().filter(|(name, node)| all || owes(node) || owes_crl(name));
         asked.map(|(name, _)| name.clone()).collect()
     }
 
@@ -519,6 +536,7 @@ impl Api {
             tracing::info!(removed = swept.removed, bytes = swept.removed_bytes, "unneeded objects removed");
         }
         self.reporter.provenance.sweep(&kept)?;
+        self.crls.sweep(&self.driver.shared.state().revocations().files())?;
         let audit = &self.config.audit;
         // By a clock that jumped nothing is too old; what is too much still goes.
         let now_s = self.driver.shared.clock.trusted_wall_s().unwrap_or(0);

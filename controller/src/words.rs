@@ -39,6 +39,9 @@ pub(crate) fn hello(mut reply: HelloReply) -> HelloReply {
 
 pub(crate) fn observed(mut reply: ObserveReply) -> ObserveReply {
     reply.puppetserver = word(&reply.puppetserver);
+    if let Some(crl) = &mut reply.crl {
+        (crl.digest, crl.owed) = (word(&crl.digest), word(&crl.owed));
+    }
     reply.environments.truncate(ENVIRONMENTS);
     for on_node in &mut reply.environments {
         on_node.environment = word(&on_node.environment);

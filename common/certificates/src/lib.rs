@@ -16,7 +16,7 @@ mod fingerprint;
 mod issuer;
 mod judge;
 mod key;
-mod limits;
+pub mod limits;
 mod names;
 mod number;
 mod numbers;

@@ -133,6 +133,15 @@ impl Control for Api {
         Ok(Response::new(self.balance_now()))
     }
 
+    async fn crl_status(&self, _: Request<v1::CrlStatusRequest>) -> Answer<v1::CrlStatusReply> {
+        Ok(Response::new(self.crl_now()))
+    }
+
+    async fn accept_crl(&self, request: Request<v1::AcceptCrlRequest>) -> Answer<v1::CrlStatusReply> {
+        let who = caller::subject(&request)?;
+        self.crl_accepted(request.into_inner(), &who).await.map(Response::new)
+    }
+
     async fn drain_compiler(
         &self,
         request: Request<v1::DrainCompilerRequest>,

@@ -14,6 +14,7 @@ use super::{
     parse,
 };
 use crate::{
+    clock::wall_s,
     driver::{RequestError, Superseded},
     report,
 };
@@ -43,6 +44,7 @@ impl Api {
             alarms.push(hint::join(&lost, look));
         }
         alarms.extend(self.identities.alarms());
+        alarms.extend(state.crl_alarms(now, wall_s()));
         alarms.extend(state.balance_alarms(&shared.presence(), now));
         alarms.extend(self.reporter.rollout_alarms(&state));
         let nodes = self.reporter.nodes(&state);

@@ -5,6 +5,7 @@ mod balance;
 pub(crate) mod caller;
 mod content;
 mod control;
+mod crl;
 mod deploys;
 mod enrollment;
 mod nodes;
@@ -43,6 +44,7 @@ use crate::{
     identities::Identities,
     nodes::Connections,
     report::Reporter,
+    revocation::CrlFiles,
     turns::Turns,
 };
 
@@ -54,6 +56,7 @@ pub(crate) struct Api {
     pub connections: Arc<Connections>,
     pub balancers: Arc<Balancers>,
     pub turns: Arc<Turns>,
+    pub crls: CrlFiles,
     pub builder: Arc<Builder>,
     pub identities: Arc<Identities>,
     pub config: Arc<Config>,

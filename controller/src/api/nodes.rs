@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use bunraku_common::{Chain, EnvironmentName, NodeName};
-use bunraku_engine::{Event, Request, Seen};
+use bunraku_engine::{CrlEvent, Event, Request, Seen};
 use bunraku_proto::v1;
 use futures_util::StreamExt;
 use tonic::Status;
 
 use super::{Api, caller::Subject, parse};
-use crate::{driver::order, words};
+use crate::{
+    driver::{held, order},
+    words,
+};
 
 const OBSERVE_DEADLINE: Duration = Duration::from_secs(10);
 /// Nodes asked side by side: one that hangs for its whole deadline holds up nobody else's answer for long.
@@ -49,7 +52,7 @@ impl Api {
         match client.observe(deadline(v1::ObserveRequest {}, OBSERVE_DEADLINE)).await {
             Ok(reply) => {
                 let observed = words::observed(reply.into_inner());
-                self.driver.event(self::observed(node, &observed));
+                self::observed(node, &observed).into_iter().for_each(|event| self.driver.event(event));
                 self.connections.observed(node, observed);
             }
             Err(status) => {
@@ -177,9 +180,11 @@ fn deadline<T>(message: T, limit: Duration) -> tonic::Request<T> {
 }
 
 /// What a node said it holds, for the engine.
-pub(crate) fn observed(node: &NodeName, observed: &v1::ObserveReply) -> Event {
+pub(crate) fn observed(node: &NodeName, observed: &v1::ObserveReply) -> [Event; 2] {
     let keeps = usize::try_from(observed.keeps).unwrap_or(usize::MAX);
-    Event::NodeObserved { node: node.clone(), environments: seen(observed), keeps }
+    let crl = CrlEvent::OnNode { node: node.clone(), holds: observed.crl.as_ref().map(held) };
+    let code = Event::NodeObserved { node: node.clone(), environments: seen(observed), keeps };
+    [code, Event::Crl(crl)]
 }
 
 /// What a node said (bounded by [`words::observed`]), parsed. What cannot be parsed is as if it were not there: the node is then brought up to date.

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::{DEFAULT_CONFIG, Exit, Failure, Output};
 use crate::{
-    config::{AuditConfig, BalancersConfig, Config, DeployConfig, IdentityConfig, PuppetConfig},
+    config::{AuditConfig, BalancersConfig, Config, CrlConfig, DeployConfig, IdentityConfig, PuppetConfig},
     identity::MeshCa,
 };
 
@@ -97,6 +97,7 @@ impl Init {
             socket: crate::config::DEFAULT_SOCKET.into(),
             deploy: DeployConfig::default(),
             balancers: BalancersConfig::default(),
+            crl: CrlConfig::default(),
             identity: IdentityConfig::default(),
             build: BuildConfig {
                 remote: self.remote.clone(),

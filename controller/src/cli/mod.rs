@@ -3,6 +3,7 @@
 
 mod audit;
 mod client;
+mod crl;
 mod deploy;
 mod doctor;
 mod environments;
@@ -114,6 +115,9 @@ enum Command {
     /// Compilers at the load balancers: take one out of service, bring it back
     #[command(subcommand)]
     Lb(lb::Lb),
+    /// Puppet's revocations: on every compiler, in seconds, proven
+    #[command(subcommand)]
+    Crl(crl::Crl),
     /// Change compilers in waves: each one drained, changed, verified and enabled
     #[command(subcommand)]
     Rollout(rollout::Rollout),
@@ -187,6 +191,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Snapshots(snapshots) => snapshots.run(reach).await,
         Command::Nodes(nodes) => nodes.run(reach).await,
         Command::Lb(lb) => lb.run(reach).await,
+        Command::Crl(crl) => crl.run(reach).await,
         Command::Rollout(rollout) => rollout.run(reach).await,
         Command::Heal(heal) => heal.run(reach).await,
         Command::Token(token) => token.run(reach).await,

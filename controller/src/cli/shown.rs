@@ -3,13 +3,14 @@
 
 use bunraku_proto::v1::{
     BalanceStatusReply, BalancedBackend, BalancedServer, BalancerInfo, BalancerStatusReply, CompilerBalance,
-    DeployInfo, DeployNode, Difference, DoctorFleetReply, DoctorOfNode, EnvironmentInfo, EnvironmentNode,
-    EnvironmentOnNode, Event, Finding, ModuleInfo, NodeInfo, StatusReply, finding::Severity,
+    CrlNodeInfo, CrlStatusReply, DeployInfo, DeployNode, Difference, DoctorFleetReply, DoctorOfNode,
+    EnvironmentInfo, EnvironmentNode, EnvironmentOnNode, Event, Finding, ModuleInfo, NodeInfo, StatusReply,
+    finding::Severity,
 };
 use clap::{CommandFactory, Parser};
 use tonic::Status;
 
-use super::{Cli, Failure, deploy, doctor, events, lb, nodes, progress, status};
+use super::{Cli, Failure, crl, deploy, doctor, events, lb, nodes, progress, status};
 use crate::clock::wall_ms;
 
 const OLD: &str = "9155bcfed818f7a50bca1d43c94c01c188854bb4b61514c3e49960142e7e63af";
@@ -401,6 +402,62 @@ fn lb_status() {
     let mut busy = status_of(vec![node("c1.example.com")], Vec::new());
     busy.out_of_service = vec![drained()];
     shown!("status with a compiler out of service", status::text(&busy));
+}
+
+#[test]
+fn crl_status() {
+    let crl = |node: &str, state: &str| CrlNodeInfo {
+        node: format!("{node}.example.com"),
+        connected: true,
+        crl: NEW.into(),
+        number: "17".into(),
+        state: state.into(),
+        delivered_ms: three_hours_ago(),
+        delivery_ms: 12,
+        ..CrlNodeInfo::default()
+    };
+    let proven = CrlNodeInfo { enforcement_ms: 1_840, proof_ms: 1_911, ..crl("c1", "proven") };
+    let unproven = CrlNodeInfo {
+        note: "Puppet Server at 192.0.2.12:8140 lets the canary in".into(),
+        ..crl("c2", "delivered, not proven")
+    };
+    let behind = CrlNodeInfo {
+        connected: false,
+        crl: OLD.into(),
+        number: "16".into(),
+        delivery_ms: 0,
+        exposed_ms: three_hours_ago(),
+        ..crl("c3", "behind")
+    };
+    let reply = CrlStatusReply {
+        watched: true,
+        crl: NEW.into(),
+        number: "17".into(),
+        revoked: 21,
+        written_ms: three_hours_ago(),
+        changed_ms: three_hours_ago() - 2_000,
+        ends: wall_ms() / 1000 + 400 * 86_400 + 100,
+        ca_ends: wall_ms() / 1000 + 4000 * 86_400 + 100,
+        proof: true,
+        canaries: 2,
+        nodes: vec![proven, unproven, behind, crl("lb1", "delivered")],
+        ..CrlStatusReply::default()
+    };
+    shown!("crl status", crl::status_text(&reply));
+    let held_back = CrlStatusReply {
+        rejected: "the CRL of authority 0f3a90cc18d7 has number 3, and 17 was sent out before".into(),
+        rejected_hint: "bunraku crl accept --number-reset".into(),
+        rejected_ms: three_hours_ago(),
+        canaries: 0,
+        trouble:
+            "Puppet Server does not answer at main.example.com:8140\nhint: systemctl status puppetserver"
+                .into(),
+        ..reply
+    };
+    shown!("crl status with trouble", crl::status_text(&held_back));
+    let unproving = CrlStatusReply { watched: true, ..CrlStatusReply::default() };
+    let texts = [crl::status_text(&unproving), crl::status_text(&CrlStatusReply::default())];
+    shown!("crl status of a new controller", texts.join("\n---\n"));
 }
 
 #[test]

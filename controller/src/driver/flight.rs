@@ -94,7 +94,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 fn node_of(step: &StepId) -> Option<&NodeName> {
     match step {
-        StepId::Build(_) => None,
+        StepId::Build(_) | StepId::MakeCanary | StepId::RevokeCanary(_) | StepId::ForgetCanary(_) => None,
         StepId::Stage(_, node)
         | StepId::Commit(_, node, _)
         | StepId::Discard(_, node, _)
@@ -104,7 +104,9 @@ fn node_of(step: &StepId) -> Option<&NodeName> {
         | StepId::Prepare(node, _)
         | StepId::Settle(node, _)
         | StepId::Act(node, _)
-        | StepId::Verify(node, _) => Some(node),
+        | StepId::Verify(node, _)
+        | StepId::InstallCrl(node, _)
+        | StepId::ProveCrl(node, _) => Some(node),
     }
 }
 

@@ -4,6 +4,7 @@
 //! the journal's fdatasync blocks. Nothing leaves it (an answer, an order, an event for watchers) before the journal
 //! has it on disk. Recovery after a crash is not a code path: it is asking for the steps.
 
+mod crl;
 mod flight;
 mod orders;
 mod refusals;
@@ -22,10 +23,13 @@ use std::{
 
 use bunraku_builder::Pin;
 use bunraku_common::{Chain, EnvironmentName, NodeName, Term, crash};
-use bunraku_engine::{BalancerView, Event, Fact, HealthView, IdleView, Presence, Refusal, Request, State};
+use bunraku_engine::{
+    BalancerView, CrlEvent, Event, Fact, HealthView, IdleView, Presence, Refusal, Request, State,
+};
 use bunraku_store::{Keep, Store, StoreError};
 use tokio::sync::{Semaphore, oneshot, watch};
 
+pub(crate) use self::crl::held;
 pub(crate) use self::orders::{Hands, order, wire_term};
 use self::{flight::Flight, orders::Done, refusals::Refusals};
 use crate::{audit::record, clock::Clock};
@@ -358,7 +362,17 @@ impl Loop {
             }
             Input::Done(done) => {
                 // A node that cannot be brought up may work for minutes each time: the pauses must grow.
-                let failed = matches!(done.event, None | Some(Event::BringFailed { .. }));
+                let failed = matches!(
+                    done.event,
+                    None | Some(
+                        Event::BringFailed { .. }
+                            | Event::Crl(
+                                CrlEvent::Refused { .. }
+                                    | CrlEvent::CanaryTrouble { .. }
+                                    | CrlEvent::Proof { refused: Err(_), .. }
+                            )
+                    )
+                );
                 self.flight.landed(&done.step, done.flight, !failed);
                 batch.pins.extend(done.pin);
                 if let Some(event) = done.event {

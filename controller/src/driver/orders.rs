@@ -28,6 +28,7 @@ use crate::{
     clock::wall_ms,
     nodes::Connections,
     provenance::{Origin, Provenance},
+    revocation::CrlFiles,
     turns::Turns,
     words::plain,
 };
@@ -48,6 +49,7 @@ pub(crate) struct Hands {
     pub builder: Arc<Builder>,
     pub store: Arc<ObjectStore>,
     pub provenance: Arc<Provenance>,
+    pub crls: CrlFiles,
     pub stage_deadline: Duration,
     /// To compare a new snapshot with what is committed. Weak: the loop owns the hands.
     pub shared: Weak<Shared>,
@@ -143,6 +145,11 @@ impl Hands {
             turn @ (Step::Prepare { .. } | Step::Settle { .. } | Step::Act { .. } | Step::Verify { .. }) => {
                 (self.turn(turn, term).await, None)
             }
+            about_crls @ (Step::InstallCrl { .. }
+            | Step::ProveCrl { .. }
+            | Step::MakeCanary { .. }
+            | Step::RevokeCanary { .. }
+            | Step::ForgetCanary { .. }) => (self.crl(about_crls, term).await, None),
             Step::Retain { node, environment, snapshot, generation, retained } => {
                 let order = order(term, generation, &environment);
                 let retained = retained.iter().take(limits::RETAINED).map(ToString::to_string).collect();

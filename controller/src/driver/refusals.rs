@@ -58,6 +58,7 @@ pub(super) fn of_concern(request: &Request) -> Option<String> {
         Request::Deploy { .. }
         | Request::Rollback { .. }
         | Request::Release { .. }
+        | Request::AcceptCrl
         | Request::HoldNode { .. }
         | Request::ReleaseNode { .. }
         | Request::RevokeNode { .. }

@@ -53,7 +53,12 @@ impl Hands {
             | Step::Discard { .. }
             | Step::Bring { .. }
             | Step::Retain { .. }
-            | Step::Balance { .. } => None,
+            | Step::Balance { .. }
+            | Step::InstallCrl { .. }
+            | Step::ProveCrl { .. }
+            | Step::MakeCanary { .. }
+            | Step::RevokeCanary { .. }
+            | Step::ForgetCanary { .. } => None,
         }
     }
 

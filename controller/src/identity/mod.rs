@@ -9,5 +9,5 @@ mod request;
 mod tokens;
 
 pub(crate) use ca::{CONTROLLER_RENEWAL, CaError, Issued, MeshCa};
-pub(crate) use puppet::{AllowList, PuppetCertificate, PuppetDoor, PuppetFiles, PuppetTrust};
+pub(crate) use puppet::{AllowList, PuppetCertificate, PuppetDoor, PuppetFiles, PuppetTrust, Stamp};
 pub(crate) use tokens::{NewToken, token_digest};

@@ -107,7 +107,7 @@ impl PuppetTrust {
 
 /// When a file was last changed, as far as the file system tells.
 #[derive(Debug, PartialEq, Eq)]
-struct Stamp {
+pub(crate) struct Stamp {
     inode: u64,
     size: u64,
     changed: (i64, i64),
@@ -115,7 +115,7 @@ struct Stamp {
 }
 
 impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         let meta = fs::metadata(path).ok()?;
         Some(Self {
             inode: meta.ino(),

@@ -34,6 +34,7 @@ const VIEWER: &[&str] = &[
     "PlanRollout",
     "ListRollouts",
     "ShowRollout",
+    "CrlStatus",
     "Watch",
     "Renew",
 ];

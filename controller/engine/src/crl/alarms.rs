@@ -21,8 +21,8 @@ impl State {
             let late = |since: &Millis| now.saturating_sub(*since) >= self.settings.crl_deadline;
             if let Some(since) = node.exposed.filter(|since| active && late(since)) {
                 let long = span(now.saturating_sub(since));
-                let why =
-                    if node.holds.owed.is_empty() { String::new() } else { format!(": {}", node.holds.owed) };
+                let told = if node.holds.owed.is_empty() { &node.refused } else { &node.holds.owed };
+                let why = if told.is_empty() { String::new() } else { format!(": {told}") };
                 alarms.push(format!(
                     "{name} lacks what Puppet's CA revoked {long} ago{why}\nhint: systemctl status bunraku-agent there; \
                      bunraku crl status"

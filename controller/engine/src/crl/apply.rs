@@ -25,6 +25,11 @@ impl Revocations {
                 self.nodes.remove(node);
             }
             CrlFact::OnNode { node, holds: Some(holds) } => self.on_node(node, holds, at),
+            CrlFact::Refused { node, reason } => {
+                if let Some(node) = self.nodes.get_mut(node) {
+                    node.refused.clone_from(reason);
+                }
+            }
             CrlFact::Proven { node, generation, refused_ms } => {
                 self.proven(node, *generation, *refused_ms, at);
             }
@@ -65,6 +70,7 @@ impl Revocations {
             numbers: seen.numbers.clone(),
             generation,
             at,
+            written_ms,
             ends_s: seen.ends_s,
             ca_ends_s: seen.ca_ends_s,
             half_s: seen.half_s,
@@ -106,7 +112,8 @@ impl Revocations {
         // What was proven stays so: a node never goes back, and one whose file is wrong says so.
         let proof = known.and_then(|known| known.proof);
         let unproven = known.map(|known| known.unproven.clone()).unwrap_or_default();
-        let node = CrlNode { holds: holds.clone(), delivered_at, exposed, proof, unproven };
+        let refused = known.filter(|_| lacks).map(|known| known.refused.clone()).unwrap_or_default();
+        let node = CrlNode { holds: holds.clone(), delivered_at, exposed, proof, refused, unproven };
         self.nodes.insert(name.clone(), node);
     }
 

@@ -6,7 +6,7 @@ use bunraku_certificates::{Comparison, Numbers, Revoked};
 use bunraku_common::{Digest, Generation, NodeName};
 use serde::{Deserialize, Serialize};
 
-use super::{CrlFact, CrlHeld, RejectedCrl, Revocations, WantedCrl};
+use super::{CrlFact, CrlHeld, RejectedCrl, Revocations};
 use crate::{Fact, Refusal, RefusalCode, State};
 
 const ACCEPT: &str = "if the CA was restored or replaced on purpose: bunraku crl accept --number-reset; else find out who \
@@ -20,6 +20,8 @@ pub enum CrlEvent {
     Unusable { reason: String, hint: String },
     /// What a node says of itself. `None`: it takes no CRLs.
     OnNode { node: NodeName, holds: Option<CrlHeld> },
+    /// A node does not take what is wanted.
+    Refused { node: NodeName, reason: String },
     /// A node's Puppet Server refused the canary, or why that is not proven.
     Proof { node: NodeName, generation: Generation, refused: Result<u64, String> },
     /// A canary was signed by Puppet's CA.
@@ -76,6 +78,10 @@ impl State {
                 let enrolled = self.fleet.nodes.get(&node).is_some_and(|record| record.enrolled);
                 let before = known.nodes.get(&node).map(|known| &known.holds);
                 (enrolled && before != holds.as_ref()).then_some(CrlFact::OnNode { node, holds })
+            }
+            CrlEvent::Refused { node, reason } => {
+                let news = known.nodes.get(&node).is_some_and(|known| known.refused != reason);
+                news.then_some(CrlFact::Refused { node, reason })
             }
             CrlEvent::Proof { node, generation, refused } => known.proof(node, generation, refused),
             CrlEvent::CanaryReady { name, certificate, ends_s } => {
@@ -146,13 +152,5 @@ impl Revocations {
             Ok(refused_ms) => Some(CrlFact::Proven { node, generation, refused_ms }),
             Err(reason) => (known.unproven != reason).then_some(CrlFact::Unproven { node, reason }),
         }
-    }
-}
-
-impl WantedCrl {
-    /// The CRL number of the authority that revokes most: what people call "the" number.
-    pub fn shown_number(&self) -> String {
-        let numbers = self.numbers.iter().map(|(_, number)| number);
-        numbers.max().map(|number| number.to_string()).unwrap_or_default()
     }
 }

@@ -33,6 +33,10 @@ pub enum CrlFact {
         node: NodeName,
         holds: Option<CrlHeld>,
     },
+    Refused {
+        node: NodeName,
+        reason: String,
+    },
     Proven {
         node: NodeName,
         generation: Generation,
@@ -66,6 +70,7 @@ impl CrlFact {
             Self::Rejected { .. } => "crl-rejected",
             Self::RejectionOver => "crl-rejection-over",
             Self::OnNode { .. } => "crl-on-node",
+            Self::Refused { .. } => "crl-refused",
             Self::Proven { .. } => "crl-proven",
             Self::Unproven { .. } => "crl-unproven",
             Self::CanaryReady { .. } => "canary-ready",
@@ -77,7 +82,10 @@ impl CrlFact {
 
     pub(crate) fn node(&self) -> Option<&NodeName> {
         match self {
-            Self::OnNode { node, .. } | Self::Proven { node, .. } | Self::Unproven { node, .. } => Some(node),
+            Self::OnNode { node, .. }
+            | Self::Refused { node, .. }
+            | Self::Proven { node, .. }
+            | Self::Unproven { node, .. } => Some(node),
             Self::Wanted { .. }
             | Self::Rejected { .. }
             | Self::RejectionOver
@@ -108,6 +116,7 @@ impl fmt::Display for CrlFact {
                 write!(f, "{node} holds {holds}")?;
                 if owed.is_empty() { Ok(()) } else { write!(f, ", and owes: {owed}") }
             }
+            Self::Refused { node, reason } => write!(f, "{node} does not take the CRL: {reason}"),
             Self::Proven { node, generation, .. } => {
                 write!(f, "{node} refuses what the CRL of {generation} revokes")
             }

@@ -11,7 +11,7 @@ mod event;
 mod fact;
 mod steps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bunraku_certificates::{Numbers, Revoked};
 use bunraku_common::{Digest, Generation, NodeName};
@@ -44,6 +44,8 @@ pub struct WantedCrl {
     pub numbers: Numbers,
     pub generation: Generation,
     pub at: Millis,
+    /// When the CA wrote it, Unix milliseconds by this host's clock.
+    pub written_ms: u64,
     /// When the first CRL and the first authority end, Unix seconds.
     pub ends_s: u64,
     pub ca_ends_s: u64,
@@ -87,6 +89,8 @@ pub struct CrlNode {
     /// Since when it lacks a change that is more than our own canaries.
     pub exposed: Option<Millis>,
     pub proof: Option<CrlProof>,
+    /// Why it did not take what is wanted; empty when it did, or nobody has tried.
+    pub refused: String,
     /// Why the newest proof does not succeed; empty when nobody has tried.
     pub unproven: String,
 }
@@ -150,6 +154,13 @@ impl Revocations {
             CanaryState::Ready | CanaryState::Chosen => None,
         });
         spent.max_by_key(|(_, generation)| *generation)
+    }
+
+    /// The files that are still spoken of.
+    pub fn files(&self) -> BTreeSet<Digest> {
+        let wanted = self.wanted.iter().map(|wanted| wanted.crl);
+        let rejected = self.rejected.iter().filter_map(|rejected| Some(rejected.seen.as_ref()?.crl));
+        wanted.chain(rejected).chain(self.nodes.values().filter_map(|node| node.holds.crl)).collect()
     }
 
     /// Whether a node keeps the wanted CRLs in place.
