@@ -29,6 +29,11 @@ impl CaError {
     pub fn why(&self) -> &Why {
         &self.why
     }
+
+    /// The reason, to keep.
+    pub fn into_why(self) -> Why {
+        *self.why
+    }
 }
 
 /// Why a call failed.
