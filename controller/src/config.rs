@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use bunraku_builder::BuildConfig;
 use bunraku_common::{
     Role,
-    config::{host_port, positive},
+    config::{host_port, host_port_if_any, positive},
 };
 use bunraku_engine::{OnStaleRuby, Policy};
 use serde::{Deserialize, Serialize};
@@ -165,6 +165,12 @@ pub struct PuppetConfig {
     /// The main server's own certificate (`hostcert`) and key (`hostprivkey`).
     pub certificate: PathBuf,
     pub key: PathBuf,
+    /// `HOST:PORT` of the main Puppet Server, whose CA signs and revokes; without it its certname and 8140.
+    #[serde(default, deserialize_with = "host_port_if_any", skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Puppet Server's `conf.d`; without it the known places of Debian's and Puppet's packages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conf_d: Option<PathBuf>,
     /// Which Puppet certificates may become nodes, and as what. Empty: none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<Allow>,

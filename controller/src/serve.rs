@@ -35,7 +35,7 @@ use crate::{
     nodes::{About, Connections},
     provenance::Provenance,
     report::Reporter,
-    revocation::{CrlFiles, CrlWatch},
+    revocation::{CrlFiles, CrlWatch, Stock, StockError},
     turns::Turns,
     watchdog, words,
 };
@@ -84,6 +84,8 @@ pub enum ServeError {
         #[source]
         source: io::Error,
     },
+    #[error("canaries for Puppet's CRL cannot be made")]
+    Canaries(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the driver ended: what the journal holds is safe, the process must start again")]
     Halted,
 }
@@ -97,6 +99,7 @@ impl ServeError {
             | Self::Checkpoint(_)
             | Self::Record { .. }
             | Self::Ca(_)
+            | Self::Canaries(_)
             | Self::Io { .. }
             | Self::Halted => false,
         }
@@ -106,6 +109,12 @@ impl ServeError {
 impl From<CaError> for ServeError {
     fn from(error: CaError) -> Self {
         Self::Ca(Box::new(error))
+    }
+}
+
+impl From<StockError> for ServeError {
+    fn from(error: StockError) -> Self {
+        Self::Canaries(Box::new(error))
     }
 }
 
@@ -144,6 +153,7 @@ impl Controller {
         let provenance =
             Provenance::open(&config.data_dir).map_err(io_error("open", config.data_dir.display()))?;
         let provenance = Arc::new(provenance);
+        let stock = config.puppet.as_ref().map(|puppet| Stock::open(puppet, &config.data_dir)).transpose()?;
         let crls = CrlFiles::open(&config.data_dir).map_err(io_error("open", config.data_dir.display()))?;
         let builder = Arc::new(Builder::new(config.build.clone(), objects.clone())?);
         let connections = Arc::new(Connections::default());
@@ -159,6 +169,7 @@ impl Controller {
             store: objects.clone(),
             provenance: provenance.clone(),
             crls: crls.clone(),
+            stock,
             stage_deadline: config.deploy.stage_deadline(),
             shared: Arc::downgrade(shared),
         });

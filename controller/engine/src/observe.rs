@@ -92,7 +92,9 @@ impl State {
             }
             Event::PuppetRevoked { serials } => self.cut_by_puppet(&serials),
             Event::Crl(event) => self.observe_crl(event),
-            Event::Housekeeping { now_s } => self.expired(now_s).into_iter().collect(),
+            Event::Housekeeping { now_s } => {
+                self.expired(now_s).into_iter().chain(self.ending_canary(now_s)).collect()
+            }
         }
     }
 

@@ -125,6 +125,8 @@ fn ask_puppet(program: &Path) -> Option<PuppetConfig> {
         crl: value("cacrl")?,
         certificate: value("hostcert")?,
         key: value("hostprivkey")?,
+        server: None,
+        conf_d: None,
         allow: Vec::new(),
     })
 }

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use bunraku_common::{Digest, Generation, NodeName, Term, hint};
-use bunraku_engine::{CrlEvent, CrlHeld, Event, Step};
-use bunraku_proto::v1::{self, InstallCrlRequest};
+use bunraku_common::{Chain, Digest, Generation, NodeName, Term, hint};
+use bunraku_engine::{CrlEvent, CrlHeld, Event, Revocations, Step};
+use bunraku_proto::v1::{self, InstallCrlRequest, ProveCrlRequest};
+use bunraku_puppet_ca::CanaryError;
 
 use super::orders::{Client, Hands, NoReply, order_about};
 use crate::words::plain;
 
 /// A node judges and writes a few files.
 const INSTALL_DEADLINE: Duration = Duration::from_secs(20);
+/// A node watches its Puppet Server for some seconds.
+const PROVE_DEADLINE: Duration = Duration::from_secs(30);
 const SUBJECT: &str = "crl";
 
 impl Hands {
@@ -20,8 +23,73 @@ impl Hands {
             Step::InstallCrl { node, crl, generation, number_reset } => {
                 self.install_crl(node, crl, generation, number_reset, term).await
             }
-            _ => None,
+            Step::ProveCrl { node, canary, revoked, generation } => {
+                self.prove_crl(node, &canary, revoked, generation, term).await
+            }
+            Step::MakeCanary { more: _ } => {
+                let known = self.revocations()?;
+                Some(Event::Crl(self.stock.as_ref()?.make(&known).await))
+            }
+            Step::RevokeCanary { name } => Some(Event::Crl(self.stock.as_ref()?.revoke(&name).await)),
+            Step::ForgetCanary { name } => {
+                let known = self.revocations()?;
+                let canary = known.canaries.get(&name)?;
+                Some(Event::Crl(self.stock.as_ref()?.forget(&name, &canary.certificate).await))
+            }
+            Step::Build { .. }
+            | Step::Stage { .. }
+            | Step::Commit { .. }
+            | Step::Discard { .. }
+            | Step::Bring { .. }
+            | Step::Retain { .. }
+            | Step::Balance { .. }
+            | Step::Prepare { .. }
+            | Step::Settle { .. }
+            | Step::Act { .. }
+            | Step::Verify { .. } => None,
         }
+    }
+
+    fn revocations(&self) -> Option<Revocations> {
+        Some(self.shared.upgrade()?.state().revocations().clone())
+    }
+
+    /// The canary's key goes to the node; it is worth nothing any more, which its files are asked for once more.
+    async fn prove_crl(
+        &self,
+        node: NodeName,
+        canary: &str,
+        revoked: Generation,
+        generation: Generation,
+        term: Term,
+    ) -> Option<Event> {
+        let known = self.revocations()?;
+        let certificate = &known.canaries.get(canary)?.certificate;
+        let crls = self.crls.read(&known.wanted.as_ref()?.crl)?;
+        let keys = match self.stock.as_ref()?.keys(certificate, &crls) {
+            Ok(keys) => keys,
+            Err(CanaryError::Unknown { .. }) => {
+                return Some(Event::Crl(CrlEvent::CanaryGone { name: canary.to_owned() }));
+            }
+            Err(error) => {
+                tracing::error!(error = %Chain(&error), "no proof can be asked for");
+                return None;
+            }
+        };
+        let request = ProveCrlRequest {
+            order: Some(order_about(term, generation, SUBJECT)),
+            certificate: keys.certificate_pem().as_bytes().to_vec(),
+            key: keys.key_pem().as_bytes().to_vec(),
+        };
+        let reply =
+            self.call(&node, request, PROVE_DEADLINE, async |mut c: Client, r| c.prove_crl(r).await).await;
+        let refused = match reply {
+            Ok(reply) if reply.refused => Ok(reply.refused_ms),
+            Ok(reply) => Err(plain(&reply.owed)),
+            Err(NoReply::Unknown) => return None,
+            Err(NoReply::Refused(why) | NoReply::Failed(why) | NoReply::NotUnderstood(why)) => Err(why),
+        };
+        Some(Event::Crl(CrlEvent::Proof { node, generation: revoked, refused }))
     }
 
     async fn install_crl(

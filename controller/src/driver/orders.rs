@@ -28,7 +28,7 @@ use crate::{
     clock::wall_ms,
     nodes::Connections,
     provenance::{Origin, Provenance},
-    revocation::CrlFiles,
+    revocation::{CrlFiles, Stock},
     turns::Turns,
     words::plain,
 };
@@ -50,6 +50,8 @@ pub(crate) struct Hands {
     pub store: Arc<ObjectStore>,
     pub provenance: Arc<Provenance>,
     pub crls: CrlFiles,
+    /// Absent where the configuration names no files of Puppet's.
+    pub stock: Option<Stock>,
     pub stage_deadline: Duration,
     /// To compare a new snapshot with what is committed. Weak: the loop owns the hands.
     pub shared: Weak<Shared>,

@@ -3,6 +3,11 @@
 
 mod files;
 mod report;
+mod stock;
 mod watch;
 
-pub(crate) use self::{files::CrlFiles, watch::CrlWatch};
+pub(crate) use self::{
+    files::CrlFiles,
+    stock::{Stock, StockError},
+    watch::CrlWatch,
+};

@@ -42,13 +42,21 @@ impl Revocations {
                 let canary =
                     Canary { certificate: certificate.clone(), ends_s: *ends_s, state: CanaryState::Ready };
                 self.canaries.insert(name.clone(), canary);
+                self.trouble.clear();
             }
             CrlFact::CanaryChosen { name } => {
                 if let Some(canary) = self.canaries.get_mut(name) {
                     canary.state = CanaryState::Chosen;
                 }
             }
+            CrlFact::CanaryRetired { name } => {
+                self.loses(name, at);
+                if let Some(canary) = self.canaries.get_mut(name) {
+                    canary.state = CanaryState::Retired;
+                }
+            }
             CrlFact::CanaryGone { name } => {
+                self.loses(name, at);
                 self.canaries.remove(name);
             }
             CrlFact::CanaryTrouble { reason } => self.trouble.clone_from(reason),
@@ -99,6 +107,14 @@ impl Revocations {
         any
     }
 
+    /// Without the newest spent canary nobody can be proven: another one is to be revoked.
+    fn loses(&mut self, canary: &str, at: Millis) {
+        let is_newest = self.spent().is_some_and(|(name, _)| name == canary);
+        if let Some(wanted) = self.wanted.as_mut().filter(|_| is_newest) {
+            wanted.uncovered.get_or_insert(at);
+        }
+    }
+
     fn on_node(&mut self, name: &NodeName, holds: &CrlHeld, at: Millis) {
         let lacks = self.lacks_news(holds);
         let known = self.nodes.get(name);
@@ -120,7 +136,9 @@ impl Revocations {
     fn proven(&mut self, node: &NodeName, generation: Generation, refused_ms: u64, at: Millis) {
         let covered = self.canaries.values().find_map(|canary| match canary.state {
             CanaryState::Spent { generation: revoked, covers } if revoked == generation => Some(covers),
-            CanaryState::Spent { .. } | CanaryState::Ready | CanaryState::Chosen => None,
+            CanaryState::Spent { .. } | CanaryState::Ready | CanaryState::Chosen | CanaryState::Retired => {
+                None
+            }
         });
         let (Some(covers), Some(node)) = (covered, self.nodes.get_mut(node)) else { return };
         node.proof = Some(CrlProof { generation, at, covers, refused_ms });

@@ -6,6 +6,8 @@ use bunraku_common::NodeName;
 use super::{CanaryState, CrlFact, CrlNode, Revocations};
 use crate::{DrainOwner, Fact, Millis, NodeRecord, Presence, State, Wanted};
 
+/// A canary that ends within this, in seconds, proves nothing for much longer: its end alone would get it refused.
+const ENDING_S: u64 = 86_400;
 /// Changes within this time share one canary.
 const GATHER: Millis = 1_000;
 
@@ -21,6 +23,14 @@ impl State {
     /// every look at a balancer asks for them.
     pub(crate) fn crl_deadline(&self) -> Option<Millis> {
         self.revocations.choosable().and_then(|_| self.gathered_at())
+    }
+
+    /// Canaries that end soon by the wall clock, one at a time.
+    pub(crate) fn ending_canary(&self, now_s: u64) -> Option<Fact> {
+        let mut ending = self.revocations.canaries.iter().filter(|(_, canary)| {
+            canary.state != CanaryState::Retired && canary.ends_s < now_s.saturating_add(ENDING_S)
+        });
+        ending.next().map(|(name, _)| Fact::Crl(CrlFact::CanaryRetired { name: name.clone() }))
     }
 
     fn gathered_at(&self) -> Option<Millis> {

@@ -55,6 +55,10 @@ pub enum CrlFact {
     CanaryChosen {
         name: String,
     },
+    /// It ends soon.
+    CanaryRetired {
+        name: String,
+    },
     CanaryGone {
         name: String,
     },
@@ -75,6 +79,7 @@ impl CrlFact {
             Self::Unproven { .. } => "crl-unproven",
             Self::CanaryReady { .. } => "canary-ready",
             Self::CanaryChosen { .. } => "canary-chosen",
+            Self::CanaryRetired { .. } => "canary-retired",
             Self::CanaryGone { .. } => "canary-gone",
             Self::CanaryTrouble { .. } => "canary-trouble",
         }
@@ -91,6 +96,7 @@ impl CrlFact {
             | Self::RejectionOver
             | Self::CanaryReady { .. }
             | Self::CanaryChosen { .. }
+            | Self::CanaryRetired { .. }
             | Self::CanaryGone { .. }
             | Self::CanaryTrouble { .. } => None,
         }
@@ -125,6 +131,7 @@ impl fmt::Display for CrlFact {
             }
             Self::CanaryReady { name, .. } => write!(f, "canary {name} is ready"),
             Self::CanaryChosen { name } => write!(f, "canary {name} is to be revoked"),
+            Self::CanaryRetired { name } => write!(f, "canary {name} ends soon and is replaced"),
             Self::CanaryGone { name } => write!(f, "canary {name} is forgotten"),
             Self::CanaryTrouble { reason } if reason.is_empty() => f.write_str("canaries can be made again"),
             Self::CanaryTrouble { reason } => write!(f, "canaries are in trouble: {reason}"),

@@ -138,6 +138,8 @@ pub enum CanaryState {
         generation: Generation,
         covers: News,
     },
+    /// It ends soon, unused or not, and is of no use any more.
+    Retired,
 }
 
 impl Canary {
@@ -151,7 +153,7 @@ impl Revocations {
     pub fn spent(&self) -> Option<(&String, Generation)> {
         let spent = self.canaries.iter().filter_map(|(name, canary)| match canary.state {
             CanaryState::Spent { generation, .. } => Some((name, generation)),
-            CanaryState::Ready | CanaryState::Chosen => None,
+            CanaryState::Ready | CanaryState::Chosen | CanaryState::Retired => None,
         });
         spent.max_by_key(|(_, generation)| *generation)
     }

@@ -39,7 +39,9 @@ impl State {
                 CanaryState::Ready => ready += 1,
                 CanaryState::Chosen => steps.push(Step::RevokeCanary { name: name.clone() }),
                 CanaryState::Spent { .. } if Some(name) == newest => {}
-                CanaryState::Spent { .. } => steps.push(Step::ForgetCanary { name: name.clone() }),
+                CanaryState::Spent { .. } | CanaryState::Retired => {
+                    steps.push(Step::ForgetCanary { name: name.clone() })
+                }
             }
         }
         if self.settings.crl_proof && ready < self.settings.crl_canaries {

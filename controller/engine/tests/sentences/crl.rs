@@ -274,6 +274,30 @@ fn a_canary_that_somebody_else_revokes_proves_as_well() {
 }
 
 #[test]
+fn a_canary_that_ends_soon_is_replaced_and_what_it_proved_is_proven_anew() {
+    let mut desk = proving();
+    desk.wait(SECOND);
+    desk.seen(SeenCrl { canaries: ["a".to_owned()].into(), ..file(2) });
+    desk.canary("c");
+    desk.holds("c1", held(2, 2));
+    desk.refuses("c1", 2);
+    for _ in 0..3 {
+        desk.hear(Event::Housekeeping { now_s: 10 * YEAR_S - 3_600 });
+    }
+    let forget = |name: &str| Step::ForgetCanary { name: name.to_owned() };
+    let steps = desk.crl_steps();
+    let wanted =
+        [install("c2", 2, 2, false), forget("a"), forget("b"), forget("c"), Step::MakeCanary { more: 2 }];
+    assert_eq!(steps, wanted);
+    for name in ["a", "b", "c"] {
+        desk.hear(Event::Crl(CrlEvent::CanaryGone { name: name.to_owned() }));
+    }
+    desk.canary("d");
+    desk.wait(SECOND);
+    assert!(desk.crl_steps().contains(&Step::RevokeCanary { name: "d".into() }));
+}
+
+#[test]
 fn without_proof_by_configuration_no_canary_is_made_or_revoked() {
     let mut desk = desk();
     desk.seen(file(2));
