@@ -9,6 +9,7 @@ use std::{
 
 use rustls::{
     ClientConfig, RootCertStore,
+    client::Resumption,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
 };
@@ -49,6 +50,10 @@ pub enum IdentityError {
     },
     #[error("no certificate in {path} can be trusted as an authority")]
     NoAuthority { path: PathBuf },
+    #[error("the canary's certificate or key is no usable PEM")]
+    Canary(#[source] pem::Error),
+    #[error("the canary's certificate and key do not belong together")]
+    CanaryUnusable(#[source] rustls::Error),
 }
 
 impl Identity {
@@ -69,29 +74,58 @@ impl Identity {
         }
     }
 
+    /// For connections that all begin anew: a resumed session says nothing about whom the server lets in.
+    pub(crate) fn fresh(&self) -> Result<ClientConfig, IdentityError> {
+        Ok(without_resumption(self.load()?))
+    }
+
+    /// The same with another's certificate.
+    pub(crate) fn as_canary(&self, certificate: &[u8], key: &[u8]) -> Result<ClientConfig, IdentityError> {
+        let certs = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>();
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(IdentityError::Canary)?;
+        let config =
+            self.client(certs.map_err(IdentityError::Canary)?, key, IdentityError::CanaryUnusable)?;
+        Ok(without_resumption(config))
+    }
+
     fn load(&self) -> Result<ClientConfig, IdentityError> {
-        let certs = |path: &PathBuf| {
-            CertificateDer::pem_slice_iter(&read(path)?)
-                .collect::<Result<Vec<_>, _>>()
-                .map_err(|source| IdentityError::Pem { path: path.clone(), source })
-        };
+        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
+            .map_err(|source| IdentityError::Pem { path: self.key.clone(), source })?;
+        let unusable =
+            |source| IdentityError::Unusable { cert: self.cert.clone(), key: self.key.clone(), source };
+        self.client(certs(&self.cert)?, key, unusable)
+    }
+
+    fn client(
+        &self,
+        certificate: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        unusable: impl Fn(rustls::Error) -> IdentityError,
+    ) -> Result<ClientConfig, IdentityError> {
         let mut roots = RootCertStore::empty();
         // Puppet's ca.pem: the issuing CA and the root above it.
         let (trusted, _) = roots.add_parsable_certificates(certs(&self.ca)?);
         if trusted == 0 {
             return Err(IdentityError::NoAuthority { path: self.ca.clone() });
         }
-        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
-            .map_err(|source| IdentityError::Pem { path: self.key.clone(), source })?;
-        let unusable =
-            |source| IdentityError::Unusable { cert: self.cert.clone(), key: self.key.clone(), source };
         ClientConfig::builder_with_provider(ring::default_provider().into())
             .with_safe_default_protocol_versions()
-            .map_err(unusable)?
+            .map_err(&unusable)?
             .with_root_certificates(roots)
-            .with_client_auth_cert(certs(&self.cert)?, key)
-            .map_err(unusable)
+            .with_client_auth_cert(certificate, key)
+            .map_err(&unusable)
     }
+}
+
+fn without_resumption(mut config: ClientConfig) -> ClientConfig {
+    config.resumption = Resumption::disabled();
+    config
+}
+
+fn certs(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    CertificateDer::pem_slice_iter(&read(path)?)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|source| IdentityError::Pem { path: path.into(), source })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {

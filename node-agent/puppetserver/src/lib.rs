@@ -6,6 +6,7 @@
 
 pub mod access_log;
 pub mod account;
+pub mod canary;
 mod catalog;
 pub mod code_content;
 pub mod code_id;
@@ -22,6 +23,7 @@ pub mod types;
 
 pub use account::Account;
 pub use bunraku_common::snapshot::ruby as changes;
+pub use canary::{Canary, NotRefused};
 pub use lock::SwapLock;
 pub use places::Places;
 pub use pool::Pool;

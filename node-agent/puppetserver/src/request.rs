@@ -2,14 +2,14 @@
 //!
 //! Tells apart who is at fault: nobody answers (ask again later), or what answers is not what we may talk to.
 
-use std::{error::Error, fmt, io, net::SocketAddr, time::Duration};
+use std::{error::Error, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{AlertDescription, pki_types::ServerName};
+use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::TlsConnector;
 
@@ -41,7 +41,7 @@ pub(crate) enum Trouble {
     /// Nothing answers, or not in time: a server that is down, starting, stopping, or stuck.
     Silent(Silence),
     /// It answers, but one side does not accept the other's certificate.
-    Untrusted(io::Error),
+    Untrusted(rustls::Error),
     /// It answers, but not in HTTP, or without end.
     Garbled(Box<dyn Error + Send + Sync>),
     Identity(IdentityError),
@@ -62,14 +62,29 @@ pub enum Silence {
 
 impl Door {
     pub(crate) async fn ask(&self, method: Method, path: &str) -> Result<Answer, Trouble> {
-        timeout(self.deadline, self.exchange(method, path))
+        let config = self.identity.tls().map_err(Trouble::Identity)?;
+        self.ask_as(config, method, path).await
+    }
+
+    /// With another certificate than the node's own.
+    pub(crate) async fn ask_as(
+        &self,
+        config: Arc<ClientConfig>,
+        method: Method,
+        path: &str,
+    ) -> Result<Answer, Trouble> {
+        timeout(self.deadline, self.exchange(config, method, path))
             .await
             .unwrap_or(Err(Trouble::Silent(Silence::Deadline(self.deadline))))
     }
 
-    async fn exchange(&self, method: Method, path: &str) -> Result<Answer, Trouble> {
+    async fn exchange(
+        &self,
+        config: Arc<ClientConfig>,
+        method: Method,
+        path: &str,
+    ) -> Result<Answer, Trouble> {
         let garbled = |error: Box<dyn Error + Send + Sync>| Trouble::Garbled(error);
-        let config = self.identity.tls().map_err(Trouble::Identity)?;
         let name = ServerName::try_from(self.certname.clone()).map_err(|error| garbled(error.into()))?;
         let silent = |error| Trouble::Silent(Silence::Connect(error));
         let tcp = TcpStream::connect(self.address).await.map_err(silent)?;
@@ -110,7 +125,7 @@ fn judge(error: Box<dyn Error + Send + Sync>) -> Trouble {
     while let Some(error_here) = cause {
         if let Some(tls) = error_here.downcast_ref::<rustls::Error>() {
             if is_about_trust(tls) {
-                return Trouble::Untrusted(io::Error::other(tls.clone()));
+                return Trouble::Untrusted(tls.clone());
             }
             if matches!(tls, rustls::Error::InvalidMessage(_)) {
                 return Trouble::Garbled(error);

@@ -34,7 +34,7 @@ const ENVIRONMENTS: &str = "/puppet/v3/environments";
 /// The Puppet Server on this host, seen through its own HTTPS door with the node's Puppet certificate.
 #[derive(Debug)]
 pub struct PuppetServer {
-    door: Door,
+    pub(crate) door: Door,
 }
 
 /// The answer of `/status/v1/simple`.
@@ -241,6 +241,7 @@ impl PuppetServer {
             Ok(answer) => Ok(answer),
             Err(Trouble::Silent(source)) => Err(ServerError::NotAnswering { doing, address, source }),
             Err(Trouble::Untrusted(source)) => {
+                let source = std::io::Error::other(source);
                 Err(ServerError::Untrusted { doing, address, certname: certname.clone(), source })
             }
             Err(Trouble::Garbled(source)) => Err(ServerError::Garbled { doing, address, source }),

@@ -5,6 +5,8 @@
     reason = "what helps tests, outside of the functions that clippy knows as tests"
 )]
 
+#[path = "stand_in/canary.rs"]
+mod canary;
 #[path = "stand_in/puppet_server.rs"]
 mod puppet_server;
 

@@ -8,13 +8,17 @@ use std::{
 };
 
 use bunraku_puppetserver::{PuppetServer, Settings};
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
+    KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+};
 use rustls::{
     RootCertStore, ServerConfig, SupportedProtocolVersion,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
     server::WebPkiClientVerifier,
 };
+use time::OffsetDateTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -23,6 +27,8 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) const CERTNAME: &str = "c1.example";
+/// The serial number of the host's own certificates.
+pub(crate) const OWN: u64 = 1;
 
 /// What happens after a request was read.
 #[derive(Debug, Clone)]
@@ -40,12 +46,22 @@ pub(crate) enum Answer {
 pub(crate) struct StandIn {
     pub(crate) address: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
+    config: Config,
+    versions: Vec<&'static SupportedProtocolVersion>,
     _accepting: JoinSet<()>,
 }
+
+/// What the next connection meets.
+type Config = Arc<Mutex<Arc<ServerConfig>>>;
 
 impl StandIn {
     pub(crate) async fn start(ca: &Ca, answer: Answer) -> Self {
         Self::start_with(ca, ca, answer, rustls::ALL_VERSIONS).await
+    }
+
+    /// From now on it refuses whom these CRLs revoke.
+    pub(crate) fn load(&self, ca: &Ca, crl: &str) {
+        *self.config.lock().unwrap() = Arc::new(ca.server_config(ca, &self.versions, Some(crl)));
     }
 
     /// `of` signed the server's certificate, `trusts` must have signed the client's.
@@ -58,10 +74,10 @@ impl StandIn {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
-        let acceptor = TlsAcceptor::from(Arc::new(of.server_config(trusts, versions)));
+        let config = Arc::new(Mutex::new(Arc::new(of.server_config(trusts, versions, None))));
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, acceptor, answer, requests.clone()));
-        Self { address, requests, _accepting: accepting }
+        accepting.spawn(accept(listener, config.clone(), answer, requests.clone()));
+        Self { address, requests, config, versions: versions.into(), _accepting: accepting }
     }
 
     pub(crate) fn requests(&self) -> Vec<String> {
@@ -69,15 +85,11 @@ impl StandIn {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    answer: Answer,
-    requests: Arc<Mutex<Vec<String>>>,
-) {
+async fn accept(listener: TcpListener, config: Config, answer: Answer, requests: Arc<Mutex<Vec<String>>>) {
     let mut connections = JoinSet::new();
     while let Ok((mut tcp, _)) = listener.accept().await {
-        let (acceptor, answer, requests) = (acceptor.clone(), answer.clone(), requests.clone());
+        let acceptor = TlsAcceptor::from(config.lock().unwrap().clone());
+        let (answer, requests) = (answer.clone(), requests.clone());
         connections.spawn(async move {
             if matches!(answer, Answer::PlainText) {
                 tcp.write_all(b"220 mail.example ESMTP\r\n").await.ok();
@@ -126,8 +138,13 @@ impl Ca {
 
     /// A certificate for `name` and its key, in PEM.
     fn issue(&self, name: &str) -> (String, String) {
+        self.issue_numbered(name, OWN)
+    }
+
+    pub(crate) fn issue_numbered(&self, name: &str, serial: u64) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        params.serial_number = Some(SerialNumber::from(serial));
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
@@ -159,13 +176,40 @@ impl Ca {
         }
     }
 
-    fn server_config(&self, trusts: &Self, versions: &[&'static SupportedProtocolVersion]) -> ServerConfig {
+    pub(crate) fn crl(&self, revoked: &[u64]) -> String {
+        let now = OffsetDateTime::now_utc();
+        let entry = |serial: &u64| RevokedCertParams {
+            serial_number: SerialNumber::from(*serial),
+            revocation_time: now - time::Duration::HOUR,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: now - time::Duration::HOUR,
+            next_update: now + time::Duration::DAY,
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    fn server_config(
+        &self,
+        trusts: &Self,
+        versions: &[&'static SupportedProtocolVersion],
+        crl: Option<&str>,
+    ) -> ServerConfig {
         let provider = Arc::new(ring::default_provider());
         let (cert, key) = self.issue(CERTNAME);
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(trusts.pem.as_bytes()).unwrap()).unwrap();
-        let clients =
-            WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone()).build().unwrap();
+        let crls = crl.map(|crl| CertificateRevocationListDer::from_pem_slice(crl.as_bytes()).unwrap());
+        let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone())
+            .with_crls(crls)
+            .build()
+            .unwrap();
         ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(versions)
             .unwrap()
