@@ -104,11 +104,16 @@ fn first_line(message: &str) -> String {
 fn nearest(message: &str) -> Option<String> {
     let mut quoted = message.strip_prefix("unknown field `")?.split('`').step_by(2);
     let wrong = quoted.next()?;
-    quoted
+    nearest_of(wrong, quoted).map(str::to_owned)
+}
+
+/// Which of the known names was meant, if one is near.
+pub fn nearest_of<'a>(wrong: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    known
         .map(|key| (strsim::damerau_levenshtein(wrong, key), key))
         .filter(|(distance, key)| *distance <= key.len().max(3) / 2)
         .min()
-        .map(|(_, key)| key.to_owned())
+        .map(|(_, key)| key)
 }
 
 #[cfg(test)]

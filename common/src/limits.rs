@@ -19,6 +19,10 @@ pub const SNAPSHOT_BYTES: u64 = 16 << 30;
 
 /// One gRPC message, decoding. Bulk travels in chunks far below it.
 pub const MESSAGE_BYTES: usize = 4 << 20;
+/// One order to a node. The largest carries Puppet's CRLs whole, a third of a million revoked certificates in 16 MiB
+/// (`bunraku_certificates::BUNDLE_BYTES`), and some names beside them: a node must have all of them or none, so they are
+/// not sent in parts.
+pub const ORDER_BYTES: usize = (16 << 20) + (64 << 10);
 /// One chunk of a pack on the wire.
 pub const CHUNK_BYTES: usize = 64 << 10;
 /// Packs of all nodes under way at once; more wait, in the order in which they asked. Each holds up to 3 MiB (half a MiB of
@@ -63,3 +67,6 @@ pub const ENROLL_STREAMS: u32 = 4;
 pub const QUEUE: usize = 4096;
 /// The builder's own words kept for a deploy.
 pub const OUTPUT_BYTES: usize = 64 << 10;
+/// How long a node asks its Puppet Server whether it refuses what a new CRL revokes. Puppet Server has loaded one 0.3 to 0.7 s
+/// after it came, and gives up on a broken one after 2.6 s (measured); whoever ordered the proof waits for the answer.
+pub const CRL_PROOF: Duration = Duration::from_secs(8);

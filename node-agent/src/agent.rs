@@ -9,6 +9,7 @@ use crate::{
     background,
     config::Config,
     connect::Connection,
+    crl,
     node::{AgentError, Node},
     watchdog,
 };
@@ -33,6 +34,10 @@ impl Agent {
         }
         if let Some(keeper) = &node.balancer {
             tasks.push(tokio::spawn(keeper.clone().watch()));
+        }
+        if node.crl.is_some() {
+            tasks.push(tokio::spawn(crl::watch(node.clone())));
+            tasks.push(tokio::spawn(crl::reload(node.clone())));
         }
         Ok(Self { tasks, node })
     }

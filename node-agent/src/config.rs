@@ -11,6 +11,8 @@ use bunraku_common::{
 use bunraku_services::service::Grant;
 use serde::{Deserialize, Serialize};
 
+use crate::crl::CrlConfig;
+
 /// `/etc/bunraku/agent.toml`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +38,9 @@ pub struct Config {
     /// What a rollout may do here.
     #[serde(default)]
     pub rollout: RolloutConfig,
+    /// Which files of Puppet's CRLs are kept here.
+    #[serde(default)]
+    pub crl: CrlConfig,
     /// Which packages a rollout may change here.
     #[serde(default)]
     pub packages: PackagesConfig,
@@ -198,6 +203,8 @@ mod tests {
             "[balancer.nginx]",
             "[balancer.hook]",
             "[rollout]",
+            "[crl]",
+            "[[crl.files]]",
             "[packages]",
             "[puppet]",
             "[enroll]",

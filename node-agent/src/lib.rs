@@ -1,7 +1,8 @@
 //! The node agent: dials the controller and serves its orders; and the helpers that Puppet Server calls.
 //!
 //! `connect` keeps the connection, `service` answers orders (one short function per RPC), `stage` and `commit` are the
-//! two halves of a deploy on this node, `turn` is its part in a rollout, `background` does what nobody waits for, `memory` is what must not be
+//! two halves of a deploy on this node, `turn` is its part in a rollout, `crl` keeps Puppet's
+//! CRLs, `background` does what nobody waits for, `memory` is what must not be
 //! forgotten. What may happen on this host is for `config` to say.
 
 mod agent;
@@ -12,6 +13,7 @@ mod commit;
 mod config;
 mod connect;
 mod content;
+mod crl;
 mod doctor;
 mod heal;
 mod helpers;
@@ -28,6 +30,7 @@ pub use agent::Agent;
 pub use bunraku_balancer::BalancerConfig;
 pub use bunraku_services::service::Grant;
 pub use config::{CodeConfig, Config, EnrollConfig, PuppetConfig, RolloutConfig};
+pub use crl::{CrlConfig, CrlFile, Mode};
 pub use node::AgentError;
 
 /// Random bits from the kernel, for jitter and names.

@@ -13,6 +13,7 @@ use std::{
 
 use bunraku_balancer::{Keeper, KeeperError};
 use bunraku_common::{Alone, Chain, Digest, EnvironmentName, NodeName, names::BadName};
+use bunraku_crl::CopyError;
 use bunraku_puppetserver::{
     Account, Places as ServerPlaces, Puppet, PuppetServer, Settings, SettingsError, places::PlacesError,
 };
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 use crate::{
     balancer,
     config::{CodeConfig, Config},
+    crl::Crl,
     helpers,
     memory::{Memory, MemoryError},
     turn::kept::Turns,
@@ -52,6 +54,10 @@ pub enum AgentError {
     Group(String),
     #[error(transparent)]
     Balancer(#[from] KeeperError),
+    #[error("[crl] of the agent's configuration: {0}")]
+    Crl(String),
+    #[error("the CRLs cannot be kept")]
+    Crls(#[from] CopyError),
     #[error("versions cannot be kept")]
     Versions(#[from] VersionsError),
     #[error("the node's memory cannot be read")]
@@ -62,11 +68,16 @@ impl AgentError {
     /// Whether only a change of the configuration helps: then starting again is of no use.
     pub fn is_configuration(&self) -> bool {
         match self {
-            Self::Name(_) | Self::Server(_) | Self::Group(_) | Self::Balancer(KeeperError::Config(_)) => true,
+            Self::Name(_)
+            | Self::Server(_)
+            | Self::Group(_)
+            | Self::Crl(_)
+            | Self::Balancer(KeeperError::Config(_)) => true,
             Self::Io { .. }
             | Self::Running { .. }
             | Self::Settings(_)
             | Self::Balancer(KeeperError::Wishes(_))
+            | Self::Crls(_)
             | Self::Versions(_)
             | Self::Memory(_) => false,
         }
@@ -92,6 +103,8 @@ pub(crate) struct Node {
     pub compiler: Option<Compiler>,
     /// What this node does as a load balancer; `None`: its configuration names none.
     pub balancer: Option<Arc<Keeper>>,
+    /// Puppet's CRLs and their files here; `None`: its configuration grants none.
+    pub crl: Option<Crl>,
     /// What this node does when its turn in a rollout has come.
     pub turns: Turns,
     pub puppet: Puppet,
@@ -145,6 +158,7 @@ impl Node {
         };
         let balancer =
             config.balancer.as_ref().map(|balancer| balancer::open(balancer, data_dir)).transpose()?;
+        let crl = Crl::open(&config)?;
         let turns = Turns::open(&config, data_dir).map_err(|error| AgentError::Memory(Box::new(error)))?;
         Ok(Self {
             name,
@@ -153,6 +167,7 @@ impl Node {
             memory: Mutex::new(memory),
             compiler,
             balancer,
+            crl,
             turns,
             puppet,
             renew: Notify::new(),
@@ -182,6 +197,14 @@ impl Node {
         let settings = self.puppet.ask().await?;
         *known = Some((changed(&settings.config), settings.clone()));
         Ok(settings)
+    }
+
+    /// The same on a node that need not be a compiler; there they are asked once.
+    pub(crate) async fn puppet_settings(&self) -> Result<Settings, SettingsError> {
+        match &self.compiler {
+            Some(compiler) => self.settings(compiler).await,
+            None => self.puppet.settings().await.cloned(),
+        }
     }
 
     /// The Puppet Server beside this agent.
@@ -323,6 +346,14 @@ pub(crate) fn puppet_account(name: &str) -> Result<Option<Account>, String> {
 }
 
 pub(crate) fn group_id(name: &str) -> Option<u32> {
-    let asked = std::process::Command::new("getent").args(["group", "--", name]).output().ok()?;
+    id("group", name)
+}
+
+pub(crate) fn user_id(name: &str) -> Option<u32> {
+    id("passwd", name)
+}
+
+fn id(database: &str, name: &str) -> Option<u32> {
+    let asked = std::process::Command::new("getent").args([database, "--", name]).output().ok()?;
     String::from_utf8(asked.stdout).ok()?.split(':').nth(2)?.parse().ok()
 }

@@ -17,11 +17,12 @@ use bunraku_puppetserver::server::Status as ServerStatus;
 use bunraku_versions::VersionsError;
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, transport::Channel};
+use zeroize::Zeroizing;
 
 use crate::{
     balancer::{self, Balance, no_balancer},
     commit::{Commit, wall_ms},
-    doctor,
+    crl, doctor,
     heal::Heal,
     memory::{Memory, Refused},
     node::{Compiler, Node},
@@ -165,7 +166,8 @@ impl node_server::Node for Service {
     async fn doctor(&self, _: Request<v1::DoctorRequest>) -> Answer<v1::DoctorReply> {
         let ahead = *self.node.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner);
         let findings = doctor::examine(&self.node.config, &self.node.puppet, ahead).await;
-        let findings = findings.map_err(Status::failed_precondition)?;
+        let mut findings = findings.map_err(Status::failed_precondition)?;
+        findings.extend(self.node.crl.as_ref().map(crl::Crl::finding));
         Ok(Response::new(v1::DoctorReply { findings: findings.iter().map(doctor::wire).collect() }))
     }
 
@@ -191,12 +193,18 @@ impl node_server::Node for Service {
         Ok(Response::new(balancer::status(keeper).await))
     }
 
-    async fn install_crl(&self, _: Request<v1::InstallCrlRequest>) -> Answer<v1::InstallCrlReply> {
-        Err(Status::unimplemented("this version takes no CRLs"))
+    async fn install_crl(&self, request: Request<v1::InstallCrlRequest>) -> Answer<v1::InstallCrlReply> {
+        let v1::InstallCrlRequest { order, crls, number_reset } = request.into_inner();
+        let fence = self.admit_crl(order)?;
+        crash::point("crl-admitted");
+        crl::install(self.node.clone(), crls, fence, number_reset).await.map(Response::new)
     }
 
-    async fn prove_crl(&self, _: Request<v1::ProveCrlRequest>) -> Answer<v1::ProveCrlReply> {
-        Err(Status::unimplemented("this version takes no CRLs"))
+    async fn prove_crl(&self, request: Request<v1::ProveCrlRequest>) -> Answer<v1::ProveCrlReply> {
+        let v1::ProveCrlRequest { order, certificate, key } = request.into_inner();
+        let key = Zeroizing::new(key);
+        self.admit_crl(order)?;
+        crl::prove(&self.node, self.compiler()?, &certificate, &key).await.map(Response::new)
     }
 
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {
@@ -252,7 +260,7 @@ impl node_server::Node for Service {
 impl Service {
     pub(crate) fn into_server(self) -> node_server::NodeServer<Self> {
         node_server::NodeServer::new(self)
-            .max_decoding_message_size(limits::MESSAGE_BYTES)
+            .max_decoding_message_size(limits::ORDER_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES)
     }
 
@@ -264,7 +272,8 @@ impl Service {
             services.contains_key(&rollout.service) || rollout.puppet_run || !rollout.exec.is_empty();
         let anything = anything || !self.node.config.packages.allow.is_empty();
         let serves = code && anything;
-        let granted = [("code", code), ("balance", balancer), ("services", serves)];
+        let crl = self.node.crl.is_some();
+        let granted = [("code", code), ("balance", balancer), ("services", serves), ("crl", crl)];
         granted.into_iter().filter(|(_, granted)| *granted).map(|(ability, _)| ability.to_owned()).collect()
     }
 
@@ -278,6 +287,17 @@ impl Service {
         let fence = self.admit_about(order, &subject)?;
         crash::point("turn-admitted");
         Ok(Response::new(turn::ask(&self.node, fence, step).await))
+    }
+
+    /// An order about the CRLs of this node.
+    fn admit_crl(&self, order: Option<v1::Order>) -> Result<Fence, Status> {
+        if self.node.crl.is_none() {
+            return Err(crl::no_crl());
+        }
+        if order.as_ref().is_none_or(|order| order.subject != crl::SUBJECT) {
+            return Err(Status::invalid_argument(format!("the order's subject is not `{}`", crl::SUBJECT)));
+        }
+        self.admit_about(order, crl::SUBJECT)
     }
 
     fn compiler(&self) -> Result<&Compiler, Status> {
@@ -331,7 +351,10 @@ impl Service {
     }
 
     async fn observed(&self) -> v1::ObserveReply {
-        let Some(compiler) = &self.node.compiler else { return v1::ObserveReply::default() };
+        let crl = self.node.crl.as_ref().map(crl::Crl::seen);
+        let Some(compiler) = &self.node.compiler else {
+            return v1::ObserveReply { crl, ..v1::ObserveReply::default() };
+        };
         // Asked first: it may take seconds, and what is said of the versions should not be older than the answer.
         let puppetserver = self.puppetserver(compiler).await;
         let versions = compiler.versions.clone();
@@ -343,7 +366,7 @@ impl Service {
             free_bytes,
             free_inodes,
             keeps: u32::try_from(compiler.versions.keeps(&compiler.policy())).unwrap_or(u32::MAX),
-            crl: None,
+            crl,
         }
     }
 
@@ -408,7 +431,7 @@ fn term(term: Option<v1::Term>) -> Result<Term, Status> {
     parsed.ok_or_else(|| Status::invalid_argument("the term is missing or malformed"))
 }
 
-fn wire_term(term: Term) -> v1::Term {
+pub(crate) fn wire_term(term: Term) -> v1::Term {
     v1::Term { number: term.number, id: format!("{:032x}", term.id) }
 }
 

@@ -75,7 +75,7 @@ where
 pub fn client(link: NodeLink) -> NodeClient<NodeLink> {
     NodeClient::with_origin(link, Uri::from_static(ORIGIN))
         .max_decoding_message_size(limits::MESSAGE_BYTES)
-        .max_encoding_message_size(limits::MESSAGE_BYTES)
+        .max_encoding_message_size(limits::ORDER_BYTES)
 }
 
 impl Service<Request<Body>> for NodeLink {

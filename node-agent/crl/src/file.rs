@@ -31,22 +31,15 @@ const TRIES: usize = 8;
 pub struct Place {
     /// Absolute.
     pub path: PathBuf,
-    /// Owner, group and mode. What is not given stays as the present file has it.
+    /// Owner, group and mode. What is not given stays as the present file has it; a new file belongs to the owner of its
+    /// directory, as Puppet's ssldir does to Puppet Server.
     pub owner: Option<u32>,
     pub group: Option<u32>,
     pub mode: Option<u32>,
-    /// Whose a file is that is not there yet.
-    pub otherwise: Owner,
     /// The CA bundle that its CRLs must satisfy; read whenever something is judged.
     pub ca: PathBuf,
     /// The service that reads it only at a reload.
     pub reload: Option<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Owner {
-    pub uid: u32,
-    pub gid: u32,
 }
 
 /// What stands at a place.
@@ -114,7 +107,7 @@ impl Place {
         let failed = |source: io::Error| FileError::Write { path: self.path.clone(), source };
         let before = self.stat(&directory).map_err(|at| at.unwrap_or_else(|error| failed(error.into())))?;
         let (temporary, file) = self.create(&directory).map_err(failed)?;
-        let written = self.fill(file, bytes, before.as_ref()).and_then(|()| {
+        let written = self.fill(file, bytes, &directory, before.as_ref()).and_then(|()| {
             crash::point("crl-written");
             renameat(&directory, &temporary, &directory, self.name())?;
             crash::point("crl-renamed");
@@ -141,12 +134,19 @@ impl Place {
         Ok(())
     }
 
-    fn fill(&self, mut file: File, bytes: &[u8], before: Option<&Stat>) -> io::Result<()> {
+    fn fill(
+        &self,
+        mut file: File,
+        bytes: &[u8],
+        directory: &OwnedFd,
+        before: Option<&Stat>,
+    ) -> io::Result<()> {
         file.write_all(bytes)?;
-        let uid = self.owner.or(before.map(|stat| stat.st_uid)).unwrap_or(self.otherwise.uid);
-        let gid = self.group.or(before.map(|stat| stat.st_gid)).unwrap_or(self.otherwise.gid);
+        let (own, around) = (fstat(&file)?, fstat(directory)?);
+        let like = before.unwrap_or(&around);
+        let uid = self.owner.unwrap_or(like.st_uid);
+        let gid = self.group.unwrap_or(like.st_gid);
         let mode = self.mode.or(before.map(|stat| stat.st_mode & MODES)).unwrap_or(MODE);
-        let own = fstat(&file)?;
         if (own.st_uid, own.st_gid) != (uid, gid) {
             fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
@@ -249,9 +249,7 @@ mod tests {
     use super::*;
 
     fn place(path: PathBuf) -> Place {
-        let otherwise =
-            Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() };
-        Place { path, owner: None, group: None, mode: None, otherwise, ca: PathBuf::new(), reload: None }
+        Place { path, owner: None, group: None, mode: None, ca: PathBuf::new(), reload: None }
     }
 
     #[test]

@@ -11,6 +11,6 @@ mod judge;
 mod keeper;
 
 pub use copy::{CopyError, Reload};
-pub use file::{FileError, Owner, Place};
+pub use file::{FileError, Place};
 pub use judge::Refused;
 pub use keeper::{InstallError, Keeper, Offer, Seen};

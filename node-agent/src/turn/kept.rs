@@ -6,7 +6,7 @@ use std::{
 };
 
 use bunraku_common::Fence;
-use bunraku_services::{Orders, Services, order, puppet_agent::LockFiles};
+use bunraku_services::{Orders, Service, ServiceError, Services, order, puppet_agent::LockFiles};
 use tokio::sync::watch;
 
 use super::{
@@ -63,6 +63,11 @@ impl Turns {
             counting: tokio::sync::Mutex::default(),
             directory,
         })
+    }
+
+    /// One of `[services]`.
+    pub(crate) fn service(&self, name: &str) -> Result<&dyn Service, ServiceError> {
+        self.services.granted(name)
     }
 
     pub(super) fn record(&self) -> MutexGuard<'_, Record> {

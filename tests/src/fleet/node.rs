@@ -73,6 +73,7 @@ impl Node {
             services: Default::default(),
             rollout: Default::default(),
             packages: Default::default(),
+            crl: Default::default(),
             enroll: None,
         };
         change(&mut config);

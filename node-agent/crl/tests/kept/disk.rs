@@ -29,8 +29,9 @@ fn owner_and_mode_stay_as_they_were_where_nobody_names_others() {
     assert_eq!(shown(host.puppets()), (52, 53, 0o640));
     assert_eq!(shown(host.balancers()), (12, 13, 0o640));
     fs::remove_file(host.puppets()).unwrap();
+    chown(host.path("ssl"), Some(62), Some(63)).unwrap();
     host.look();
-    assert_eq!(shown(host.puppets()), (0, 0, 0o644));
+    assert_eq!(shown(host.puppets()), (62, 63, 0o644), "as the directory");
 }
 
 #[test]

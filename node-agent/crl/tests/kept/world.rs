@@ -2,13 +2,12 @@
 
 use std::{
     fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use bunraku_certificates::{Authorities, Crls};
 use bunraku_common::{Digest, Fence, Generation, Term};
-use bunraku_crl::{InstallError, Keeper, Offer, Owner, Place};
+use bunraku_crl::{InstallError, Keeper, Offer, Place};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
     KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
@@ -142,13 +141,11 @@ impl Host {
     }
 
     pub(crate) fn place(&self, path: PathBuf, reload: Option<&str>) -> Place {
-        let own = fs::metadata(self.dir.path()).unwrap();
         Place {
             path,
             owner: None,
             group: None,
             mode: None,
-            otherwise: Owner { uid: own.uid(), gid: own.gid() },
             ca: self.path("ssl/ca.pem"),
             reload: reload.map(str::to_owned),
         }

@@ -1,0 +1,201 @@
+//! `[crl]` of agent.toml: which files of Puppet's CRLs are kept on this host. No other is ever written.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Component, Path, PathBuf},
+};
+
+use bunraku_common::config::nearest_of;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use crate::{
+    config::Config,
+    node::{group_id, user_id},
+};
+
+/// Which files of CRLs are kept.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CrlConfig {
+    /// Whether this host takes CRLs. With `[code]` Puppet Server's own file is one of them.
+    pub enabled: bool,
+    /// Files of other programs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<CrlFile>,
+}
+
+impl Default for CrlConfig {
+    fn default() -> Self {
+        Self { enabled: true, files: Vec::new() }
+    }
+}
+
+/// One more file of CRLs.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CrlFile {
+    /// Absolute; its directory must be there.
+    #[serde(deserialize_with = "straight")]
+    pub path: PathBuf,
+    /// Without them as the file has them, or its directory where there is no file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// Octal; without it as the file has it, or 0644.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<Mode>,
+    /// The CA bundle to judge by; without it Puppet's `localcacert`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Which of `[services]` reads the file only at a reload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reload: Option<String>,
+}
+
+/// Permissions, written as `"0644"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Mode(pub u32);
+
+impl TryFrom<String> for Mode {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match u32::from_str_radix(&text, 8) {
+            Ok(mode) if mode <= 0o666 && mode & 0o111 == 0 && !text.starts_with('+') => Ok(Self(mode)),
+            Ok(_) | Err(_) => {
+                Err(format!("`{}` is no mode of a file, such as \"0644\"", text.escape_debug()))
+            }
+        }
+    }
+}
+
+impl From<Mode> for String {
+    fn from(mode: Mode) -> Self {
+        mode.to_string()
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04o}", self.0)
+    }
+}
+
+/// A file of [`CrlConfig`] whose names were looked up.
+#[derive(Debug, Clone)]
+pub(super) struct Granted {
+    pub(super) file: CrlFile,
+    pub(super) owner: Option<u32>,
+    pub(super) group: Option<u32>,
+}
+
+/// Looks everything up that may be wrong at the start. `Err`: what is, and what helps.
+pub(super) fn granted(config: &Config) -> Result<Vec<Granted>, String> {
+    let mut paths = BTreeSet::new();
+    for file in &config.crl.files {
+        if !paths.insert(&file.path) {
+            let path = file.path.display();
+            return Err(format!("{path} is named twice (hint: remove one of the [[crl.files]])"));
+        }
+    }
+    config.crl.files.iter().map(|file| Granted::find(file, config)).collect()
+}
+
+impl Granted {
+    fn find(file: &CrlFile, config: &Config) -> Result<Self, String> {
+        let path = file.path.display();
+        if let Some(name) = file.reload.as_ref().filter(|name| !config.services.contains_key(*name)) {
+            let hint = match nearest_of(name, config.services.keys().map(String::as_str)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => format!("add a [services.{name}] table"),
+            };
+            return Err(format!("reload = \"{name}\" of {path} is none of [services] (hint: {hint})"));
+        }
+        let id = |what: &str, name: &Option<String>, id: fn(&str) -> Option<u32>, database: &str| {
+            let Some(name) = name else { return Ok(None) };
+            let unknown = || {
+                format!(
+                    "the {what} {name} of {path} does not exist (hint: getent {database} names all there are)"
+                )
+            };
+            id(name).map(Some).ok_or_else(unknown)
+        };
+        let owner = id("owner", &file.owner, user_id, "passwd")?;
+        let group = id("group", &file.group, group_id, "group")?;
+        Ok(Self { file: file.clone(), owner, group })
+    }
+}
+
+/// For `deserialize_with`: an absolute path of a file, without detours.
+fn straight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    let detours = path.components().any(|part| matches!(part, Component::ParentDir));
+    let written = path.to_string_lossy();
+    if path.is_absolute() && !detours && path != Path::new("/") && !written.ends_with('/') {
+        Ok(path)
+    } else {
+        Err(D::Error::custom(format!(
+            "`{}` is not an absolute path of a file without ..",
+            written.escape_debug()
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        let text = format!("controller = 'main:8170'\n{text}");
+        toml::from_str(&text).map_err(|error| error.message().to_owned())
+    }
+
+    fn wrong(text: &str) -> String {
+        granted(&read(text).unwrap()).unwrap_err()
+    }
+
+    #[test]
+    fn a_file_is_granted_with_everything_that_its_table_names() {
+        let config = read(
+            "[[crl.files]]\npath = '/etc/haproxy/crl.pem'\nowner = 'root'\ngroup = 'root'\nmode = '0640'\nreload = 'haproxy'\n\
+             [services.haproxy]\ndriver = 'systemd'\nunit = 'haproxy.service'\n",
+        )
+        .unwrap();
+        let granted = granted(&config).unwrap();
+        assert_eq!(
+            (granted[0].owner, granted[0].group, granted[0].file.mode),
+            (Some(0), Some(0), Some(Mode(0o640)))
+        );
+        let again = toml::to_string(&config.crl).unwrap();
+        assert!(config.crl.enabled && again.contains("mode = \"0640\""), "{again}");
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_at_the_start_with_what_helps() {
+        let service = "[services.haproxy]\ndriver = 'systemd'\nunit = 'haproxy.service'\n";
+        let near = wrong(&format!("[[crl.files]]\npath = '/a'\nreload = 'haprox'\n{service}"));
+        assert_eq!(near, "reload = \"haprox\" of /a is none of [services] (hint: did you mean `haproxy`?)");
+        let far = wrong("[[crl.files]]\npath = '/a'\nreload = 'nginx'\n");
+        assert!(far.ends_with("(hint: add a [services.nginx] table)"), "{far}");
+        let twice = wrong("[[crl.files]]\npath = '/a'\n[[crl.files]]\npath = '/a'\n");
+        assert!(twice.contains("/a is named twice"), "{twice}");
+        let owner = wrong("[[crl.files]]\npath = '/a'\nowner = 'no-such-user'\n");
+        assert!(owner.contains("the owner no-such-user of /a does not exist"), "{owner}");
+    }
+
+    #[test]
+    fn only_straight_absolute_paths_and_modes_of_files_are_read() {
+        for bad in ["a.pem", "/etc/../a.pem", "/", "/etc/", ""] {
+            let error = read(&format!("[[crl.files]]\npath = '{bad}'\n")).unwrap_err();
+            assert!(error.contains("is not an absolute path"), "{bad}: {error}");
+        }
+        for bad in ["755", "0999", "+644", "", "rw", "4644"] {
+            let error = read(&format!("[[crl.files]]\npath = '/a'\nmode = '{bad}'\n")).unwrap_err();
+            assert!(error.contains("is no mode of a file"), "{bad}: {error}");
+        }
+        assert!(read("[crl]\nenable = true\n").unwrap_err().contains("unknown field"));
+    }
+}
