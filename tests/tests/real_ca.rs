@@ -90,6 +90,7 @@ fn whole_life(stack: &mut Stack) -> Result<()> {
         ca.forget(&name).await.context("again")?;
         ensure!(ca.status(&name).await?.is_none(), "it is still known");
         ensure!(crls(stack)?.revokes_certificate(&issued), "forgetting took it off the CRL");
+        // Puppet Server 8 would find it in its inventory.
         let gone = why_not(ca.revoke(&name).await)?;
         ensure!(matches!(gone, Why::NoCertificate { .. }), "revoked after the end: {gone}");
         Ok(())

@@ -230,6 +230,19 @@ async fn a_server_that_has_the_name_only_as_an_alias_gets_no_request() {
 }
 
 #[tokio::test]
+async fn a_main_server_whose_certificate_is_revoked_gets_no_request() {
+    let (main, c1) = (StandIn::start().await, name("c1"));
+    let ca = main.ca();
+    ca.status(&c1).await.unwrap();
+    // The certificate that the server shows was the first.
+    main.state.lock().unwrap().revoked.push(1);
+    std::fs::write(main.dir.path().join("crl.pem"), main.crl()).unwrap();
+    let error = ca.sign(&c1, None).await.unwrap_err();
+    assert!(matches!(error.why(), Why::Untrusted { .. }) && !error.outcome_is_unknown(), "{error:?}");
+    assert_eq!(main.state.lock().unwrap().asked.len(), 1);
+}
+
+#[tokio::test]
 async fn an_own_certificate_that_the_server_refuses_is_sure() {
     let main = StandIn::start().await;
     let foreign = StandIn::start().await;

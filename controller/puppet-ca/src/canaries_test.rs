@@ -55,7 +55,8 @@ async fn a_crl_of_another_authority_with_the_same_serial_is_no_proof() {
     let (main, other) = (StandIn::start().await, StandIn::start().await);
     let canaries = open(&main);
     let canary = canaries.stock(&main.ca(), TTL).await.unwrap();
-    other.state.lock().unwrap().revoked.push(1);
+    let serial = u64::from_str_radix(&canary.serial, 16).unwrap();
+    other.state.lock().unwrap().revoked.push(serial);
     assert!(crls(&other).revokes(&canary.serial));
     assert!(canaries.keys(canary.issuer, &canary.serial, &crls(&other)).is_err());
 }
@@ -121,6 +122,16 @@ async fn whatever_call_breaks_the_next_stock_goes_on_with_the_same_name() {
         let state = main.state.lock().unwrap();
         assert_eq!((state.requests.len(), state.certificates.len()), (0, 1), "{breaks_at} {act:?}");
     }
+}
+
+#[tokio::test]
+async fn a_ca_that_signs_by_itself_is_as_good() {
+    let main = StandIn::start().await;
+    main.state.lock().unwrap().autosign = true;
+    let canaries = open(&main);
+    let canary = canaries.stock(&main.ca(), TTL).await.unwrap();
+    assert_eq!(canaries.held().unwrap(), [canary]);
+    assert_eq!(changes(&main), ["PUT certificate_request"]);
 }
 
 #[tokio::test]
