@@ -73,6 +73,19 @@ async fn what_is_not_there_is_none_for_reading_and_an_error_for_the_rest() {
 }
 
 #[tokio::test]
+async fn names_in_one_state_are_asked_for_by_its_word() {
+    let main = StandIn::start().await;
+    main.always(Act::Answer(200, "[]".into()));
+    let ca = main.ca();
+    for state in [None, Some(State::Other), Some(State::Revoked)] {
+        assert_eq!(ca.statuses(state).await.unwrap(), []);
+    }
+    let any = "GET /puppet-ca/v1/certificate_statuses/any";
+    let revoked = format!("{any}?state=revoked");
+    assert_eq!(main.state.lock().unwrap().asked, [any, any, &revoked]);
+}
+
+#[tokio::test]
 async fn forbidden_names_the_extension_and_the_file() {
     let main = StandIn::start().await;
     main.always(Act::Answer(403, "Forbidden request".into()));
