@@ -55,6 +55,7 @@ impl MainServer {
             socket: dir.join("control.sock"),
             deploy: Default::default(),
             balancers: Default::default(),
+            crl: Default::default(),
             identity: Default::default(),
             puppet: None,
             audit: Default::default(),

@@ -24,6 +24,7 @@ mod nginx;
 mod node;
 mod puppet_server;
 mod repository;
+mod revocation;
 mod rollouts;
 mod tree;
 
@@ -51,6 +52,7 @@ pub use main_server::{MainServer, digest_of};
 pub use node::Node;
 pub use puppet_server::{Mood, PuppetServer};
 pub use repository::ControlRepository;
+pub use revocation::Observed;
 pub use rollouts::{restart, three_actors, turn};
 
 use authority::Authority;
@@ -86,9 +88,17 @@ pub struct FleetPlan {
     nodes: usize,
     change: fn(&mut bunraku::config::Config),
     change_agents: fn(&mut bunraku_agent::Config),
+    crl: bool,
 }
 
 impl FleetPlan {
+    /// The controller watches the CRL of a CA ([`Fleet::write_crl`]).
+    #[must_use]
+    pub fn with_crl(mut self) -> Self {
+        self.crl = true;
+        self
+    }
+
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
@@ -118,8 +128,11 @@ impl FleetPlan {
         let repository = ControlRepository::make(&dir.path().join("git"));
         let network = free_network();
         let mut main = MainServer::found(&dir.path().join("main"), network, &repository, self.change);
-        main.start().await.unwrap();
         let authority = Authority::new();
+        if self.crl {
+            main.watch_crl(&authority);
+        }
+        main.start().await.unwrap();
         let (nodes, balancers, ports) = (Vec::new(), Vec::new(), Vec::new());
         let change_agents = self.change_agents;
         let mut fleet = Fleet { nodes, balancers, ports, main, repository, authority, change_agents, dir };
@@ -136,7 +149,7 @@ impl FleetPlan {
 impl Fleet {
     #[expect(clippy::new_ret_no_self, reason = "a test reads `Fleet::new().nodes(3).up()`")]
     pub fn new() -> FleetPlan {
-        FleetPlan { nodes: 1, change: |_| (), change_agents: |_| () }
+        FleetPlan { nodes: 1, change: |_| (), change_agents: |_| (), crl: false }
     }
 
     /// Enrols one more compiler by a token and starts its agent.
