@@ -79,6 +79,12 @@ impl Keeper {
         let kept: BTreeSet<&PathBuf> = self.places.iter().map(|place| &place.path).collect();
         self.owed.retain(|path, _| kept.contains(path));
         self.wrong_since.retain(|path, _| kept.contains(path));
+        let told: BTreeSet<&String> = self.places.iter().filter_map(|place| place.reload.as_ref()).collect();
+        // A service that reads no file of ours any more is owed nothing.
+        let forgotten = self.copy.change(|state| state.reloads.retain(|service, _| told.contains(service)));
+        if let Err(error) = forgotten {
+            tracing::warn!(error = %Chain(&error), "what is owed could not be kept");
+        }
     }
 
     pub fn places(&self) -> &[Place] {

@@ -4,6 +4,8 @@ mod config;
 mod inotify;
 mod orders;
 mod reload;
+#[cfg(test)]
+mod tests;
 mod watch;
 
 use std::{
@@ -12,7 +14,7 @@ use std::{
 };
 
 use bunraku_common::{Chain, hint};
-use bunraku_crl::{Keeper, Place, Seen};
+use bunraku_crl::{Keeper, Place, Reload, Seen};
 use bunraku_proto::v1;
 use bunraku_puppetserver::doctor::{Finding, Severity};
 use tokio::sync::Notify;
@@ -37,7 +39,10 @@ pub(crate) const SUBJECT: &str = "crl";
 /// What this node keeps of CRLs.
 #[derive(Debug)]
 pub(crate) struct Crl {
+    /// Held while files are read, written and synced: only [`on_keeper`] takes it.
     keeper: Mutex<Keeper>,
+    /// As it was after the last work of the keeper. A disk that hangs must not keep the node from being observed.
+    told: Mutex<(Seen, Vec<Reload>)>,
     /// Whether Puppet Server's own file is among the files.
     puppetserver: bool,
     files: Vec<Granted>,
@@ -61,6 +66,7 @@ impl Crl {
         }
         let keeper = Keeper::open(&config.data_dir.join("crl"))?;
         Ok(Some(Self {
+            told: Mutex::new((keeper.seen(), keeper.reloads())),
             keeper: Mutex::new(keeper),
             puppetserver,
             files,
@@ -71,8 +77,8 @@ impl Crl {
         }))
     }
 
-    fn keeper(&self) -> MutexGuard<'_, Keeper> {
-        self.keeper.lock().unwrap_or_else(PoisonError::into_inner)
+    fn told(&self) -> MutexGuard<'_, (Seen, Vec<Reload>)> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where the files are, as Puppet's settings are now.
@@ -118,20 +124,20 @@ impl Crl {
 
     /// What is told to the controller.
     pub(crate) fn seen(&self) -> v1::CrlOnNode {
-        let Seen { digest, fence, owed, written_ms } = self.keeper().seen();
+        let (Seen { digest, fence, written_ms, .. }, _) = self.told().clone();
         v1::CrlOnNode {
             digest: digest.map(|digest| digest.to_string()).unwrap_or_default(),
             term: fence.map(|fence| wire_term(fence.term)),
             generation: fence.map_or(0, |fence| fence.generation.0),
             provable: self.puppetserver,
-            owed: self.owed(owed),
+            owed: self.owed(),
             written_ms,
         }
     }
 
     /// For the doctor.
     pub(crate) fn finding(&self) -> Finding {
-        let (found, mend) = hint::split(&self.owed(self.keeper().seen().owed));
+        let (found, mend) = hint::split(&self.owed());
         let (severity, found) = match found.as_str() {
             "" => (Severity::Ok, "every file of CRLs is as it should be".to_owned()),
             _ => (Severity::Error, found),
@@ -139,11 +145,12 @@ impl Crl {
         Finding { check: "crl-files", severity, found, mend, fix: None }
     }
 
-    fn owed(&self, files: String) -> String {
+    fn owed(&self) -> String {
+        let (Seen { owed: files, .. }, reloads) = self.told().clone();
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut owed: Vec<String> = trouble.into_iter().chain((!files.is_empty()).then_some(files)).collect();
         let why = self.not_reloaded.lock().unwrap_or_else(PoisonError::into_inner);
-        owed.extend(self.keeper().reloads().into_iter().map(|reload| {
+        owed.extend(reloads.into_iter().map(|reload| {
             let why = why.get(&reload.service).map_or("it is about to be reloaded", String::as_str);
             format!("{} has not read its file yet: {why}", reload.service)
         }));
@@ -166,7 +173,10 @@ async fn on_keeper<T: Send + 'static>(
     let node = node.clone();
     let worked = tokio::task::spawn_blocking(move || {
         let crl = node.crl.as_ref()?;
-        Some(work(&node, &mut crl.keeper()))
+        let mut keeper = crl.keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = work(&node, &mut keeper);
+        *crl.told() = (keeper.seen(), keeper.reloads());
+        Some(done)
     });
     worked.await.ok().flatten()
 }

@@ -43,7 +43,7 @@ pub(crate) async fn install(
     crl.changed.notify_one();
     match installed {
         Ok(()) => {
-            let files = crl.keeper().seen().owed;
+            let files = crl.told().0.owed.clone();
             Ok(refused(crl, &files))
         }
         Err(error @ InstallError::Refused(_)) => {

@@ -167,6 +167,10 @@ fn a_service_is_owed_its_reload_until_it_has_read_the_newest_change() {
     host.keeper.reloaded(&second[0]).unwrap();
     host.start_again();
     assert_eq!(host.keeper.reloads(), []);
+    // Its table was taken out of the configuration.
+    host.install(&host.chain.crls(4, &[]), 3).unwrap();
+    host.keeper.keep(vec![host.place(host.puppets(), None)]);
+    assert_eq!(host.keeper.reloads(), []);
 }
 
 #[test]
