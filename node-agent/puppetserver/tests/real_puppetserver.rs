@@ -1,10 +1,12 @@
 //! One story with Debian's real Puppet Server on a loopback address: the doctor finds what a fresh installation lacks and
-//! mends it; then a swap is rehearsed, flushed and proven, and static catalogs and types work.
+//! mends it; then a swap is rehearsed, flushed and proven, static catalogs and types work, and a CRL is loaded.
 //!
-//! Needs root and the packages puppetserver, puppet-agent and curl. Takes 40 s on an idle machine: a start and a reload of a JVM.
+//! Needs root and the packages puppetserver, puppet-agent, curl and openssl. Takes 40 s on an idle machine: a start and a reload of a JVM.
 
 #![expect(clippy::unwrap_used, reason = "a test, which clippy cannot see: it has no test harness")]
 
+#[path = "real/crl.rs"]
+mod crl;
 #[path = "real/instance.rs"]
 mod instance;
 
@@ -171,6 +173,7 @@ async fn story() {
     instance.expect_catalog("two", CodeId::Version(two.digest));
 
     generates_types(&instance, &puppet, &two).await;
+    crl::is_loaded_and_proven(&instance, settings, &server).await;
 
     // Nobody there: owed, not refused.
     instance.stop();
