@@ -64,13 +64,13 @@ impl PuppetServer {
     pub async fn prove_refusal(&self, canary: &Canary, limit: Duration) -> Result<SystemTime, NotRefused> {
         let own = Arc::new(self.door.identity.fresh()?);
         let (began, address) = (Instant::now(), self.door.address);
-        let mut first = None;
+        let (mut first, mut before) = (None, None);
         loop {
             let left = limit.saturating_sub(began.elapsed());
             let last = match self.knock(canary, left).await {
                 Knocked::Refused => {
                     let first = *first.get_or_insert_with(SystemTime::now);
-                    match self.lets_in(&own, left).await {
+                    match self.lets_in(&own, limit.saturating_sub(began.elapsed())).await {
                         Ok(()) => return Ok(first),
                         Err(why) => NotRefused::Everybody { address, why },
                     }
@@ -79,12 +79,17 @@ impl PuppetServer {
                     first = None;
                     NotRefused::LetIn { address }
                 }
-                Knocked::Unknown(why) => NotRefused::Unknown { address, why },
+                // A question that the limit cuts short says less than the one before.
+                Knocked::Unknown(why) => match before.take().filter(|_| left < QUESTION) {
+                    Some(before) => before,
+                    None => NotRefused::Unknown { address, why },
+                },
             };
             let pause = if began.elapsed() < OFTEN_FOR { OFTEN } else { THEN };
             if began.elapsed() + pause >= limit {
                 return Err(last);
             }
+            before = Some(last);
             sleep(pause).await;
         }
     }
