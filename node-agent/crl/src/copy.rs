@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 const STATE: &str = "state.json";
 
 #[derive(Debug)]
-pub(crate) struct Copy {
+pub(crate) struct OwnCopy {
     dir: PathBuf,
     state: State,
     crls: Option<Arc<Crls>>,
@@ -70,7 +70,7 @@ pub enum CopyError {
     },
 }
 
-impl Copy {
+impl OwnCopy {
     pub(crate) fn open(dir: &Path) -> Result<Self, CopyError> {
         let io = |doing, path: &Path| {
             let path = path.to_owned();

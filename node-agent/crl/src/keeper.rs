@@ -11,7 +11,7 @@ use bunraku_common::{Chain, Digest, Fence, crash, hint};
 
 use crate::{
     Place, Refused, Reload,
-    copy::{Copy, CopyError},
+    copy::{CopyError, OwnCopy},
     file::Found,
     judge::{Stands, Weight, authorities, is_genuine, may_follow, stands},
 };
@@ -24,7 +24,7 @@ const PATIENCE_MS: u64 = 3_000;
 /// What this node was given, and the files in which it lies.
 #[derive(Debug)]
 pub struct Keeper {
-    copy: Copy,
+    copy: OwnCopy,
     places: Vec<Place>,
     /// Why a file is not as it should be.
     owed: BTreeMap<PathBuf, String>,
@@ -64,7 +64,7 @@ pub enum InstallError {
 
 impl Keeper {
     pub fn open(dir: &Path) -> Result<Self, CopyError> {
-        let copy = Copy::open(dir)?;
+        let copy = OwnCopy::open(dir)?;
         Ok(Self { copy, places: Vec::new(), owed: BTreeMap::new(), wrong_since: BTreeMap::new() })
     }
 

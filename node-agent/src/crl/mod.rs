@@ -91,7 +91,10 @@ impl Crl {
         let mut places = Vec::new();
         if let Some(settings) = settings.as_ref().filter(|_| self.puppetserver) {
             let (path, ca) = (settings.hostcrl.clone(), settings.localcacert.clone());
-            places.push(Place { path, owner: None, group: None, mode: None, ca, reload: None });
+            // A table for it says more.
+            if self.files.iter().all(|granted| granted.file.path != path) {
+                places.push(Place { path, owner: None, group: None, mode: None, ca, reload: None });
+            }
         }
         for Granted { file, owner, group } in &self.files {
             let Some(ca) = file.ca.as_ref().or(settings.as_ref().map(|settings| &settings.localcacert))

@@ -15,8 +15,10 @@ const NET: Duration = Duration::from_secs(30);
 const QUIET: Duration = Duration::from_millis(200);
 /// … or is not waited for any longer.
 const QUIET_COMES_WITHIN: Duration = Duration::from_secs(2);
-/// A file that seemed to be under its writer's hand is looked at again after this.
-const SOON: Duration = Duration::from_millis(500);
+/// Between two looks: who puts back what somebody else's program puts back, too, must not do it all the time.
+const REST: Duration = Duration::from_millis(500);
+/// A file that seemed to be under its writer's hand is looked at again after this and the rest.
+const SOON: Duration = Duration::from_millis(100);
 
 /// For ever.
 pub(crate) async fn watch(node: Arc<Node>) {
@@ -29,18 +31,18 @@ pub(crate) async fn watch(node: Arc<Node>) {
     };
     loop {
         let places = on_look(&node, &mut inotify).await;
-        let soon = match places {
-            Some(places) => on_keeper(&node, move |_, keeper| {
+        let soon = on_keeper(&node, move |_, keeper| {
+            // Where they are not known at the moment, those that were known are kept.
+            if let Some(places) = places {
                 keeper.keep(places);
-                keeper.look(wall_ms())
-            })
-            .await
-            .unwrap_or(false),
-            None => false,
-        };
+            }
+            keeper.look(wall_ms())
+        });
+        let soon = soon.await.unwrap_or(false);
         if let Some(crl) = &node.crl {
             crl.changed.notify_one();
         }
+        sleep(REST).await;
         let until = if soon { SOON } else { NET };
         match &mut inotify {
             Some(inotify) => {
