@@ -8,6 +8,8 @@ use std::{
 use bunraku_certificates::{Authorities, AuthoritiesError, Comparison, CrlError, Crls};
 use bunraku_common::Chain;
 
+use crate::{Place, file::Found};
+
 const RESTORED: &str =
     " (hint: if Puppet's CA was restored from a backup, an administrator accepts that on the controller)";
 
@@ -53,6 +55,47 @@ pub(crate) fn authorities(path: &Path) -> Result<Authorities, Refused> {
     Authorities::parse(&bytes).map_err(|source| Refused::Bundle { path: path.into(), source })
 }
 
+/// The files that can take them, with their authorities; at least one. A file with a CA bundle of its own does not keep
+/// the others from getting theirs.
+pub(crate) fn who_can_take<'a>(
+    crls: &Crls,
+    places: &'a [Place],
+    now_s: u64,
+) -> Result<Vec<(&'a Place, Authorities)>, Refused> {
+    let (mut fits, mut refused) = (Vec::new(), None);
+    for place in places {
+        let judged = authorities(&place.ca).and_then(|authorities| {
+            let checked = crls.check(&authorities, now_s);
+            checked.map_err(|source| Refused::Judged { ca: place.ca.clone(), source })?;
+            Ok(authorities)
+        });
+        match judged {
+            Ok(authorities) => fits.push((place, authorities)),
+            Err(error) => refused = refused.or(Some(error)),
+        }
+    }
+    if fits.is_empty() { Err(refused.unwrap_or(Refused::NoFile)) } else { Ok(fits) }
+}
+
+/// What lies in the file counts, too: Puppet's agent may have brought it before the controller did.
+pub(crate) fn is_not_older_than(
+    place: &Place,
+    authorities: &Authorities,
+    crls: &Crls,
+    now_s: u64,
+) -> Result<(), Refused> {
+    let Ok(Found::File { bytes, .. }) = place.read() else { return Ok(()) };
+    let than = format!("those in {}", place.path.display());
+    match Weight::of(&bytes, authorities, now_s) {
+        Weight::Whole(there) => may_follow(&there, crls, &than),
+        Weight::Part(there) => match may_follow(&there, crls, &than) {
+            Err(error @ (Refused::Older { .. } | Refused::SameNumbers { .. })) => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        },
+        Weight::Nothing => Ok(()),
+    }
+}
+
 /// Whether `theirs` may take the place of `ours`, which are called `than`.
 pub(crate) fn may_follow(ours: &Crls, theirs: &Crls, than: &str) -> Result<(), Refused> {
     let than = than.to_owned();
@@ -69,7 +112,7 @@ pub(crate) fn may_follow(ours: &Crls, theirs: &Crls, than: &str) -> Result<(), R
 
 /// How much of a file counts when the next CRLs are compared with it. A forged one with a high number must not lock the
 /// genuine ones out.
-pub(crate) enum Weight {
+enum Weight {
     /// All authorities have signed theirs.
     Whole(Crls),
     /// Genuine as far as they go: an authority's is missing, or time has passed over them.
@@ -78,7 +121,7 @@ pub(crate) enum Weight {
 }
 
 impl Weight {
-    pub(crate) fn of(file: &[u8], authorities: &Authorities, now_s: u64) -> Self {
+    fn of(file: &[u8], authorities: &Authorities, now_s: u64) -> Self {
         let Ok(crls) = Crls::parse(file) else { return Self::Nothing };
         match crls.check(authorities, now_s) {
             Ok(()) => Self::Whole(crls),
@@ -107,6 +150,10 @@ pub(crate) enum Stands {
 }
 
 pub(crate) fn stands(wanted: &Crls, file: &[u8], ca: &Path, now_s: u64) -> Stands {
+    // Mostly so, and sparing: large CRLs have hundreds of thousands of entries.
+    if file == wanted.pem() {
+        return Stands::Right;
+    }
     let told = |error: &(dyn std::error::Error + 'static)| Chain(error).to_string();
     let found = match Crls::parse(file) {
         Ok(found) => found,

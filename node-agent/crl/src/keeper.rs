@@ -13,7 +13,7 @@ use crate::{
     Place, Refused, Reload,
     copy::{CopyError, OwnCopy},
     file::Found,
-    judge::{Stands, Weight, authorities, is_genuine, may_follow, stands},
+    judge::{Stands, authorities, is_genuine, is_not_older_than, may_follow, stands, who_can_take},
 };
 
 /// A file that was written within this may still be under its writer's hand: to replace it would lose what comes.
@@ -157,49 +157,16 @@ impl Keeper {
         }
     }
 
-    /// Some file must be able to take them, and none may hold anything newer: what Puppet's agent brought before the
-    /// controller did counts as much.
     fn judge(&self, crls: &Crls, number_reset: bool, now_s: u64) -> Result<(), Refused> {
-        let mut refused = Some(Refused::NoFile);
-        for place in &self.places {
-            let fits = authorities(&place.ca).and_then(|authorities| {
-                let judged = crls.check(&authorities, now_s);
-                judged
-                    .map_err(|source| Refused::Judged { ca: place.ca.clone(), source })
-                    .map(|()| authorities)
-            });
-            let authorities = match fits {
-                Ok(authorities) => authorities,
-                Err(error) => {
-                    // One file with a CA bundle of its own does not keep the others from getting theirs.
-                    refused =
-                        refused.map(|before| if matches!(before, Refused::NoFile) { error } else { before });
-                    continue;
-                }
-            };
-            refused = None;
-            let before_reset = self.copy.state().before_reset.contains(&place.path);
-            if !number_reset
-                && !before_reset
-                && let Ok(Found::File { bytes, .. }) = place.read()
-            {
-                let than = || format!("those in {}", place.path.display());
-                match Weight::of(&bytes, &authorities, now_s) {
-                    Weight::Whole(there) => may_follow(&there, crls, &than())?,
-                    Weight::Part(there) => {
-                        let followed = may_follow(&there, crls, &than());
-                        if let Err(error @ (Refused::Older { .. } | Refused::SameNumbers { .. })) = followed {
-                            return Err(error);
-                        }
-                    }
-                    Weight::Nothing => {}
-                }
-            }
+        let fits = who_can_take(crls, &self.places, now_s)?;
+        if number_reset {
+            return Ok(());
         }
-        if let Some(refused) = refused {
-            return Err(refused);
+        let before_reset = &self.copy.state().before_reset;
+        for (place, authorities) in fits.iter().filter(|(place, _)| !before_reset.contains(&place.path)) {
+            is_not_older_than(place, authorities, crls, now_s)?;
         }
-        match self.copy.crls().filter(|_| !number_reset) {
+        match self.copy.crls() {
             Some(newest) => may_follow(newest, crls, "those that this node was given before"),
             None => Ok(()),
         }
