@@ -1,12 +1,14 @@
 //! Which CRLs may follow which, and what to think of a file that somebody else has written.
 
 use std::{
-    fs, io,
+    fs::File,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
-use bunraku_certificates::{Authorities, AuthoritiesError, Comparison, CrlError, Crls};
+use bunraku_certificates::{Authorities, AuthoritiesError, BUNDLE_BYTES, Comparison, CrlError, Crls};
 use bunraku_common::Chain;
+use rustix::fs::{Mode, OFlags};
 
 use crate::{Place, file::Found};
 
@@ -50,9 +52,21 @@ pub enum Refused {
     NoFile,
 }
 
-pub(crate) fn authorities(path: &Path) -> Result<Authorities, Refused> {
-    let bytes = fs::read(path).map_err(|source| Refused::NoBundle { path: path.into(), source })?;
+/// Reads a CA bundle. It may lie in a directory of Puppet Server's user: what is no file, or has no end, is not waited for.
+pub fn authorities(path: &Path) -> Result<Authorities, Refused> {
+    let bytes = read(path).map_err(|source| Refused::NoBundle { path: path.into(), source })?;
     Authorities::parse(&bytes).map_err(|source| Refused::Bundle { path: path.into(), source })
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(BUNDLE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The files that can take them, with their authorities; at least one. A file with a CA bundle of its own does not keep

@@ -12,5 +12,5 @@ mod keeper;
 
 pub use copy::{CopyError, Reload};
 pub use file::{FileError, Place};
-pub use judge::Refused;
+pub use judge::{Refused, authorities};
 pub use keeper::{InstallError, Keeper, Offer, Seen};

@@ -6,9 +6,9 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use bunraku_certificates::{Authorities, Certificate};
+use bunraku_certificates::Certificate;
 use bunraku_common::{Chain, Fence, hint, limits};
-use bunraku_crl::{InstallError, Offer};
+use bunraku_crl::{InstallError, Offer, authorities};
 use bunraku_proto::v1;
 use bunraku_puppetserver::{Canary, PuppetServer, Settings, server::IdentityError};
 use tonic::Status;
@@ -122,8 +122,7 @@ async fn is_revoked_here(node: &Arc<Node>, settings: &Settings, canary: Certific
 }
 
 fn is_good(canary: &Certificate, ca: &Path, now_s: u64) -> Result<(), String> {
-    let bundle = std::fs::read(ca).map_err(|error| format!("could not read {}: {error}", ca.display()))?;
-    let authorities = Authorities::parse(&bundle).map_err(|error| Chain(&error).to_string())?;
+    let authorities = authorities(ca).map_err(|error| Chain(&error).to_string())?;
     if !canary.is_issued_by(&authorities) {
         return Err(format!("the canary is not of an authority in {}", ca.display()));
     }

@@ -113,16 +113,29 @@ fn a_link_in_the_place_of_the_file_is_neither_followed_nor_replaced() {
 }
 
 #[test]
+fn a_ca_bundle_without_end_or_without_a_writer_is_not_waited_for() {
+    let mut host = Host::new();
+    let (crls, ca) = (host.chain.crls(2, &[]), host.path("ssl/ca.pem"));
+    for strange in ["/dev/zero", "fifo"] {
+        fs::remove_file(&ca).unwrap();
+        match strange {
+            "fifo" => fifo(&ca),
+            device => symlink(device, &ca).unwrap(),
+        }
+        let refused = host.refused(&crls, 1);
+        assert!(refused.contains("it is not a file"), "{refused}");
+    }
+}
+
+fn fifo(path: &std::path::Path) {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+}
+
+#[test]
 fn what_is_no_file_is_owed_and_does_not_hold_anybody_up() {
     let mut host = Host::new();
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        host.puppets(),
-        rustix::fs::FileType::Fifo,
-        rustix::fs::Mode::from_raw_mode(0o600),
-        0,
-    )
-    .unwrap();
+    fifo(&host.puppets());
     let crls = host.chain.crls(2, &[]);
     host.install(&crls, 1).unwrap();
     assert_eq!(fs::read_to_string(host.balancers()).unwrap(), crls);
