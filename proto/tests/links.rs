@@ -108,11 +108,13 @@ impl v1::node_server::Node for TestNode {
         Err(Status::unimplemented("not in this test"))
     }
 
+    /// Says how much came.
     async fn install_crl(
         &self,
-        _: Request<v1::InstallCrlRequest>,
+        request: Request<v1::InstallCrlRequest>,
     ) -> Result<Response<v1::InstallCrlReply>, Status> {
-        Err(Status::unimplemented("not in this test"))
+        let refused = request.into_inner().crls.len().to_string();
+        Ok(Response::new(v1::InstallCrlReply { refused, ..Default::default() }))
     }
 
     async fn prove_crl(
@@ -168,7 +170,9 @@ impl Pair {
         let (port, mut accepted) = Port::open(fleet.doors(everybody(), Duration::ZERO)).await;
         let io = dial(&port.at(), &fleet.client(&node("c1"), Door::Node), SOON).await.unwrap();
         let calls = Arc::new(Calls::default());
-        let routes = Routes::new(NodeServer::new(TestNode(Arc::clone(&calls))));
+        let routes = Routes::new(
+            NodeServer::new(TestNode(Arc::clone(&calls))).max_decoding_message_size(limits::ORDER_BYTES),
+        );
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(serve_node(io, routes, limits::HELLO, async {
             let _ = stopped.await;
@@ -213,6 +217,15 @@ async fn an_answer_over_the_limit_fails_its_call_and_no_other() {
     let status = pair.client().doctor(v1::DoctorRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange);
     pair.client().hello(v1::HelloRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_largest_order_arrives_whole() {
+    let pair = Pair::new().await;
+    let largest = limits::ORDER_BYTES - (64 << 10);
+    let request = v1::InstallCrlRequest { crls: vec![b'x'; largest], ..Default::default() };
+    let reply = pair.client().install_crl(request).await.unwrap().into_inner();
+    assert_eq!(reply.refused, largest.to_string());
 }
 
 #[tokio::test]
