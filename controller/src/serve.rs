@@ -547,7 +547,6 @@ impl Api {
             tracing::info!(removed = swept.removed, bytes = swept.removed_bytes, "unneeded objects removed");
         }
         self.reporter.provenance.sweep(&kept)?;
-        self.crls.sweep(&self.driver.shared.state().revocations().files())?;
         let audit = &self.config.audit;
         // By a clock that jumped nothing is too old; what is too much still goes.
         let now_s = self.driver.shared.clock.trusted_wall_s().unwrap_or(0);

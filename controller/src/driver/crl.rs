@@ -110,7 +110,8 @@ impl Hands {
             .call(&node, request, INSTALL_DEADLINE, async |mut c: Client, r| c.install_crl(r).await)
             .await;
         let event = match reply {
-            Ok(reply) if reply.refused.is_empty() => {
+            // They count also where a file did not get them, which the node then owes.
+            Ok(reply) if reply.refused.is_empty() || has(&reply, &crl) => {
                 CrlEvent::OnNode { node, holds: reply.crl.as_ref().map(held) }
             }
             Ok(reply) => {
@@ -126,6 +127,10 @@ impl Hands {
         };
         Some(Event::Crl(event))
     }
+}
+
+fn has(reply: &v1::InstallCrlReply, crl: &Digest) -> bool {
+    reply.crl.as_ref().is_some_and(|held| held.digest == crl.to_string())
 }
 
 /// What a node says of its CRLs, parsed.

@@ -24,12 +24,15 @@ impl CrlFiles {
         Ok(Self { dir })
     }
 
-    /// On disk when it returns.
-    pub(crate) fn keep(&self, crls: &Crls) -> io::Result<()> {
-        let path = self.path(&crls.digest());
-        if self.read(&crls.digest()).is_some() {
+    /// On disk when it returns, beside `known`; all others are removed. Nobody else removes any: until a record speaks of
+    /// this one only its keeper knows that it is needed.
+    pub(crate) fn keep(&self, crls: &Crls, known: &BTreeSet<Digest>) -> io::Result<()> {
+        let digest = crls.digest();
+        self.sweep(|named| named == digest || known.contains(&named))?;
+        if self.read(&digest).is_some() {
             return Ok(());
         }
+        let path = self.path(&digest);
         let beside = path.with_extension("new");
         let mut file = File::create(&beside)?;
         file.write_all(crls.pem())?;
@@ -38,18 +41,21 @@ impl CrlFiles {
         File::open(&self.dir)?.sync_all()
     }
 
+    pub(crate) fn has(&self, digest: &Digest) -> bool {
+        self.path(digest).exists()
+    }
+
     /// `None` when it is not there, or not what its name says.
     pub(crate) fn read(&self, digest: &Digest) -> Option<Crls> {
         let crls = Crls::parse(&fs::read(self.path(digest)).ok()?).ok()?;
         (crls.digest() == *digest).then_some(crls)
     }
 
-    /// Removes all but these.
-    pub(crate) fn sweep(&self, keep: &BTreeSet<Digest>) -> io::Result<()> {
+    fn sweep(&self, keep: impl Fn(Digest) -> bool) -> io::Result<()> {
         for entry in fs::read_dir(&self.dir)? {
             let path = entry?.path();
             let named = path.file_stem().and_then(|stem| stem.to_str()?.parse().ok());
-            if !named.is_some_and(|digest| keep.contains(&digest)) {
+            if !named.is_some_and(&keep) {
                 fs::remove_file(path)?;
             }
         }
@@ -58,5 +64,28 @@ impl CrlFiles {
 
     fn path(&self, digest: &Digest) -> PathBuf {
         self.dir.join(format!("{digest}.pem"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &[u8] = include_bytes!("../../../common/certificates/tests/fixtures/puppet/ca_crl.pem");
+
+    /// Regression: housekeeping removed a file between its keeping and the record that speaks of it.
+    #[test]
+    fn a_file_stays_until_another_is_kept_and_no_record_speaks_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = CrlFiles::open(dir.path()).unwrap();
+        let old = Crls::parse(OLD).unwrap();
+        let new = Crls::parse(&[OLD, b"\n"].concat()).unwrap();
+        files.keep(&old, &BTreeSet::new()).unwrap();
+        files.keep(&old, &BTreeSet::new()).unwrap();
+        assert!(files.has(&old.digest()));
+        files.keep(&new, &BTreeSet::from([old.digest()])).unwrap();
+        assert!(files.has(&old.digest()) && files.has(&new.digest()));
+        files.keep(&new, &BTreeSet::new()).unwrap();
+        assert!(!files.has(&old.digest()) && files.read(&new.digest()).is_some());
     }
 }

@@ -63,8 +63,9 @@ impl Reporter {
         };
         if let (Some(wanted), Some(at)) = (&known.wanted, node.delivered_at) {
             info.delivered_ms = self.shown(at);
-            info.delivery_ms =
-                known.has(node).then(|| lag(info.delivered_ms, wanted.written_ms)).unwrap_or_default();
+            if known.has(node) {
+                info.delivery_ms = lag(info.delivered_ms, wanted.written_ms);
+            }
         }
         if let Some(proof) = node.proof {
             (info.proven_ms, info.enforced_ms) = (self.shown(proof.at), proof.refused_ms);

@@ -49,6 +49,9 @@ impl CrlWatch {
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut read = None;
         loop {
+            if watch.has_lost_its_file() {
+                read = None;
+            }
             let stamps = [&watch.crl, &watch.ca].map(|path| Stamp::of(path));
             if read.as_ref() != Some(&stamps) {
                 read = Some(stamps);
@@ -63,6 +66,12 @@ impl CrlWatch {
                 () = changed(told.as_ref()) => {}
             }
         }
+    }
+
+    /// Somebody removed what is still to be sent out: as long as the CA has it, it is kept anew.
+    fn has_lost_its_file(&self) -> bool {
+        let state = self.driver.shared.state();
+        state.revocations().wanted.as_ref().is_some_and(|wanted| !self.files.has(&wanted.crl))
     }
 
     fn told_by_the_kernel(&self) -> Option<AsyncFd<Changes>> {
@@ -107,7 +116,9 @@ impl CrlWatch {
         let crls = Crls::parse(&crls).map_err(|error| unusable(&self.crl, &error, look()))?;
         let now_s = self.driver.shared.clock.trusted_wall_s().unwrap_or_else(wall_s);
         crls.check(&authorities, now_s).map_err(|error| unusable(&self.crl, &error, look()))?;
-        self.files.keep(&crls).map_err(|error| unusable(&self.crl, &error, "df".to_owned()))?;
+        self.files
+            .keep(&crls, &known.files())
+            .map_err(|error| unusable(&self.crl, &error, "df".to_owned()))?;
         Ok(self.compared(&crls, &authorities, known, written_ms))
     }
 
