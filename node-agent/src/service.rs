@@ -207,6 +207,24 @@ impl node_server::Node for Service {
         crl::prove(&self.node, self.compiler()?, &certificate, &key).await.map(Response::new)
     }
 
+    async fn request_certificate(
+        &self,
+        _: Request<v1::RequestCertificateRequest>,
+    ) -> Answer<v1::RequestCertificateReply> {
+        Err(Status::unimplemented("this version makes no requests"))
+    }
+
+    async fn stage_certificate(
+        &self,
+        _: Request<v1::StageCertificateRequest>,
+    ) -> Answer<v1::StageCertificateReply> {
+        Err(Status::unimplemented("this version makes no requests"))
+    }
+
+    async fn certificates(&self, _: Request<v1::CertificatesRequest>) -> Answer<v1::CertificatesReply> {
+        Err(Status::unimplemented("this version makes no requests"))
+    }
+
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {
         Ok(Response::new(turn::idle(&self.node, self.compiler()?).await))
     }
@@ -367,6 +385,7 @@ impl Service {
             free_inodes,
             keeps: u32::try_from(compiler.versions.keeps(&compiler.policy())).unwrap_or(u32::MAX),
             crl,
+            host_certificate: None,
         }
     }
 

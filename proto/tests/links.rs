@@ -124,6 +124,27 @@ impl v1::node_server::Node for TestNode {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn request_certificate(
+        &self,
+        _: Request<v1::RequestCertificateRequest>,
+    ) -> Result<Response<v1::RequestCertificateReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn stage_certificate(
+        &self,
+        _: Request<v1::StageCertificateRequest>,
+    ) -> Result<Response<v1::StageCertificateReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
+    async fn certificates(
+        &self,
+        _: Request<v1::CertificatesRequest>,
+    ) -> Result<Response<v1::CertificatesReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Result<Response<v1::IdleReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }

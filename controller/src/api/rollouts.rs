@@ -244,6 +244,10 @@ fn action_of(action: v1::Action) -> Result<Action, Status> {
         Kind::PuppetRun => Action::PuppetRun,
         Kind::AgentUpdate => Action::AgentUpdate { version },
         Kind::Exec => Action::Exec { command },
+        Kind::Certificate => {
+            let reason = "a certificate is not installed by hand: it begins with its request";
+            return Err(Status::invalid_argument(format!("{reason}\nhint: bunraku cert request NODE")));
+        }
         Kind::Unspecified => {
             return Err(Status::invalid_argument("a rollout needs an action that this controller knows"));
         }
@@ -350,7 +354,7 @@ mod tests {
             kind: Kind::Update.into(),
             package: package.into(),
             version: version.into(),
-            command: String::new(),
+            ..v1::Action::default()
         };
         assert!(action_of(update("puppetserver", "7.9.5-2")).is_ok());
         for (package, version) in [("--purge", "1"), ("puppetserver", "-y"), ("", "1"), ("a", "1;id")] {

@@ -48,7 +48,7 @@ impl Action {
                 version: text(action.version, "a version")?,
             },
             Kind::AgentUpdate => Self::AgentUpdate { version: text(action.version, "a version")? },
-            Kind::Unspecified => {
+            Kind::Certificate | Kind::Unspecified => {
                 return Err(Status::invalid_argument("this agent does not know that action"));
             }
         })

@@ -250,6 +250,24 @@ impl Node for Play {
         Err(Status::unimplemented("no part of this play"))
     }
 
+    async fn request_certificate(
+        &self,
+        _: Request<v1::RequestCertificateRequest>,
+    ) -> Answer<v1::RequestCertificateReply> {
+        Err(Status::unimplemented("no part of this play"))
+    }
+
+    async fn stage_certificate(
+        &self,
+        _: Request<v1::StageCertificateRequest>,
+    ) -> Answer<v1::StageCertificateReply> {
+        Err(Status::unimplemented("no part of this play"))
+    }
+
+    async fn certificates(&self, _: Request<v1::CertificatesRequest>) -> Answer<v1::CertificatesReply> {
+        Err(Status::unimplemented("no part of this play"))
+    }
+
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {
         let mut stage = self.stage();
         stage.questions += 1;

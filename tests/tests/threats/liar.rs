@@ -136,6 +136,27 @@ impl Node for Liar {
         Err(tonic::Status::unimplemented("a liar proves nothing"))
     }
 
+    async fn request_certificate(
+        &self,
+        _: tonic::Request<v1::RequestCertificateRequest>,
+    ) -> Result<tonic::Response<v1::RequestCertificateReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar has no certificate"))
+    }
+
+    async fn stage_certificate(
+        &self,
+        _: tonic::Request<v1::StageCertificateRequest>,
+    ) -> Result<tonic::Response<v1::StageCertificateReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar has no certificate"))
+    }
+
+    async fn certificates(
+        &self,
+        _: tonic::Request<v1::CertificatesRequest>,
+    ) -> Result<tonic::Response<v1::CertificatesReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar has no certificate"))
+    }
+
     async fn idle(
         &self,
         _: tonic::Request<v1::IdleRequest>,
