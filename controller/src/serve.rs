@@ -529,7 +529,8 @@ impl Api {
         loop {
             turn.tick().await;
             if let Some(now_s) = self.driver.shared.clock.trusted_wall_s() {
-                self.driver.event(Event::Housekeeping { now_s });
+                let now = self.driver.shared.clock.now();
+                self.driver.event(Event::Housekeeping { now_s, now });
             }
             let api = self.clone();
             let swept = tokio::task::spawn_blocking(move || api.sweep()).await;

@@ -141,6 +141,7 @@ impl State {
                 self.rollout_phase(*rollout, RolloutPhase::Ended { outcome: outcome.clone(), at });
             }
             Fact::Crl(fact) => self.revocations.apply(fact, at),
+            Fact::Certificate(fact) => self.certificates.apply(fact, at),
             Fact::Refused { .. } => {}
         }
     }

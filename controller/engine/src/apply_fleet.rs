@@ -84,6 +84,7 @@ impl State {
                 self.drop_node(node, "removed");
                 self.stale_ruby.remove(node);
                 self.revocations.nodes.remove(node);
+                self.certificates.nodes.remove(node);
             }
             Fact::TokenCreated { id, hash, grant, expires_s, by } => {
                 let token = Token {
@@ -165,6 +166,7 @@ impl State {
             | Fact::RolloutAborting { .. }
             | Fact::RolloutEnded { .. }
             | Fact::Crl(_)
+            | Fact::Certificate(_)
             | Fact::Refused { .. } => {}
         }
     }

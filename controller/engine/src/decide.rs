@@ -38,6 +38,7 @@ impl State {
                 self.drain_asked(&compiler, &reason, min_available, who, presence, now)?
             }
             Request::Enable { compiler } => self.enable_asked(&compiler, presence)?,
+            Request::Certificate { node, alt_names } => self.certificate_asked(&node, &alt_names, who)?,
             Request::AcceptCrl => vec![self.accept_crl(who)?],
             Request::StartRollout { ask } => self.rollout_asked(&ask, who, presence, now)?,
             Request::PauseRollout { rollout, reason } => self.pause_asked(rollout, &reason, who)?,

@@ -138,6 +138,7 @@ impl State {
             | Request::Drain { .. }
             | Request::Enable { .. }
             | Request::AcceptCrl
+            | Request::Certificate { .. }
             | Request::StartRollout { .. }
             | Request::PauseRollout { .. }
             | Request::ResumeRollout { .. }

@@ -56,6 +56,7 @@ impl Fact {
             Self::RolloutAborting { .. } => "rollout-aborting",
             Self::RolloutEnded { .. } => "rollout-ended",
             Self::Crl(fact) => fact.kind(),
+            Self::Certificate(fact) => fact.kind(),
             Self::Refused { .. } => "refused",
         }
     }
@@ -109,6 +110,7 @@ impl Fact {
             | Self::RolloutAborting { .. }
             | Self::RolloutEnded { .. }
             | Self::Crl(_)
+            | Self::Certificate(_)
             | Self::Refused { .. } => None,
         }
     }
@@ -162,6 +164,7 @@ impl Fact {
             | Self::RolloutAborting { .. }
             | Self::RolloutEnded { .. }
             | Self::Crl(_)
+            | Self::Certificate(_)
             | Self::Refused { .. } => None,
         }
     }
@@ -191,6 +194,7 @@ impl Fact {
             | Self::PuppetReleased { node } => Some(node),
             Self::BalanceWanted { compiler, .. } | Self::BalanceAgreed { compiler, .. } => Some(compiler),
             Self::Crl(fact) => fact.node(),
+            Self::Certificate(fact) => Some(fact.node()),
             Self::TermBegan { .. }
             | Self::SettingsChanged { .. }
             | Self::DeployRequested { .. }
@@ -352,6 +356,7 @@ impl fmt::Display for Fact {
                 write!(f, "rollout {rollout} ended: {}", outcome.name())
             }
             Self::Crl(fact) => write!(f, "{fact}"),
+            Self::Certificate(fact) => write!(f, "{fact}"),
             Self::Refused { what, reason } => write!(f, "refused: {what}: {reason}"),
         }
     }

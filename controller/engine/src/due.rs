@@ -56,6 +56,9 @@ impl State {
             facts.extend(presence.and_then(|presence| self.due_renewal(presence, now)));
         }
         if facts.is_empty() {
+            facts.extend(presence.and_then(|presence| self.due_certificates(presence, now)));
+        }
+        if facts.is_empty() {
             facts.extend(self.due_adoptions());
         }
         facts

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 use serde::{Deserialize, Serialize};
 
-use crate::{Built, CrlEvent, DeployId, Settings};
+use crate::{Built, CertificateEvent, CrlEvent, DeployId, Millis, Settings};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -112,9 +112,12 @@ pub enum Event {
     },
     /// About Puppet's CRLs.
     Crl(CrlEvent),
+    /// About compilers' Puppet certificates.
+    Certificate(CertificateEvent),
     /// Once an hour or so, with Unix seconds: what has expired long ago is forgotten.
     Housekeeping {
         now_s: u64,
+        now: Millis,
     },
 }
 

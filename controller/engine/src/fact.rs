@@ -7,8 +7,8 @@ use bunraku_common::{Digest, EnvironmentName, Generation, Label, NodeName, Opera
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, Built, CrlFact, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Retreat, Right, RolloutId,
-    RolloutOutcome, RolloutPolicy, Settings, TurnPhase, Verdict, Wanted, Wave,
+    Action, Built, CertificateFact, CrlFact, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Retreat,
+    Right, RolloutId, RolloutOutcome, RolloutPolicy, Settings, TurnPhase, Verdict, Wanted, Wave,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -275,6 +275,8 @@ pub enum Fact {
 
     /// About Puppet's CRLs.
     Crl(CrlFact),
+    /// About compilers' Puppet certificates.
+    Certificate(CertificateFact),
 
     /// A refused request, for the audit; changes nothing.
     Refused {

@@ -8,6 +8,7 @@ mod alarms;
 mod apply;
 mod apply_fleet;
 mod balance;
+pub mod certificate;
 pub mod crl;
 mod decide;
 mod decide_fleet;
@@ -34,6 +35,7 @@ pub mod view;
 
 pub use alarms::Behind;
 pub use balance::{Balance, DrainOwner, Wanted};
+pub use certificate::{CertificateEvent, CertificateFact, CertificatePhase, HostCertificate};
 pub use crl::{CrlEvent, CrlFact, CrlHeld, Revocations, SeenCrl};
 pub use deploy::{Built, Commit, Deploy, DeployId, Kind, Outcome, Phase, Policy, Stage};
 pub use environment::{Committed, Environment, Held, Retained};

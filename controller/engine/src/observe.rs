@@ -92,9 +92,13 @@ impl State {
             }
             Event::PuppetRevoked { serials } => self.cut_by_puppet(&serials),
             Event::Crl(event) => self.observe_crl(event),
-            Event::Housekeeping { now_s } => {
-                self.expired(now_s).into_iter().chain(self.ending_canary(now_s)).collect()
-            }
+            Event::Certificate(event) => self.observe_certificate(event).into_iter().collect(),
+            Event::Housekeeping { now_s, now } => self
+                .expired(now_s)
+                .into_iter()
+                .chain(self.ending_canary(now_s))
+                .chain(self.certificate_renewal(now_s, now))
+                .collect(),
         }
     }
 

@@ -108,6 +108,11 @@ pub enum Request {
     /// With the token for the first login.
     /// Puppet's CA counts its CRLs anew.
     AcceptCrl,
+    /// A compiler's Puppet certificate is to say this; no names: what was declared before.
+    Certificate {
+        node: NodeName,
+        alt_names: Vec<String>,
+    },
     AddOperator {
         name: OperatorName,
         right: Right,

@@ -83,6 +83,7 @@ impl Presence {
             | Event::TurnStepFailed { .. }
             | Event::PuppetRevoked { .. }
             | Event::Crl(_)
+            | Event::Certificate(_)
             | Event::Housekeeping { .. } => {}
         }
     }
@@ -111,8 +112,16 @@ impl State {
         if presence.lacking.0.values().all(|lacks| lacks.environments.is_empty()) {
             return;
         }
-        // Puppet's CRLs have nothing to do with code.
-        let about_code = |step: &&Step| !matches!(step, Step::InstallCrl { .. } | Step::ProveCrl { .. });
+        // Puppet's CRLs and certificates have nothing to do with code.
+        let about_code = |step: &&Step| {
+            !matches!(
+                step,
+                Step::InstallCrl { .. }
+                    | Step::ProveCrl { .. }
+                    | Step::RequestCertificate { .. }
+                    | Step::StageCertificate { .. }
+            )
+        };
         let busy: BTreeSet<NodeName> =
             steps.iter().filter(about_code).filter_map(|step| step.node().cloned()).collect();
         for (node, lacks) in presence.lacking.0.iter().filter(|(_, lacks)| !lacks.environments.is_empty()) {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Balance, Deploy, DeployId, Environment, Kind, Phase, Revocations, Rollout, RolloutId, Settings,
     StaleRuby,
+    certificate::Certificates,
     fleet::{Fleet, Standing},
 };
 
@@ -40,6 +41,9 @@ pub struct State {
     /// Compilers whose interpreters may hold Ruby from before a deploy.
     #[serde(default)]
     pub(crate) stale_ruby: BTreeMap<NodeName, StaleRuby>,
+    /// Compilers' Puppet certificates.
+    #[serde(default)]
+    pub(crate) certificates: Certificates,
     /// Puppet's CRLs, and who has them.
     #[serde(default)]
     pub(crate) revocations: Revocations,

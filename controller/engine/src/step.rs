@@ -3,6 +3,8 @@
 //! The driver starts the steps that it has not in flight, and may cancel one in flight that is no longer named: a
 //! late order does no harm, nodes refuse older generations.
 
+use std::collections::BTreeSet;
+
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
 use crate::{Action, Commit, Deploy, DeployId, Kind, Millis, Phase, Presence, Stage, State};
@@ -123,6 +125,28 @@ pub enum Step {
     RevokeCanary {
         name: String,
     },
+    /// A compiler makes a key and a request.
+    RequestCertificate {
+        node: NodeName,
+        generation: Generation,
+        alt_names: BTreeSet<String>,
+    },
+    /// Puppet's CA is to sign a compiler's request.
+    SignCertificate {
+        certname: NodeName,
+        generation: Generation,
+        alt_names: BTreeSet<String>,
+        /// PEM.
+        request: String,
+        /// Fingerprint of the certificate that the compiler has now; empty: none that is known.
+        in_service: String,
+    },
+    StageCertificate {
+        node: NodeName,
+        generation: Generation,
+        /// PEM.
+        certificate: String,
+    },
     /// It was replaced by a newer one: its key and what Puppet's CA keeps of it are of no use.
     ForgetCanary {
         name: String,
@@ -158,6 +182,9 @@ pub enum StepId {
     ProveCrl(NodeName, Generation),
     MakeCanary,
     RevokeCanary(String),
+    RequestCertificate(NodeName, Generation),
+    SignCertificate(NodeName, Generation),
+    StageCertificate(NodeName, Generation),
     ForgetCanary(String),
 }
 
@@ -190,6 +217,15 @@ impl Step {
             Self::MakeCanary { .. } => StepId::MakeCanary,
             Self::RevokeCanary { name } => StepId::RevokeCanary(name.clone()),
             Self::ForgetCanary { name } => StepId::ForgetCanary(name.clone()),
+            Self::RequestCertificate { node, generation, .. } => {
+                StepId::RequestCertificate(node.clone(), *generation)
+            }
+            Self::SignCertificate { certname, generation, .. } => {
+                StepId::SignCertificate(certname.clone(), *generation)
+            }
+            Self::StageCertificate { node, generation, .. } => {
+                StepId::StageCertificate(node.clone(), *generation)
+            }
         }
     }
 
@@ -199,7 +235,8 @@ impl Step {
             Self::Build { .. }
             | Self::MakeCanary { .. }
             | Self::RevokeCanary { .. }
-            | Self::ForgetCanary { .. } => None,
+            | Self::ForgetCanary { .. }
+            | Self::SignCertificate { .. } => None,
             Self::Stage { node, .. }
             | Self::Commit { node, .. }
             | Self::Discard { node, .. }
@@ -210,7 +247,9 @@ impl Step {
             | Self::Act { node, .. }
             | Self::Verify { node, .. }
             | Self::InstallCrl { node, .. }
-            | Self::ProveCrl { node, .. } => Some(node),
+            | Self::ProveCrl { node, .. }
+            | Self::RequestCertificate { node, .. }
+            | Self::StageCertificate { node, .. } => Some(node),
             Self::Balance { balancer, .. } => Some(balancer),
         }
     }
@@ -233,7 +272,10 @@ impl Step {
             | Self::ProveCrl { .. }
             | Self::MakeCanary { .. }
             | Self::RevokeCanary { .. }
-            | Self::ForgetCanary { .. } => None,
+            | Self::ForgetCanary { .. }
+            | Self::RequestCertificate { .. }
+            | Self::SignCertificate { .. }
+            | Self::StageCertificate { .. } => None,
         }
     }
 }
@@ -255,6 +297,7 @@ impl State {
         }
         self.balance_steps(presence, &mut steps);
         self.crl_steps(presence, &mut steps);
+        self.certificate_steps(presence, &mut steps);
         self.rollout_steps(presence, now, &mut steps);
         self.retains(presence, &mut steps);
         steps

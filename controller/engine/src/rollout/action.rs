@@ -33,6 +33,12 @@ pub enum Action {
     Exec {
         command: String,
     },
+    /// A Puppet certificate that lies on the compiler takes the place of the one in service. It begins with its request,
+    /// and nobody asks for the rollout by itself.
+    Certificate {
+        /// SHA-256 of the DER, hex.
+        certificate: String,
+    },
 }
 
 impl Action {
@@ -62,6 +68,7 @@ impl Action {
             Self::Update { package, version } => is_word(package, "+._-") && is_word(version, VERSION),
             Self::AgentUpdate { version } => is_word(version, VERSION),
             Self::Exec { command } => is_word(command, "._-"),
+            Self::Certificate { certificate } => is_word(certificate, ""),
         }
     }
 
@@ -71,14 +78,19 @@ impl Action {
         match self {
             Self::Update { package, .. } => Some(Self::Update { package: package.clone(), version }),
             Self::AgentUpdate { .. } => Some(Self::AgentUpdate { version }),
-            Self::Restart | Self::Reload | Self::FlushPool | Self::PuppetRun | Self::Exec { .. } => None,
+            Self::Restart
+            | Self::Reload
+            | Self::FlushPool
+            | Self::PuppetRun
+            | Self::Exec { .. }
+            | Self::Certificate { .. } => None,
         }
     }
 
     /// Whether a node can bring back what was before it.
     pub fn is_revertible(&self) -> bool {
         match self {
-            Self::Update { .. } | Self::AgentUpdate { .. } => true,
+            Self::Update { .. } | Self::AgentUpdate { .. } | Self::Certificate { .. } => true,
             Self::Restart | Self::Reload | Self::FlushPool | Self::PuppetRun | Self::Exec { .. } => false,
         }
     }
@@ -87,7 +99,11 @@ impl Action {
     pub(crate) fn renews_interpreters(&self) -> bool {
         match self {
             Self::Restart | Self::Reload | Self::FlushPool => true,
-            Self::Update { .. } | Self::PuppetRun | Self::AgentUpdate { .. } | Self::Exec { .. } => false,
+            Self::Update { .. }
+            | Self::PuppetRun
+            | Self::AgentUpdate { .. }
+            | Self::Exec { .. }
+            | Self::Certificate { .. } => false,
         }
     }
 
@@ -96,7 +112,11 @@ impl Action {
     pub fn judged_by(&self) -> JudgedBy {
         match self {
             Self::Update { .. } | Self::PuppetRun | Self::Exec { .. } => JudgedBy::Siblings,
-            Self::Restart | Self::Reload | Self::FlushPool | Self::AgentUpdate { .. } => JudgedBy::Health,
+            Self::Restart
+            | Self::Reload
+            | Self::FlushPool
+            | Self::AgentUpdate { .. }
+            | Self::Certificate { .. } => JudgedBy::Health,
         }
     }
 
@@ -110,6 +130,7 @@ impl Action {
             Self::PuppetRun => "puppet-run",
             Self::AgentUpdate { .. } => "agent-update",
             Self::Exec { .. } => "exec",
+            Self::Certificate { .. } => "certificate",
         }
     }
 }
@@ -133,6 +154,9 @@ impl fmt::Display for Action {
             Self::Update { package, version } => write!(f, " {package}={version}"),
             Self::AgentUpdate { version } => write!(f, " {version}"),
             Self::Exec { command } => write!(f, " {command}"),
+            Self::Certificate { certificate } => {
+                write!(f, " {}", certificate.get(..12).unwrap_or(certificate))
+            }
         }
     }
 }

@@ -49,6 +49,7 @@ impl State {
             wanted: None,
         };
         self.renewal_begins(&rollout);
+        self.certificates.installing(&rollout, at);
         self.rollouts.insert(id, rollout);
     }
 

@@ -372,7 +372,10 @@ impl World {
             | Step::ProveCrl { .. }
             | Step::MakeCanary { .. }
             | Step::RevokeCanary { .. }
-            | Step::ForgetCanary { .. } => return,
+            | Step::ForgetCanary { .. }
+            | Step::RequestCertificate { .. }
+            | Step::SignCertificate { .. }
+            | Step::StageCertificate { .. } => return,
             Step::Stage { deploy, node, environment, snapshot, generation, .. } => {
                 (Some(deploy), Order::Stage { snapshot }, generation, Some(snapshot), node, environment)
             }

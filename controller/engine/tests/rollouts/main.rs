@@ -4,6 +4,7 @@
 
 mod balance;
 mod balancer;
+mod certificate;
 mod compiler;
 mod crl;
 mod follow;

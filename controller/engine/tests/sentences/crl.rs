@@ -282,7 +282,7 @@ fn a_canary_that_ends_soon_is_replaced_and_what_it_proved_is_proven_anew() {
     desk.holds("c1", held(2, 2));
     desk.refuses("c1", 2);
     for _ in 0..3 {
-        desk.hear(Event::Housekeeping { now_s: 10 * YEAR_S - 3_600 });
+        desk.hear(Event::Housekeeping { now_s: 10 * YEAR_S - 3_600, now: desk.now });
     }
     let forget = |name: &str| Step::ForgetCanary { name: name.to_owned() };
     let steps = desk.crl_steps();

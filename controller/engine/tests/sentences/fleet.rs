@@ -208,16 +208,16 @@ fn what_expired_long_ago_is_forgotten_and_what_may_still_renew_is_not() {
     renew(&mut desk, "s1", "s2", NOW_S + 100).unwrap();
     enrol(&mut desk, "t2", "c2", "s3", NOW_S).unwrap();
     desk.ask(Request::RevokeNode { node: node("c2"), reason: "stolen".into() }).unwrap();
-    desk.hear(Event::Housekeeping { now_s: NOW_S + 3 * DAY_S });
+    desk.hear(Event::Housekeeping { now_s: NOW_S + 3 * DAY_S, now: desk.now });
     let fleet = desk.state.fleet();
     assert!(fleet.tokens.is_empty());
     assert_eq!(fleet.identities.keys().collect::<Vec<_>>(), ["s2"]);
     assert!(fleet.denied_serials.contains_key("s3"), "its holder could still try to renew");
-    desk.hear(Event::Housekeeping { now_s: NOW_S + 33 * DAY_S });
+    desk.hear(Event::Housekeeping { now_s: NOW_S + 33 * DAY_S, now: desk.now });
     let fleet = desk.state.fleet();
     assert!(fleet.denied_serials.is_empty() && fleet.denied_keys.is_empty());
     assert!(fleet.barred.contains_key(&node("c2")), "a bar never expires");
-    assert!(desk.hear(Event::Housekeeping { now_s: NOW_S + 33 * DAY_S }).is_empty());
+    assert!(desk.hear(Event::Housekeeping { now_s: NOW_S + 33 * DAY_S, now: desk.now }).is_empty());
 }
 
 #[test]
