@@ -7,6 +7,7 @@
 mod api;
 mod audit;
 mod balancers;
+mod certificates;
 pub mod cli;
 mod clock;
 pub mod config;

@@ -27,6 +27,7 @@ use crate::{
     api::Api,
     audit::record,
     balancers::Balancers,
+    certificates::MainCa,
     clock::{Clock, wall_ms, wall_s},
     config::Config,
     driver::{Driver, Hands, Superseded, prune, random_id, wire_term},
@@ -153,7 +154,8 @@ impl Controller {
         let provenance =
             Provenance::open(&config.data_dir).map_err(io_error("open", config.data_dir.display()))?;
         let provenance = Arc::new(provenance);
-        let stock = config.puppet.as_ref().map(|puppet| Stock::open(puppet, &config.data_dir)).transpose()?;
+        let puppet_ca = Arc::new(MainCa::new(config.puppet.clone()));
+        let stock = Stock::open(puppet_ca.clone(), &config.data_dir)?;
         let crls = CrlFiles::open(&config.data_dir).map_err(io_error("open", config.data_dir.display()))?;
         let builder = Arc::new(Builder::new(config.build.clone(), objects.clone())?);
         let connections = Arc::new(Connections::default());
@@ -170,6 +172,7 @@ impl Controller {
             provenance: provenance.clone(),
             crls: crls.clone(),
             stock,
+            puppet_ca: puppet_ca.clone(),
             stage_deadline: config.deploy.stage_deadline(),
             shared: Arc::downgrade(shared),
         });
@@ -189,6 +192,7 @@ impl Controller {
             balancers,
             turns,
             crls,
+            puppet_ca,
             builder,
             identities,
             config,

@@ -1,7 +1,9 @@
 //! What others say, made fit to be kept and shown: bounded, and without anything that moves a cursor. A compromised
 //! compiler speaks through every text that it sends, into the journal and onto an operator's terminal.
 
-use bunraku_proto::v1::{BalancerStatusReply, Finding, HealReply, HelloReply, ObserveReply};
+use bunraku_proto::v1::{
+    BalancerStatusReply, CertificateOnNode, CertificatesReply, Finding, HealReply, HelloReply, ObserveReply,
+};
 
 /// Of one text.
 const WORDS: usize = 8 << 10;
@@ -54,6 +56,27 @@ pub(crate) fn observed(mut reply: ObserveReply) -> ObserveReply {
         on_node.drift.iter_mut().for_each(|path| *path = word(path));
     }
     reply
+}
+
+/// Of one node.
+pub(crate) fn certificates(reply: CertificatesReply) -> Vec<CertificateOnNode> {
+    let bounded = reply.certificates.into_iter().take(LISTED).map(|mut told| {
+        for text in [
+            &mut told.what,
+            &mut told.r#where,
+            &mut told.subject,
+            &mut told.issuer,
+            &mut told.serial,
+            &mut told.fingerprint,
+            &mut told.trouble,
+        ] {
+            *text = word(text);
+        }
+        told.dns_alt_names.truncate(100);
+        told.dns_alt_names.iter_mut().for_each(|name| *name = word(name));
+        told
+    });
+    bounded.collect()
 }
 
 pub(crate) fn healed(mut reply: HealReply) -> HealReply {

@@ -133,6 +133,28 @@ impl Control for Api {
         Ok(Response::new(self.balance_now()))
     }
 
+    async fn ask_certificate(
+        &self,
+        request: Request<v1::AskCertificateRequest>,
+    ) -> Answer<v1::CertificateInfo> {
+        let who = caller::subject(&request)?;
+        self.certificate_asked(request.into_inner(), &who).await.map(Response::new)
+    }
+
+    async fn show_certificate(
+        &self,
+        request: Request<v1::ShowCertificateRequest>,
+    ) -> Answer<v1::CertificateInfo> {
+        self.certificate_shown(&parse(&request.into_inner().node)?).map(Response::new)
+    }
+
+    async fn list_certificates(
+        &self,
+        _: Request<v1::ListCertificatesRequest>,
+    ) -> Answer<v1::ListCertificatesReply> {
+        Ok(Response::new(self.all_certificates().await))
+    }
+
     async fn crl_status(&self, _: Request<v1::CrlStatusRequest>) -> Answer<v1::CrlStatusReply> {
         Ok(Response::new(self.crl_now()))
     }

@@ -45,6 +45,7 @@ impl Api {
         }
         alarms.extend(self.identities.alarms());
         alarms.extend(state.crl_alarms(now, wall_s()));
+        alarms.extend(state.certificate_alarms(wall_s()));
         alarms.extend(state.balance_alarms(&shared.presence(), now));
         alarms.extend(self.reporter.rollout_alarms(&state));
         let nodes = self.reporter.nodes(&state);

@@ -3,6 +3,7 @@
 
 mod balance;
 pub(crate) mod caller;
+mod certificates;
 mod content;
 mod control;
 mod crl;
@@ -39,6 +40,7 @@ use tower::Service;
 
 use crate::{
     balancers::Balancers,
+    certificates::MainCa,
     config::Config,
     driver::{Driver, RequestError, Shared},
     identities::Identities,
@@ -57,6 +59,7 @@ pub(crate) struct Api {
     pub balancers: Arc<Balancers>,
     pub turns: Arc<Turns>,
     pub crls: CrlFiles,
+    pub puppet_ca: Arc<MainCa>,
     pub builder: Arc<Builder>,
     pub identities: Arc<Identities>,
     pub config: Arc<Config>,

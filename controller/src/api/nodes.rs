@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use bunraku_common::{Chain, EnvironmentName, NodeName};
-use bunraku_engine::{CrlEvent, Event, Request, Seen};
+use bunraku_engine::{CertificateEvent, CrlEvent, Event, Request, Seen};
 use bunraku_proto::v1;
 use futures_util::StreamExt;
 use tonic::Status;
 
 use super::{Api, caller::Subject, parse};
 use crate::{
-    driver::{held, order},
+    driver::{held, host_certificate, order},
     words,
 };
 
@@ -180,11 +180,13 @@ fn deadline<T>(message: T, limit: Duration) -> tonic::Request<T> {
 }
 
 /// What a node said it holds, for the engine.
-pub(crate) fn observed(node: &NodeName, observed: &v1::ObserveReply) -> [Event; 2] {
+pub(crate) fn observed(node: &NodeName, observed: &v1::ObserveReply) -> [Event; 3] {
     let keeps = usize::try_from(observed.keeps).unwrap_or(usize::MAX);
     let crl = CrlEvent::OnNode { node: node.clone(), holds: observed.crl.as_ref().map(held) };
     let code = Event::NodeObserved { node: node.clone(), environments: seen(observed), keeps };
-    [code, Event::Crl(crl)]
+    let host = observed.host_certificate.as_ref().map(host_certificate);
+    let certificate = CertificateEvent::Host { node: node.clone(), host };
+    [code, Event::Crl(crl), Event::Certificate(certificate)]
 }
 
 /// What a node said (bounded by [`words::observed`]), parsed. What cannot be parsed is as if it were not there: the node is then brought up to date.

@@ -161,7 +161,9 @@ impl Api {
 fn needs_services(action: &Action) -> bool {
     match action {
         Action::Restart | Action::Reload | Action::FlushPool | Action::Update { .. } => true,
-        Action::PuppetRun | Action::AgentUpdate { .. } | Action::Exec { .. } => false,
+        Action::PuppetRun | Action::AgentUpdate { .. } | Action::Exec { .. } | Action::Certificate { .. } => {
+            false
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! (root on the controller's host) or over mTLS (an operator who did `bunraku login`).
 
 mod audit;
+mod cert;
 mod client;
 mod crl;
 mod deploy;
@@ -115,6 +116,9 @@ enum Command {
     /// Compilers at the load balancers: take one out of service, bring it back
     #[command(subcommand)]
     Lb(lb::Lb),
+    /// Certificates: a compiler's Puppet certificate, and the end of every other
+    #[command(subcommand)]
+    Cert(cert::Cert),
     /// Puppet's revocations: on every compiler, in seconds, proven
     #[command(subcommand)]
     Crl(crl::Crl),
@@ -191,6 +195,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Snapshots(snapshots) => snapshots.run(reach).await,
         Command::Nodes(nodes) => nodes.run(reach).await,
         Command::Lb(lb) => lb.run(reach).await,
+        Command::Cert(cert) => cert.run(reach).await,
         Command::Crl(crl) => crl.run(reach).await,
         Command::Rollout(rollout) => rollout.run(reach).await,
         Command::Heal(heal) => heal.run(reach).await,

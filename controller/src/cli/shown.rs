@@ -2,15 +2,15 @@
 //! state of a node or a deploy is shown once.
 
 use bunraku_proto::v1::{
-    BalanceStatusReply, BalancedBackend, BalancedServer, BalancerInfo, BalancerStatusReply, CompilerBalance,
-    CrlNodeInfo, CrlStatusReply, DeployInfo, DeployNode, Difference, DoctorFleetReply, DoctorOfNode,
-    EnvironmentInfo, EnvironmentNode, EnvironmentOnNode, Event, Finding, ModuleInfo, NodeInfo, StatusReply,
-    finding::Severity,
+    BalanceStatusReply, BalancedBackend, BalancedServer, BalancerInfo, BalancerStatusReply, CertificateInfo,
+    CertificateOf, CertificateOnNode, CompilerBalance, CrlNodeInfo, CrlStatusReply, DeployInfo, DeployNode,
+    Difference, DoctorFleetReply, DoctorOfNode, EnvironmentInfo, EnvironmentNode, EnvironmentOnNode, Event,
+    Finding, HostCertificate, ListCertificatesReply, ModuleInfo, NodeInfo, StatusReply, finding::Severity,
 };
 use clap::{CommandFactory, Parser};
 use tonic::Status;
 
-use super::{Cli, Failure, crl, deploy, doctor, events, lb, nodes, progress, status};
+use super::{Cli, Failure, cert, crl, deploy, doctor, events, lb, nodes, progress, status};
 use crate::clock::wall_ms;
 
 const OLD: &str = "9155bcfed818f7a50bca1d43c94c01c188854bb4b61514c3e49960142e7e63af";
@@ -458,6 +458,66 @@ fn crl_status() {
     let unproving = CrlStatusReply { watched: true, ..CrlStatusReply::default() };
     let texts = [crl::status_text(&unproving), crl::status_text(&CrlStatusReply::default())];
     shown!("crl status of a new controller", texts.join("\n---\n"));
+}
+
+#[test]
+fn certificates() {
+    let line = |of: &str, what: &str, place: &str, ends_s: u64| CertificateOf {
+        of: of.into(),
+        certificate: Some(CertificateOnNode {
+            what: what.into(),
+            r#where: place.into(),
+            serial: "0a".into(),
+            not_after: ends_s,
+            ..CertificateOnNode::default()
+        }),
+    };
+    let days = |days: u64| wall_ms() / 1000 + days * 86_400 + 100;
+    let mut served = line("c1.example.com", "puppet server", "192.0.2.11:8140", days(20));
+    if let Some(certificate) = &mut served.certificate {
+        certificate.dns_alt_names = vec!["c1.example.com".into(), "puppet.example.com".into()];
+    }
+    let mut unknown = line("c2.example.com", "puppet server", "192.0.2.12:8140", 0);
+    if let Some(certificate) = &mut unknown.certificate {
+        certificate.trouble = "nobody answers".into();
+    }
+    let waits = CertificateInfo {
+        node: "c2.example.com".into(),
+        phase: "signing".into(),
+        trouble: "Puppet Server does not answer\nhint: systemctl status puppetserver".into(),
+        ..CertificateInfo::default()
+    };
+    let failed = CertificateInfo {
+        node: "c3.example.com".into(),
+        phase: "failed".into(),
+        reason: "a request that c3.example.com did not make waits at Puppet's CA".into(),
+        ..CertificateInfo::default()
+    };
+    let lines = vec![
+        line("main server", "host", "/var/lib/puppet/ssl/certs/main.pem", 1),
+        line("c1.example.com", "identity", "", days(1)),
+        served,
+        line("puppet ca", "authority", "/etc/puppet/ca.pem", days(4000)),
+        unknown,
+    ];
+    let reply = ListCertificatesReply { certificates: lines, attempts: vec![waits.clone(), failed] };
+    shown!("cert list", cert::list_text(&reply));
+    let host = HostCertificate {
+        serial: "0a".into(),
+        dns_alt_names: vec!["c2.example.com".into()],
+        not_after: 1,
+        ..HostCertificate::default()
+    };
+    let done = CertificateInfo {
+        phase: "done".into(),
+        who: "root".into(),
+        asked_ms: three_hours_ago(),
+        trouble: String::new(),
+        host: Some(host),
+        ..waits.clone()
+    };
+    let none = CertificateInfo { node: "c9.example.com".into(), ..CertificateInfo::default() };
+    shown!("cert show", [&waits, &none, &done].map(cert::show_text).join("\n"));
 }
 
 #[test]

@@ -28,13 +28,13 @@ impl Hands {
             }
             Step::MakeCanary { more: _ } => {
                 let known = self.revocations()?;
-                Some(Event::Crl(self.stock.as_ref()?.make(&known).await))
+                Some(Event::Crl(self.stock.make(&known).await))
             }
-            Step::RevokeCanary { name } => Some(Event::Crl(self.stock.as_ref()?.revoke(&name).await)),
+            Step::RevokeCanary { name } => Some(Event::Crl(self.stock.revoke(&name).await)),
             Step::ForgetCanary { name } => {
                 let known = self.revocations()?;
                 let canary = known.canaries.get(&name)?;
-                Some(Event::Crl(self.stock.as_ref()?.forget(&name, &canary.certificate).await))
+                Some(Event::Crl(self.stock.forget(&name, &canary.certificate).await))
             }
             Step::Build { .. }
             | Step::Stage { .. }
@@ -46,7 +46,10 @@ impl Hands {
             | Step::Prepare { .. }
             | Step::Settle { .. }
             | Step::Act { .. }
-            | Step::Verify { .. } => None,
+            | Step::Verify { .. }
+            | Step::RequestCertificate { .. }
+            | Step::SignCertificate { .. }
+            | Step::StageCertificate { .. } => None,
         }
     }
 
@@ -66,7 +69,7 @@ impl Hands {
         let known = self.revocations()?;
         let certificate = &known.canaries.get(canary)?.certificate;
         let crls = self.crls.read(&known.wanted.as_ref()?.crl)?;
-        let keys = match self.stock.as_ref()?.keys(certificate, &crls) {
+        let keys = match self.stock.keys(certificate, &crls) {
             Ok(keys) => keys,
             Err(CanaryError::Unknown { .. }) => {
                 return Some(Event::Crl(CrlEvent::CanaryGone { name: canary.to_owned() }));

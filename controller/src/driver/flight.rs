@@ -94,7 +94,11 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 fn node_of(step: &StepId) -> Option<&NodeName> {
     match step {
-        StepId::Build(_) | StepId::MakeCanary | StepId::RevokeCanary(_) | StepId::ForgetCanary(_) => None,
+        StepId::Build(_)
+        | StepId::MakeCanary
+        | StepId::RevokeCanary(_)
+        | StepId::ForgetCanary(_)
+        | StepId::SignCertificate(..) => None,
         StepId::Stage(_, node)
         | StepId::Commit(_, node, _)
         | StepId::Discard(_, node, _)
@@ -106,7 +110,9 @@ fn node_of(step: &StepId) -> Option<&NodeName> {
         | StepId::Act(node, _)
         | StepId::Verify(node, _)
         | StepId::InstallCrl(node, _)
-        | StepId::ProveCrl(node, _) => Some(node),
+        | StepId::ProveCrl(node, _)
+        | StepId::RequestCertificate(node, _)
+        | StepId::StageCertificate(node, _) => Some(node),
     }
 }
 

@@ -4,6 +4,7 @@
 //! the journal's fdatasync blocks. Nothing leaves it (an answer, an order, an event for watchers) before the journal
 //! has it on disk. Recovery after a crash is not a code path: it is asking for the steps.
 
+mod certificate;
 mod crl;
 mod flight;
 mod orders;
@@ -24,13 +25,14 @@ use std::{
 use bunraku_builder::Pin;
 use bunraku_common::{Chain, EnvironmentName, NodeName, Term, crash};
 use bunraku_engine::{
-    BalancerView, CrlEvent, Event, Fact, HealthView, IdleView, Presence, Refusal, Request, State,
+    BalancerView, CertificateEvent, CrlEvent, Event, Fact, HealthView, IdleView, Presence, Refusal, Request,
+    State,
 };
 use bunraku_store::{Keep, Store, StoreError};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-pub(crate) use self::crl::held;
 pub(crate) use self::orders::{Hands, order, wire_term};
+pub(crate) use self::{certificate::host_certificate, crl::held};
 use self::{flight::Flight, orders::Done, refusals::Refusals};
 use crate::{audit::record, clock::Clock};
 
@@ -371,6 +373,7 @@ impl Loop {
                                     | CrlEvent::CanaryTrouble { .. }
                                     | CrlEvent::Proof { refused: Err(_), .. }
                             )
+                            | Event::Certificate(CertificateEvent::Trouble { .. })
                     )
                 );
                 self.flight.landed(&done.step, done.flight, !failed);

@@ -25,6 +25,7 @@ use tonic::{Code, Request, Status};
 use super::{Shared, flight::FlightId};
 use crate::{
     balancers::Balancers,
+    certificates::MainCa,
     clock::wall_ms,
     nodes::Connections,
     provenance::{Origin, Provenance},
@@ -50,8 +51,8 @@ pub(crate) struct Hands {
     pub store: Arc<ObjectStore>,
     pub provenance: Arc<Provenance>,
     pub crls: CrlFiles,
-    /// Absent where the configuration names no files of Puppet's.
-    pub stock: Option<Stock>,
+    pub stock: Stock,
+    pub puppet_ca: Arc<MainCa>,
     pub stage_deadline: Duration,
     /// To compare a new snapshot with what is committed. Weak: the loop owns the hands.
     pub shared: Weak<Shared>,
@@ -152,6 +153,9 @@ impl Hands {
             | Step::MakeCanary { .. }
             | Step::RevokeCanary { .. }
             | Step::ForgetCanary { .. }) => (self.crl(about_crls, term).await, None),
+            about_certificates @ (Step::RequestCertificate { .. }
+            | Step::SignCertificate { .. }
+            | Step::StageCertificate { .. }) => (self.certificate(about_certificates, term).await, None),
             Step::Retain { node, environment, snapshot, generation, retained } => {
                 let order = order(term, generation, &environment);
                 let retained = retained.iter().take(limits::RETAINED).map(ToString::to_string).collect();

@@ -59,6 +59,7 @@ pub(super) fn of_concern(request: &Request) -> Option<String> {
         | Request::Rollback { .. }
         | Request::Release { .. }
         | Request::AcceptCrl
+        | Request::Certificate { .. }
         | Request::HoldNode { .. }
         | Request::ReleaseNode { .. }
         | Request::RevokeNode { .. }

@@ -58,7 +58,10 @@ impl Hands {
             | Step::ProveCrl { .. }
             | Step::MakeCanary { .. }
             | Step::RevokeCanary { .. }
-            | Step::ForgetCanary { .. } => None,
+            | Step::ForgetCanary { .. }
+            | Step::RequestCertificate { .. }
+            | Step::SignCertificate { .. }
+            | Step::StageCertificate { .. } => None,
         }
     }
 
@@ -130,5 +133,8 @@ fn wire_action(action: &Action) -> v1::Action {
         Action::PuppetRun => only(Kind::PuppetRun),
         Action::AgentUpdate { version } => v1::Action { version: version.clone(), ..only(Kind::AgentUpdate) },
         Action::Exec { command } => v1::Action { command: command.clone(), ..only(Kind::Exec) },
+        Action::Certificate { certificate } => {
+            v1::Action { certificate: certificate.clone(), ..only(Kind::Certificate) }
+        }
     }
 }

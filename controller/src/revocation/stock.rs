@@ -1,59 +1,34 @@
 //! The stock of canaries, and Puppet's CA that signs and revokes them.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use bunraku_certificates::{Certificate, Crls, Revoked};
+use bunraku_certificates::{Crls, Revoked};
 use bunraku_common::{Chain, NodeName};
 use bunraku_engine::{CrlEvent, Revocations};
-use bunraku_puppet_ca::{
-    Canaries, Canary, CanaryError, Deadlines, PuppetCa, PuppetCaConfig, RevokedKeys, State as CaState,
-};
+use bunraku_puppet_ca::{Canaries, Canary, CanaryError, PuppetCa, RevokedKeys, State as CaState};
 
-use crate::config::PuppetConfig;
+use crate::certificates::{MainCa, MainCaError};
 
 /// Half a year: a node that was away for longer is proven with a fresh one.
 const LIFE: Duration = Duration::from_secs(180 * 86_400);
-const PORT: u16 = 8140;
-/// Of Debian's packages and of Puppet's.
-const CONF_D: [&str; 2] = ["/etc/puppet/puppetserver/conf.d", "/etc/puppetlabs/puppetserver/conf.d"];
 
 #[derive(Debug)]
 pub(crate) struct Stock {
-    config: PuppetConfig,
-    /// Known as soon as the main server's certificate can be read.
-    ca: OnceLock<PuppetCa>,
+    ca: Arc<MainCa>,
     canaries: Canaries,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StockError {
-    #[error("could not read the main server's certificate {path}")]
-    Certificate {
-        path: String,
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    #[error(transparent)]
+    Ca(#[from] MainCaError),
     #[error(transparent)]
     Canary(#[from] CanaryError),
 }
 
 impl Stock {
-    pub(crate) fn open(config: &PuppetConfig, data_dir: &Path) -> Result<Self, StockError> {
-        let canaries = Canaries::open(&data_dir.join("canaries"))?;
-        Ok(Self { config: config.clone(), ca: OnceLock::new(), canaries })
-    }
-
-    fn ca(&self) -> Result<&PuppetCa, StockError> {
-        if let Some(ca) = self.ca.get() {
-            return Ok(ca);
-        }
-        let ca = PuppetCa::new(ca_config(&self.config)?);
-        Ok(self.ca.get_or_init(|| ca))
+    pub(crate) fn open(ca: Arc<MainCa>, data_dir: &Path) -> Result<Self, StockError> {
+        Ok(Self { ca, canaries: Canaries::open(&data_dir.join("canaries"))? })
     }
 
     /// One more: of those that a lost journal does not know, or a new one.
@@ -69,7 +44,7 @@ impl Stock {
     }
 
     async fn one_more(&self, known: &Revocations) -> Result<Canary, StockError> {
-        let ca = self.ca()?;
+        let ca = self.ca.get()?;
         match self.unknown(ca, known).await? {
             Some(found) => Ok(found),
             None => Ok(self.canaries.stock(ca, LIFE).await?),
@@ -92,7 +67,7 @@ impl Stock {
     /// What the CA then writes is seen in its file.
     pub(crate) async fn revoke(&self, name: &str) -> CrlEvent {
         let Ok(name) = NodeName::parse(name) else { return CrlEvent::CanaryGone { name: name.to_owned() } };
-        let revoked = match self.ca() {
+        let revoked = match self.ca.get() {
             Ok(ca) => ca.revoke(&name).await,
             Err(error) => return trouble(&error),
         };
@@ -103,7 +78,7 @@ impl Stock {
     }
 
     pub(crate) async fn forget(&self, name: &str, certificate: &Revoked) -> CrlEvent {
-        let ca = match self.ca() {
+        let ca = match self.ca.get() {
             Ok(ca) => ca,
             Err(error) => return trouble(&error),
         };
@@ -121,30 +96,4 @@ impl Stock {
 
 fn trouble(error: &(dyn std::error::Error + 'static)) -> CrlEvent {
     CrlEvent::CanaryTrouble { reason: Chain(error).to_string() }
-}
-
-fn ca_config(config: &PuppetConfig) -> Result<PuppetCaConfig, StockError> {
-    let name = certname(&config.certificate).map_err(|source| StockError::Certificate {
-        path: config.certificate.display().to_string(),
-        source,
-    })?;
-    let [debian, upstream] = CONF_D.map(PathBuf::from);
-    let known = if debian.is_dir() { debian } else { upstream };
-    let conf_d = config.conf_d.clone().unwrap_or(known);
-    Ok(PuppetCaConfig {
-        address: config.server.clone().unwrap_or_else(|| format!("{name}:{PORT}")),
-        name,
-        certificate: config.certificate.clone(),
-        key: config.key.clone(),
-        ca: config.ca.clone(),
-        crl: config.crl.clone(),
-        ca_conf: conf_d.join("ca.conf"),
-        deadlines: Deadlines::default(),
-    })
-}
-
-fn certname(path: &Path) -> Result<NodeName, Box<dyn std::error::Error + Send + Sync>> {
-    let certificate = Certificate::parse(&fs::read(path)?)?;
-    let name = certificate.common_name().ok_or("it names nobody")?;
-    Ok(NodeName::parse(name)?)
 }

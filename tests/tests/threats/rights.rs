@@ -35,6 +35,8 @@ const VIEWER: &[&str] = &[
     "ListRollouts",
     "ShowRollout",
     "CrlStatus",
+    "ShowCertificate",
+    "ListCertificates",
     "Watch",
     "Renew",
 ];
