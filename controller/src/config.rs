@@ -135,13 +135,15 @@ impl Default for CrlConfig {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IdentityConfig {
-    /// Hours that a node's certificate lives; it is renewed at half of that.
-    #[serde(deserialize_with = "positive")]
-    pub node_hours: u64,
+    /// How long the controller may be away without a node losing its identity: the life of nodes' certificates
+    /// follows from it.
+    #[serde(rename = "survive_outage_hours", with = "outage_hours")]
+    pub survive_outage: Duration,
     /// Days that an operator's certificate lives.
     #[serde(deserialize_with = "positive")]
     pub operator_days: u64,
-    /// Days after its end in which a node's certificate may still renew itself, and nothing else.
+    /// Days after its end in which a node's certificate may still renew itself, and nothing else: how long a node may
+    /// be off, which is another question than how long the controller may be away.
     pub expired_renewal_days: u64,
     /// Minutes that a token is good when the command does not say.
     #[serde(deserialize_with = "positive")]
@@ -150,7 +152,44 @@ pub struct IdentityConfig {
 
 impl Default for IdentityConfig {
     fn default() -> Self {
-        Self { node_hours: 24, operator_days: 30, expired_renewal_days: 30, token_minutes: 15 }
+        Self {
+            survive_outage: Duration::from_secs(12 * 3600),
+            operator_days: 30,
+            expired_renewal_days: 30,
+            token_minutes: 15,
+        }
+    }
+}
+
+/// What a node may lose of the half of its certificate's life that is left when it should renew: a renewal that failed
+/// and is tried again, waits between dials, a clock that is minutes off.
+const OUTAGE_SLACK: Duration = Duration::from_secs(15 * 60);
+
+impl IdentityConfig {
+    /// How long a node's certificate lives. A node renews at half of that at the latest, so at the worst moment, when
+    /// the controller goes just before a renewal, the other half is left.
+    pub(crate) fn node_life(&self) -> Duration {
+        2 * (self.survive_outage + (self.survive_outage / 8).min(OUTAGE_SLACK))
+    }
+}
+
+mod outage_hours {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// A stolen key is good for twice as long.
+    const MOST: u64 = 30 * 24;
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        match u64::deserialize(deserializer)? {
+            hours @ 1..=MOST => Ok(Duration::from_secs(hours * 3600)),
+            hours => Err(D::Error::custom(format!("{hours} hours are not possible here: 1 to {MOST}"))),
+        }
+    }
+
+    pub(super) fn serialize<S: Serializer>(outage: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(outage.as_secs() / 3600)
     }
 }
 
@@ -259,6 +298,19 @@ mod tests {
         for key in rows.flat_map(|cell| cell.split('`').skip(1).step_by(2)).filter(|key| !key.contains('[')) {
             assert!(known.iter().any(|known| known == key), "docs/configuration.md has {key}");
         }
+    }
+
+    #[test]
+    fn how_long_a_certificate_lives_is_told_by_the_outage_it_must_survive_and_by_nothing_else() {
+        let read = |text: &str| toml::from_str::<IdentityConfig>(text);
+        let old = read("node_hours = 24").unwrap_err().to_string();
+        assert!(old.contains("unknown field `node_hours`") && old.contains("survive_outage_hours"), "{old}");
+        for wrong in ["survive_outage_hours = 0", "survive_outage_hours = 721"] {
+            let said = read(wrong).unwrap_err().to_string();
+            assert!(said.contains("1 to 720"), "{said}");
+        }
+        let kept = toml::to_string(&read("survive_outage_hours = 48").unwrap()).unwrap();
+        assert_eq!(read(&kept).unwrap().survive_outage, Duration::from_secs(48 * 3600));
     }
 
     #[test]

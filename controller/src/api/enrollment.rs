@@ -164,7 +164,7 @@ impl Api {
     }
 
     fn node_life(&self) -> Duration {
-        Duration::from_secs(self.config.identity.node_hours * 3600)
+        self.config.identity.node_life()
     }
 
     fn operator_life(&self) -> Duration {

@@ -29,7 +29,8 @@ use zeroize::Zeroizing;
 
 use super::request::{self, RequestError};
 
-/// Certificates begin a little in the past, so that a node whose clock is a few minutes behind accepts them.
+/// Certificates begin a little in the past, so that a node whose clock is a few minutes behind accepts them; never more
+/// than a tenth of their life, because half of that is where they are renewed.
 const BACKDATED: Duration = Duration::from_secs(5 * 60);
 /// The CA outlives the machines; its rotation is an operator's act.
 const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
@@ -165,7 +166,7 @@ impl MeshCa {
         parameters.is_ca = IsCa::ExplicitNoCa;
         parameters.use_authority_key_identifier_extension = true;
         parameters.serial_number = Some(random_serial()?);
-        parameters.not_before = OffsetDateTime::from(now - BACKDATED);
+        parameters.not_before = OffsetDateTime::from(now - BACKDATED.min(life / 10));
         parameters.not_after = OffsetDateTime::from(now + life).min(self.not_after);
         parameters.signed_by(public, &self.issuer).map_err(CaError::Make)
     }

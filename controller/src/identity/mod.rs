@@ -4,6 +4,8 @@
 //! barred: that is journalled state, and the engine's. Puppet's CA key is never read.
 
 mod ca;
+#[cfg(test)]
+mod life_test;
 mod puppet;
 mod request;
 mod tokens;

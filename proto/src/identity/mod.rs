@@ -71,11 +71,12 @@ impl Identity {
         peer::pin(&self.mesh.ca)
     }
 
-    /// Unix seconds at which to renew: at half of the certificate's life, a tenth of its life earlier or later, so
-    /// that nodes that enrolled together do not renew together. `random` spreads it.
+    /// Unix seconds at which to renew: at half of the certificate's life, or up to a tenth of its life earlier, so that
+    /// nodes that enrolled together do not renew together. `random` spreads it. Never later: the other half is how
+    /// long the controller may be away.
     pub fn renew_at(&self, random: u64) -> u64 {
         let life = self.certificate.not_after.saturating_sub(self.certificate.not_before);
-        let spread = u64::try_from((u128::from(life / 5) * u128::from(random)) >> 64).unwrap_or(0);
+        let spread = u64::try_from((u128::from(life / 10) * u128::from(random)) >> 64).unwrap_or(0);
         self.certificate.not_before + life / 2 - life / 10 + spread
     }
 
