@@ -128,6 +128,7 @@ fn io_error(doing: &'static str, what: impl std::fmt::Display) -> impl FnOnce(io
 #[derive(Debug)]
 pub struct Controller {
     driver: Driver,
+    identities: Arc<Identities>,
     thread: std::thread::JoinHandle<()>,
     connections: Arc<Connections>,
     tasks: Vec<tokio::task::JoinHandle<()>>,
@@ -206,6 +207,11 @@ impl Controller {
     /// The address that the port really has (a port of 0 in the config picks a free one).
     pub fn address(&self) -> std::net::SocketAddr {
         self.address
+    }
+
+    /// As after a month: the doors show a fresh certificate from now on. Connections stay.
+    pub fn renew_certificate(&self) -> Result<(), ServeError> {
+        Ok(self.identities.open_mesh_doors(&self.driver.shared)?)
     }
 
     /// Runs until the driver ends (then the process must end too) or `stop` resolves.
@@ -333,7 +339,15 @@ impl Api {
         tasks.push(tokio::spawn(self.turns.clone().watch(driver, connections)));
         tasks.push(tokio::spawn(self.clone().housekeep()));
         tasks.push(tokio::spawn(watchdog::keep_fed(self.driver.clone())));
-        Ok(Controller { driver: self.driver, thread, connections: self.connections, tasks, address, socket })
+        Ok(Controller {
+            driver: self.driver,
+            identities: self.identities,
+            thread,
+            connections: self.connections,
+            tasks,
+            address,
+            socket,
+        })
     }
 
     fn serve_root(&self, local: UnixListener) -> tokio::task::JoinHandle<()> {

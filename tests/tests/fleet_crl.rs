@@ -13,7 +13,7 @@ use tonic::Code;
 const ALL: [&str; 3] = ["c1", "c2", "c3"];
 
 async fn three() -> Fleet {
-    let fleet = Fleet::new().with_crl().nodes(3).up().await;
+    let fleet = Fleet::new().puppet_door().nodes(3).up().await;
     fleet.until_all_have_crl(0).await;
     for name in ALL {
         fleet.main().until_crl_on(name, "delivered, not proven").await;
@@ -181,7 +181,7 @@ async fn f21_i11_what_somebody_does_to_the_file_on_a_node_is_undone_unless_it_is
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compiler_that_was_away_during_a_revoke_is_out_of_the_balancer_until_it_has_the_revocation() {
     let mut fleet =
-        Fleet::new().with_crl().controller(|config| config.crl.drain_after_s = 2).nodes(3).up().await;
+        Fleet::new().puppet_door().controller(|config| config.crl.drain_after_s = 2).nodes(3).up().await;
     fleet.add_balancer("lb1", &ALL).await;
     fleet.until_all_have_crl(0).await;
     fleet.node("c2").stop().await;
@@ -209,7 +209,7 @@ async fn a_compiler_that_was_away_during_a_revoke_is_out_of_the_balancer_until_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_disk_refuses_the_file_says_so_and_has_it_as_soon_as_it_can() {
-    let fleet = Fleet::new().with_crl().nodes(1).up().await;
+    let fleet = Fleet::new().puppet_door().nodes(1).up().await;
     fleet.until_all_have_crl(0).await;
     // A directory stands where the file would be renamed to.
     let file = fleet.node("c1").crl_file();
@@ -230,7 +230,7 @@ async fn a_node_whose_disk_refuses_the_file_says_so_and_has_it_as_soon_as_it_can
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_of_other_programs_are_kept_as_the_nodes_configuration_says() {
-    let fleet = Fleet::new().with_crl().nodes(1).up().await;
+    let fleet = Fleet::new().puppet_door().nodes(1).up().await;
     fleet.until_all_have_crl(0).await;
     let node = fleet.node("c1");
     let extra = node.dir().join("haproxy-crl.pem");

@@ -1,6 +1,6 @@
 //! A CA such as Puppet's: certificates for the stand-ins and for the nodes that ask them.
 
-use std::sync::Arc;
+use std::{fs, path::Path, sync::Arc};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
@@ -17,6 +17,8 @@ use time::{Duration, OffsetDateTime};
 pub(super) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub(super) pem: String,
+    /// Nothing is revoked.
+    pub(super) crl: String,
 }
 
 impl std::fmt::Debug for Authority {
@@ -40,18 +42,23 @@ impl Authority {
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let pem = params.self_signed(&key).unwrap().pem();
-        Self { issuer: Issuer::new(params, key), pem }
+        let issuer = Issuer::new(params, key);
+        let mut authority = Self { issuer, pem, crl: String::new() };
+        authority.crl = authority.crl_of(0, &[]);
+        authority
     }
 
     pub(super) fn issue(&self, name: &str) -> Issued {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
+        // Puppet's certname is the common name.
+        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
         Issued { certificate, key: key.serialize_pem() }
     }
 
     /// A CRL of this number that revokes these.
-    pub(super) fn crl(&self, number: u64, revoked: &[u64]) -> String {
+    pub(super) fn crl_of(&self, number: u64, revoked: &[u64]) -> String {
         let now = OffsetDateTime::now_utc();
         let revoked = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: (*serial).into(),
@@ -68,6 +75,19 @@ impl Authority {
             key_identifier_method: KeyIdMethod::Sha256,
         };
         params.signed_by(&self.issuer).unwrap().pem().unwrap()
+    }
+
+    /// `own` and what this CA is known by, as Puppet's files.
+    pub(super) fn write(&self, own: &Issued, dir: &Path) {
+        let files = [
+            ("cert.pem", &own.certificate),
+            ("key.pem", &own.key),
+            ("ca.pem", &self.pem),
+            ("crl.pem", &self.crl),
+        ];
+        for (file, text) in files {
+            fs::write(dir.join(file), text).unwrap();
+        }
     }
 
     /// For a stand-in that shows `own` and lets in everybody.

@@ -2,15 +2,18 @@
 
 use std::{
     collections::HashMap,
-    fs::DirBuilder,
+    fs::{self, DirBuilder},
     net::{IpAddr, SocketAddr},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use bunraku::{Controller, ServeError, config::Config};
-use bunraku_common::Digest;
+use bunraku::{
+    Controller, ServeError,
+    config::{Allow, Config, PuppetConfig},
+};
+use bunraku_common::{Digest, Role};
 use bunraku_proto::{
     Door, FleetName, Peer, channel, identity, tls,
     v1::{self, DeployInfo, control_client::ControlClient},
@@ -18,12 +21,15 @@ use bunraku_proto::{
 use tonic::{Status, transport::Channel};
 use zeroize::Zeroizing;
 
-use super::{ControlRepository, host::Host, host_in, until};
+use super::{ControlRepository, authority::Authority, host::Host, host_in, until};
 
 /// The controller's own address ends with this.
 const HOST: u8 = 1;
 /// Another controller's in the same fleet.
 const OTHER_HOST: u8 = 2;
+
+/// In the main server's Puppet certificate.
+pub const MAIN_CERTNAME: &str = "main.test";
 
 /// A main server: stopped, or with a controller that runs.
 #[derive(Debug)]
@@ -62,6 +68,37 @@ impl MainServer {
         };
         change(&mut config);
         Self { config, network, pin, running: None }
+    }
+
+    /// From the next start on.
+    pub(super) fn open_puppet_door(&mut self, authority: &Authority) {
+        let dir = self.puppet_files();
+        fs::create_dir(&dir).unwrap();
+        self.write_puppet_files(authority);
+        // There is no CA that would sign a canary.
+        self.config.crl.proof = false;
+        self.config.puppet = Some(PuppetConfig {
+            ca: dir.join("ca.pem"),
+            crl: dir.join("crl.pem"),
+            certificate: dir.join("cert.pem"),
+            key: dir.join("key.pem"),
+            server: None,
+            conf_d: None,
+            allow: vec![Allow { certname: "*".into(), roles: vec![Role::Compiler] }],
+        });
+    }
+
+    pub(super) fn write_puppet_files(&self, authority: &Authority) {
+        authority.write(&authority.issue(MAIN_CERTNAME), &self.puppet_files());
+    }
+
+    fn puppet_files(&self) -> PathBuf {
+        self.config.socket.with_file_name("puppet")
+    }
+
+    /// As a month after its start: a fresh certificate of the controller itself.
+    pub fn renew_certificate(&self) {
+        self.running.as_ref().unwrap().1.renew_certificate().unwrap();
     }
 
     pub async fn start(&mut self) -> Result<(), ServeError> {

@@ -48,7 +48,7 @@ pub use balancer::Balancer;
 pub use disk::SmallDisk;
 pub use granted::{end_services, grant, left};
 pub use link::{Flow, Link};
-pub use main_server::{MainServer, digest_of};
+pub use main_server::{MAIN_CERTNAME, MainServer, digest_of};
 pub use node::Node;
 pub use puppet_server::{Mood, PuppetServer};
 pub use repository::ControlRepository;
@@ -88,17 +88,10 @@ pub struct FleetPlan {
     nodes: usize,
     change: fn(&mut bunraku::config::Config),
     change_agents: fn(&mut bunraku_agent::Config),
-    crl: bool,
+    puppet_door: bool,
 }
 
 impl FleetPlan {
-    /// The controller watches the CRL of a CA ([`Fleet::write_crl`]).
-    #[must_use]
-    pub fn with_crl(mut self) -> Self {
-        self.crl = true;
-        self
-    }
-
     #[must_use]
     pub fn nodes(mut self, nodes: usize) -> Self {
         self.nodes = nodes;
@@ -119,6 +112,13 @@ impl FleetPlan {
         self
     }
 
+    /// Opens the door for holders of a Puppet certificate, to compilers of any name.
+    #[must_use]
+    pub fn puppet_door(mut self) -> Self {
+        self.puppet_door = true;
+        self
+    }
+
     /// Starts everything: every node is enrolled by a token and connected when this returns.
     pub async fn up(self) -> Fleet {
         show_logs_if_asked();
@@ -129,8 +129,8 @@ impl FleetPlan {
         let network = free_network();
         let mut main = MainServer::found(&dir.path().join("main"), network, &repository, self.change);
         let authority = Authority::new();
-        if self.crl {
-            main.watch_crl(&authority);
+        if self.puppet_door {
+            main.open_puppet_door(&authority);
         }
         main.start().await.unwrap();
         let (nodes, balancers, ports) = (Vec::new(), Vec::new(), Vec::new());
@@ -149,7 +149,7 @@ impl FleetPlan {
 impl Fleet {
     #[expect(clippy::new_ret_no_self, reason = "a test reads `Fleet::new().nodes(3).up()`")]
     pub fn new() -> FleetPlan {
-        FleetPlan { nodes: 1, change: |_| (), change_agents: |_| (), crl: false }
+        FleetPlan { nodes: 1, change: |_| (), change_agents: |_| (), puppet_door: false }
     }
 
     /// Enrols one more compiler by a token and starts its agent.
@@ -279,6 +279,11 @@ impl Fleet {
 
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
+    }
+
+    /// The main server has a fresh Puppet certificate, as after its renewal.
+    pub fn renew_puppet_certificate(&self) {
+        self.main.write_puppet_files(&self.authority);
     }
 
     pub fn main(&self) -> &MainServer {

@@ -47,11 +47,7 @@ impl Node {
         let link = Link::lay(IpAddr::V4(from), main.address()).await;
         let puppet_server = PuppetServer::start(&environments, IpAddr::V4(from), name, authority).await;
         let issued = authority.issue(name);
-        for (file, text) in
-            [("cert.pem", &issued.certificate), ("key.pem", &issued.key), ("ca.pem", &authority.pem)]
-        {
-            fs::write(dir.join(file), text).unwrap();
-        }
+        authority.write(&issued, dir);
         write_puppet(dir, name);
         let mut config = Config {
             controller: link.address().to_string(),

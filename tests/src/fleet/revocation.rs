@@ -1,36 +1,13 @@
-//! Puppet's CA as far as the controller sees it: its bundle, its CRL file, the main server's own certificate.
+//! Puppet's CRLs on a fleet: the file that the CA writes, and what nodes have of it.
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use bunraku::config::PuppetConfig;
 use bunraku_certificates::Crls;
 use bunraku_proto::v1;
 
 use super::{Authority, Fleet, MainServer, Node, until};
 
 impl MainServer {
-    /// Puppet's files of a CA that has revoked nobody yet, and the configuration that names them. Before the start.
-    pub(super) fn watch_crl(&mut self, authority: &Authority) {
-        let dir = self.config().data_dir.join("puppet");
-        fs::create_dir(&dir).unwrap();
-        let own = authority.issue("main.example");
-        let files = [
-            ("ca.pem", &authority.pem),
-            ("cert.pem", &own.certificate),
-            ("key.pem", &own.key),
-            ("crl.pem", &authority.crl(0, &[])),
-        ];
-        for (name, text) in files {
-            fs::write(dir.join(name), text).unwrap();
-        }
-        let [ca, crl, certificate, key] =
-            ["ca.pem", "crl.pem", "cert.pem", "key.pem"].map(|name| dir.join(name));
-        let (server, conf_d, allow) = (None, None, Vec::new());
-        let config = self.config_mut();
-        config.crl.proof = false;
-        config.puppet = Some(PuppetConfig { ca, crl, certificate, key, server, conf_d, allow });
-    }
-
     pub async fn crl(&self) -> v1::CrlStatusReply {
         self.client().crl_status(v1::CrlStatusRequest {}).await.unwrap().into_inner()
     }
@@ -55,7 +32,7 @@ impl Fleet {
 
     /// What the CA would write as its CRL of this number.
     pub fn crl(&self, number: u64, revoked: &[u64]) -> String {
-        self.authority.crl(number, revoked)
+        self.authority.crl_of(number, revoked)
     }
 
     /// The CA revokes these, and writes a CRL of this number, as it does: by a rename.
@@ -67,7 +44,7 @@ impl Fleet {
 
     /// A CRL of the same number by another CA of the same name.
     pub fn foreign_crl(&self, number: u64) -> String {
-        Authority::new().crl(number, &[])
+        Authority::new().crl_of(number, &[])
     }
 
     pub async fn until_all_have_crl(&self, number: u64) {

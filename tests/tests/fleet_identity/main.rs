@@ -3,6 +3,9 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod doors;
+mod rotation;
+
 use std::{
     fs,
     path::Path,
