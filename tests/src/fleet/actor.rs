@@ -211,11 +211,13 @@ impl Node for Play {
         Ok(Response::new(v1::ObserveReply::default()))
     }
 
-    async fn stage(&self, _: Request<v1::StageRequest>) -> Answer<v1::StageReply> {
+    async fn stage(&self, request: Request<v1::StageRequest>) -> Answer<v1::StageReply> {
+        self.ordered("stage", request.into_inner().order, String::new())?;
         Err(no_part())
     }
 
-    async fn commit(&self, _: Request<v1::CommitRequest>) -> Answer<v1::CommitReply> {
+    async fn commit(&self, request: Request<v1::CommitRequest>) -> Answer<v1::CommitReply> {
+        self.ordered("commit", request.into_inner().order, String::new())?;
         Err(no_part())
     }
 

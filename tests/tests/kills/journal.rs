@@ -30,6 +30,11 @@ impl Journal {
         self.of_kind(kind).count()
     }
 
+    /// Identities that were renewed.
+    pub(crate) fn renewals(&self) -> usize {
+        self.of_kind("node-enrolled").filter(|fact| fact["by"]["by"] == "renewal").count()
+    }
+
     /// The deploy that was asked for last.
     pub(crate) fn newest_deploy(&self) -> u64 {
         number(self.of_kind("deploy-requested").last().unwrap(), "deploy")

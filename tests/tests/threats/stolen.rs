@@ -7,6 +7,7 @@ use bunraku_proto::{
     v1::{self, control_client::ControlClient},
 };
 use bunraku_tests::fleet::{Fleet, MainServer};
+use rustls::HandshakeKind;
 use tokio::io::AsyncReadExt;
 use tonic::{Code, Streaming, transport::Channel};
 
@@ -26,12 +27,16 @@ async fn follow(client: &mut ControlClient<Channel>) -> Streaming<v1::Event> {
 }
 
 async fn cannot_shake_hands(main: &MainServer, door: Door, holder: &Holder) {
+    is_turned_away(&Client::new(main, door, Some(holder))).await;
+}
+
+async fn is_turned_away(client: &Client) {
     // With TLS 1.3 a client hears of its refusal at the first read.
-    if let Ok(mut io) = Client::new(main, door, Some(holder)).dial().await {
+    if let Ok(mut io) = client.dial().await {
         let mut byte = [0];
         let read = soon("the refusal", io.read(&mut byte)).await;
         let refused = read.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::InvalidData);
-        assert!(refused, "{door}: {read:?}");
+        assert!(refused, "{read:?}");
     }
 }
 
@@ -145,5 +150,46 @@ async fn t3_a_nodes_key_opens_nothing_that_belongs_to_another() {
     let refused = control.renew(v1::RenewRequest { csr }).await.unwrap_err();
     assert!(refused.message().contains("belongs to another"), "{refused}");
     assert!(main.node("c1").await.connected, "the true c1 did not notice anything");
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t3_a_revoked_node_resumes_no_session_from_before_its_revocation() {
+    let fleet = Fleet::new().nodes(0).up().await;
+    let main = fleet.main();
+    let thief = stolen_node(main, "c9").await;
+    // Each remembers what the controller would give it to resume.
+    let clients = [Door::Node, Door::H2].map(|door| Client::new(main, door, Some(&thief)));
+    for client in clients.iter().flat_map(|client| [client, client]) {
+        let mut io = client.dial().await.unwrap();
+        soon("the first word", io.read_u8()).await.unwrap();
+        assert_eq!(io.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+        assert_eq!(io.get_ref().1.tls13_tickets_received(), 0, "nothing to resume is given out");
+    }
+    revoke_node(main, "c9").await;
+    for client in &clients {
+        is_turned_away(client).await;
+    }
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t3_a_stolen_key_gets_no_command_that_is_meant_for_another_node() {
+    let fleet = Fleet::new().nodes(1).up().await;
+    let main = fleet.main();
+    // A whole node agent's connection, in the name of c9.
+    let thief = fleet.add_actor("c9").await;
+    let request = v1::HoldNodeRequest { node: "c9".into(), reason: "its owner is away".into() };
+    main.client().hold_node(request).await.unwrap();
+    let snapshot = fleet.deploy_change("production", "for c1").await;
+    fleet.node("c1").until_serves("production", snapshot).await;
+    assert!(thief.orders("stage").is_empty() && thief.orders("commit").is_empty(), "{thief:?}");
+    // And it may not call as if it were one that gives commands.
+    let key = stolen_node(main, "c8").await;
+    let mut control = Client::new(main, Door::H2, Some(&key)).control();
+    let refused = control.show_node(v1::NodeRequest { node: "c1".into() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+    let refused = control.watch(v1::WatchRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
     fleet.end().await;
 }
