@@ -1,15 +1,16 @@
-//! What the doors need while the controller runs: the mesh CA, the doors' configurations (swapped when Puppet's files
+//! What the doors need while the controller runs: the mesh CAs, the doors' configurations (swapped when Puppet's files
 //! or the controller's own certificate change), and the allow-list.
 
 use std::{
     collections::BTreeSet,
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwap;
 use bunraku_common::{Chain, Digest};
-use bunraku_engine::{EnrolledBy, Event, Standing as Known, State};
+use bunraku_engine::{Authority, EnrolledBy, Event, Standing as Known, State};
 use bunraku_proto::{
     FleetName, PeerIdentity,
     accept::Doors,
@@ -19,7 +20,7 @@ use bunraku_proto::{
 use crate::{
     config::Config,
     driver::{Driver, Shared},
-    identity::{AllowList, CONTROLLER_RENEWAL, CaError, MeshCa, PuppetDoor, PuppetFiles, PuppetTrust},
+    identity::{AllowList, Authorities, CONTROLLER_RENEWAL, CaError, PuppetDoor, PuppetFiles, PuppetTrust},
 };
 
 /// How often Puppet's files are looked at: a certificate that Puppet's CA revokes loses its mesh identity within 2 s.
@@ -29,8 +30,9 @@ const CRL_ALARM_S: u64 = 7 * 86_400;
 
 #[derive(Debug)]
 pub(crate) struct Identities {
-    ca: MeshCa,
-    pin: Digest,
+    dir: PathBuf,
+    fleet: FleetName,
+    authorities: ArcSwap<Authorities>,
     allow: AllowList,
     doors: Arc<ArcSwap<Doors>>,
     grace: Duration,
@@ -48,11 +50,15 @@ struct PuppetNews {
 }
 
 impl Identities {
-    pub(crate) fn new(ca: MeshCa, config: &Config) -> Result<Self, CaError> {
+    /// `journalled`: which CA counts, and whether it is rotated.
+    pub(crate) fn open(config: &Config, journalled: &Authority) -> Result<Self, CaError> {
+        let dir = config.data_dir.join("ca");
+        let authorities = Authorities::open(&dir, journalled)?;
         let entries = config.puppet.iter().flat_map(|puppet| &puppet.allow);
         Ok(Self {
-            pin: ca.pin()?,
-            ca,
+            dir,
+            fleet: authorities.current().fleet().clone(),
+            authorities: ArcSwap::from_pointee(authorities),
             allow: AllowList::new(entries.map(|entry| (entry.certname.clone(), entry.roles.clone()))),
             doors: Arc::new(ArcSwap::from_pointee(Doors::default())),
             grace: Duration::from_secs(config.identity.expired_renewal_days * 86_400),
@@ -60,16 +66,29 @@ impl Identities {
         })
     }
 
-    pub(crate) fn ca(&self) -> &MeshCa {
-        &self.ca
+    pub(crate) fn authorities(&self) -> Arc<Authorities> {
+        self.authorities.load_full()
     }
 
     pub(crate) fn fleet(&self) -> &FleetName {
-        self.ca.fleet()
+        &self.fleet
     }
 
-    pub(crate) fn pin(&self) -> Digest {
-        self.pin
+    /// For a join line.
+    pub(crate) fn pin(&self) -> Result<Digest, CaError> {
+        self.authorities().current().pin()
+    }
+
+    /// As the journal wants the CAs now: who signs, what the doors show, and whom they trust.
+    pub(crate) fn follow(&self, shared: &Arc<Shared>) -> Result<(), CaError> {
+        let journalled = shared.state().authority().clone();
+        self.authorities.store(Arc::new(Authorities::open(&self.dir, &journalled)?));
+        self.open_mesh_doors(shared)
+    }
+
+    /// The pins of the CA that counts and of the one that shall, whose files are there when this returns.
+    pub(crate) fn prepare_rotation(&self) -> Result<(Digest, Digest), CaError> {
+        self.authorities().prepare(&self.dir, SystemTime::now())
     }
 
     pub(crate) fn allow(&self) -> &AllowList {
@@ -91,10 +110,11 @@ impl Identities {
 
     /// Opens the mesh doors with a fresh identity of the controller.
     pub(crate) fn open_mesh_doors(&self, shared: &Arc<Shared>) -> Result<(), CaError> {
-        let mesh = self.ca.controller(SystemTime::now())?;
+        let (authorities, now) = (self.authorities(), SystemTime::now());
+        let mesh = authorities.controller(now)?;
         let node = tls::node_door(&mesh, standing(shared))?;
         let h2 = tls::h2_door(&mesh, standing(shared), self.grace)?;
-        let enroll = tls::enroll_door(&mesh)?;
+        let enroll = tls::enroll_door(&authorities.pinned_controller(now)?)?;
         let enroll_puppet = self.doors.load().enroll_puppet.clone();
         self.doors.store(Arc::new(Doors {
             node: Some(node),

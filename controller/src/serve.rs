@@ -147,9 +147,9 @@ impl Controller {
     pub async fn start(config: Config) -> Result<Self, ServeError> {
         let config = Arc::new(config);
         let settings = settings(&config);
-        let ca = MeshCa::open(&config.data_dir.join("ca"))?;
         let (mut store, state, clock, lost) = recover(&config.data_dir.join("state"))?;
         let state = begin_term(&mut store, state, &clock, settings)?;
+        let identities = Arc::new(Identities::open(&config, state.authority())?);
         let objects = config.data_dir.join("objects");
         let objects = ObjectStore::open(&objects).map_err(io_error("open", objects.display()))?;
         let provenance =
@@ -162,7 +162,6 @@ impl Controller {
         let connections = Arc::new(Connections::default());
         let balancers = Arc::new(Balancers::default());
         let turns = Arc::new(Turns::default());
-        let identities = Arc::new(Identities::new(ca, &config)?);
         let (driver, thread) = Driver::start(state, Box::new(store), clock, |shared| Hands {
             runtime: tokio::runtime::Handle::current(),
             connections: connections.clone(),
@@ -425,6 +424,7 @@ impl Api {
             let now = wall_ms();
             let about = About { hello, address: address.ip().to_string(), since_ms: now, compared_ms: now };
             tracing::info!(%node, %address, version = about.hello.version, "node connected");
+            self.driver.event(anchors_seen(&node, &about.hello));
             self.connections.registered(&id, &node, node_link, cut.clone(), about);
             for event in crate::api::observed(&node, &observed) {
                 self.driver.event(event);
@@ -446,7 +446,7 @@ impl Api {
     /// The first call on every connection. `None`: this controller will not give orders on it.
     async fn greet(&self, node: &NodeName, node_link: link::NodeLink) -> Option<HelloReply> {
         let term = self.driver.shared.state().term()?;
-        let hello = match link::client(node_link).hello(hello_of(term)).await {
+        let hello = match link::client(node_link).hello(self.hello_of(term)).await {
             Ok(reply) => words::hello(reply.into_inner()),
             Err(status) => {
                 tracing::warn!(%node, reason = status.message(), "no hello from the node");
@@ -511,26 +511,47 @@ impl Api {
             self.ask_nodes(self.nodes_to_ask(all)).await;
             if compared_clocks.elapsed() >= COMPARE_CLOCKS {
                 compared_clocks = Instant::now();
-                self.compare_clocks().await;
+                self.greet_again().await;
             }
         }
     }
 
-    /// Says hello again: a clock that was set wrong since a node connected shows within minutes.
-    async fn compare_clocks(&self) {
+    /// Says hello again: a clock that was set wrong since a node connected shows within minutes, and so does another
+    /// mesh CA to the node.
+    pub(crate) async fn greet_again(&self) {
         let Some(term) = self.driver.shared.state().term() else { return };
         let nodes = futures_util::stream::iter(self.connections.nodes());
         nodes
             .for_each_concurrent(SAID_HELLO_AT_ONCE, |node| async move {
                 let Some(mut client) = self.connections.client(&node) else { return };
-                match client.hello(hello_of(term)).await {
-                    Ok(reply) => self.connections.compared(&node, reply.into_inner().wall_ms, wall_ms()),
+                match client.hello(self.hello_of(term)).await {
+                    Ok(reply) => {
+                        let hello = words::hello(reply.into_inner());
+                        self.connections.compared(&node, hello.wall_ms, wall_ms());
+                        self.driver.event(anchors_seen(&node, &hello));
+                    }
                     Err(status) => {
                         tracing::info!(%node, reason = status.message(), "could not compare clocks")
                     }
                 }
             })
             .await;
+    }
+
+    /// The first call on a connection, and repeated now and then.
+    fn hello_of(&self, term: Term) -> tonic::Request<HelloRequest> {
+        let anchors = self.identities.authorities().pins().unwrap_or_default();
+        let mut request = tonic::Request::new(HelloRequest {
+            term: Some(wire_term(term)),
+            controller: env!("CARGO_PKG_VERSION").to_owned(),
+            protocol_oldest: OLDEST_PROTOCOL,
+            protocol_newest: PROTOCOL,
+            wall_ms: wall_ms(),
+            redial_spread_ms: REDIAL_SPREAD.as_millis() as u32,
+            anchors: anchors.iter().map(ToString::to_string).collect(),
+        });
+        request.set_timeout(bunraku_common::limits::HELLO);
+        request
     }
 
     fn nodes_to_ask(&self, all: bool) -> Vec<NodeName> {
@@ -575,18 +596,10 @@ impl Api {
     }
 }
 
-/// The first call on a connection, and repeated now and then.
-fn hello_of(term: Term) -> tonic::Request<HelloRequest> {
-    let mut request = tonic::Request::new(HelloRequest {
-        term: Some(wire_term(term)),
-        controller: env!("CARGO_PKG_VERSION").to_owned(),
-        protocol_oldest: OLDEST_PROTOCOL,
-        protocol_newest: PROTOCOL,
-        wall_ms: wall_ms(),
-        redial_spread_ms: REDIAL_SPREAD.as_millis() as u32,
-    });
-    request.set_timeout(bunraku_common::limits::HELLO);
-    request
+/// Whom the node trusts, as far as it says so.
+fn anchors_seen(node: &NodeName, hello: &HelloReply) -> Event {
+    let anchors = hello.anchors.iter().filter_map(|anchor| anchor.parse().ok()).collect();
+    Event::AnchorsSeen { node: node.clone(), anchors }
 }
 
 async fn expired(not_after: u64) {

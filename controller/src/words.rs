@@ -35,6 +35,7 @@ pub(crate) fn hello(mut reply: HelloReply) -> HelloReply {
     reply.version = word(&reply.version);
     reply.instance = word(&reply.instance);
     reply.abilities = list(reply.abilities);
+    reply.anchors = list(reply.anchors);
     reply.observed = reply.observed.map(observed);
     reply
 }

@@ -3,7 +3,7 @@
 use std::{
     pin::pin,
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU32, Ordering},
     },
     time::{Duration, Instant, SystemTime},
@@ -40,6 +40,8 @@ pub(crate) struct Connection {
     /// Connections of the identity before, until their calls are done.
     finishing: JoinSet<()>,
     issued: Mutex<Option<Issued>>,
+    /// The kept identity and the controller do not know each other's CA, and why nothing could be done about it yet.
+    disowned: Mutex<Option<String>>,
 }
 
 /// The identity that this process was given last. Its age is known without the wall clock: by a clock that is a month
@@ -59,6 +61,7 @@ impl Connection {
             random: crate::random(),
             finishing: JoinSet::new(),
             issued: Mutex::default(),
+            disowned: Mutex::default(),
         }
     }
 
@@ -95,6 +98,14 @@ impl Connection {
     async fn identity(&self) -> Result<Identity, String> {
         let now = SystemTime::now();
         let kept = self.files.load(now).map_err(|error| Chain(&error).to_string())?;
+        if kept.is_some() && self.disowned().is_some() {
+            let trouble = "this node's identity is of a mesh CA that no longer counts";
+            match self.enrol(trouble).await {
+                Ok(enrolled) => return Ok(enrolled),
+                // It may not have been the true controller: the kept identity is tried again, too.
+                Err(why) => *self.disowned() = Some(why),
+            }
+        }
         let trouble = match kept {
             Some(identity) if !self.until_renewal(&identity).is_zero() => return Ok(identity),
             Some(identity) => match self.renew(&identity).await {
@@ -107,6 +118,11 @@ impl Connection {
             },
             None => "this node has no identity yet".to_owned(),
         };
+        self.enrol(&trouble).await
+    }
+
+    /// By the Puppet certificate, where the configuration says so.
+    async fn enrol(&self, trouble: &str) -> Result<Identity, String> {
         let Some(enroll) = &self.node.config.enroll else {
             return Err(format!(
                 "{trouble} (hint: on the controller: bunraku token create {} --role compiler, then run the line that it prints here)",
@@ -132,6 +148,7 @@ impl Connection {
         .map_err(|error| format!("{trouble}; {}", Chain(&error)))?;
         self.files.save(&enrolled).map_err(|error| Chain(&error).to_string())?;
         self.was_issued(&enrolled);
+        *self.disowned() = None;
         tracing::info!(name = %self.node.name, "enrolled by the Puppet certificate");
         Ok(enrolled)
     }
@@ -151,6 +168,20 @@ impl Connection {
         self.was_issued(&renewed);
         tracing::info!("identity renewed");
         Ok(renewed)
+    }
+
+    fn disowned(&self) -> MutexGuard<'_, Option<String>> {
+        self.disowned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says why there is no connection, and what came of it when CAs were the reason.
+    fn no_connection(&self, error: &(dyn std::error::Error + 'static)) -> String {
+        let told = Chain(error).to_string();
+        if !tls::is_disowned(error) {
+            return told;
+        }
+        let why = self.disowned().get_or_insert_default().clone();
+        if why.is_empty() { told } else { format!("{told}; {why}") }
     }
 
     fn was_issued(&self, identity: &Identity) {
@@ -177,7 +208,9 @@ impl Connection {
         loop {
             tokio::select! {
                 ended = &mut serving.task => return match ended {
-                    Ok(Ended::Lost(error)) => Err(format!("the connection to the controller broke: {}", Chain(&error))),
+                    Ok(Ended::Lost(error)) => {
+                        Err(format!("the connection to the controller broke: {}", self.no_connection(&error)))
+                    }
                     Ok(Ended::Silent) => Err("the controller said no hello".to_owned()),
                     Ok(Ended::Stopped | Ended::Closed | Ended::Expired | Ended::Cut) | Err(_) => Ok(()),
                 },
@@ -192,6 +225,7 @@ impl Connection {
                     // The connection is good until the certificate ends: half of its life is left to try again.
                     Err(why) => {
                         tracing::warn!("{why}; the present connection is still good");
+                        self.node.forget_anchors();
                         let again = RENEW_AGAIN.mul_f64(1.0 + crate::random() as f64 / u64::MAX as f64);
                         renewal.set(tokio::time::sleep(again));
                     }
@@ -218,7 +252,7 @@ impl Connection {
     /// Dials and begins to serve.
     async fn open(&self, identity: &Identity) -> Result<Serving, String> {
         let told = |error: &(dyn std::error::Error + 'static)| Chain(error).to_string();
-        let fleet = identity.pin().map_err(|error| told(&error))?;
+        let fleet = identity.fleet_pin().map_err(|error| told(&error))?;
         let aside = self.node.memory().belong_to(fleet).map_err(|error| told(&error))?;
         if let Some(aside) = aside {
             tracing::warn!(kept = %aside.display(), "this node came from another fleet: its memory of that one is set aside");
@@ -226,11 +260,17 @@ impl Connection {
         let tls = tls::mesh_client(identity.mesh(), Door::Node).map_err(|error| told(&error))?;
         let stream = dial(&self.node.config.controller, &tls, limits::HANDSHAKE)
             .await
-            .map_err(|error| told(&error))?;
+            .map_err(|error| self.no_connection(&error))?;
         let (greeted, hello) = watch::channel(false);
         let service = Service {
             node: self.node.clone(),
             fleet,
+            anchors: identity
+                .anchors()
+                .map_err(|error| told(&error))?
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             content: Arc::new(RwLock::new(self.content(identity).map_err(|error| told(&error))?)),
             redial_spread_ms: self.redial_spread_ms.clone(),
             greeted: Arc::new(greeted),

@@ -110,6 +110,8 @@ pub(crate) struct Node {
     pub puppet: Puppet,
     /// Wakes the connection: the identity is renewed before its time.
     pub renew: Notify,
+    /// The mesh CAs for which that was done last: once for each list, unless it failed.
+    pub heard_anchors: Mutex<Vec<String>>,
     /// How far this host's clock was ahead of the controller's at the last hello, in milliseconds.
     pub clock_ahead_ms: Mutex<Option<i64>>,
     /// Released when the agent ends, however it ends.
@@ -171,10 +173,16 @@ impl Node {
             turns,
             puppet,
             renew: Notify::new(),
+            heard_anchors: Mutex::default(),
             clock_ahead_ms: Mutex::new(None),
             config,
             _lock: lock,
         })
+    }
+
+    /// The renewal failed: the next hello that names those CAs asks for it again.
+    pub(crate) fn forget_anchors(&self) {
+        self.heard_anchors.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     pub(crate) fn memory(&self) -> MutexGuard<'_, Memory> {

@@ -36,8 +36,10 @@ type Answer<T> = Result<Response<T>, Status>;
 #[derive(Debug, Clone)]
 pub(crate) struct Service {
     pub node: Arc<Node>,
-    /// The pin of the CA that this connection trusts.
+    /// What tells the fleet of this connection from every other: the pin of its first CA.
     pub fleet: Digest,
+    /// The pins of the mesh CAs that this connection's identity trusts, the one that signed it first.
+    pub anchors: Vec<String>,
     /// To the controller's `Content`; replaced with the identity.
     pub content: Arc<RwLock<Channel>>,
     /// How the controller wants nodes to come back.
@@ -72,6 +74,7 @@ impl node_server::Node for Service {
         let ahead = i64::try_from(wall_ms()).unwrap_or(0) - i64::try_from(hello.wall_ms).unwrap_or(0);
         *self.node.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
         self.redial_spread_ms.store(hello.redial_spread_ms.min(LONGEST_SPREAD_MS), Ordering::Relaxed);
+        self.follow_authority(hello.anchors);
         let highest_term = self.node.memory().highest_term().map(wire_term);
         tracing::info!(controller = hello.controller, %term, "the controller said hello");
         Ok(Response::new(v1::HelloReply {
@@ -82,6 +85,7 @@ impl node_server::Node for Service {
             highest_term,
             wall_ms: wall_ms(),
             observed: Some(self.observed().await),
+            anchors: self.anchors.clone(),
         }))
     }
 
@@ -275,11 +279,32 @@ impl node_server::Node for Service {
     }
 }
 
+/// The first counts by its place.
+fn same_anchors(one: &[String], other: &[String]) -> bool {
+    one.first() == other.first()
+        && one.len() == other.len()
+        && one.iter().all(|anchor| other.contains(anchor))
+}
+
 impl Service {
     pub(crate) fn into_server(self) -> node_server::NodeServer<Self> {
         node_server::NodeServer::new(self)
             .max_decoding_message_size(limits::ORDER_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES)
+    }
+
+    /// The controller names the mesh CAs that count: an identity that trusts others, or was signed by another than the
+    /// first, is renewed at once. With the answer comes what it lacks.
+    fn follow_authority(&self, anchors: Vec<String>) {
+        if anchors.is_empty() || same_anchors(&anchors, &self.anchors) {
+            return;
+        }
+        let mut heard = self.node.heard_anchors.lock().unwrap_or_else(PoisonError::into_inner);
+        if *heard != anchors {
+            tracing::info!(?anchors, "the mesh CA is rotated: the identity is renewed");
+            *heard = anchors;
+            self.node.renew.notify_one();
+        }
     }
 
     /// What this node's configuration grants.

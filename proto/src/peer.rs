@@ -161,6 +161,14 @@ pub fn pin(authority: &CertificateDer<'_>) -> Result<Digest, PeerError> {
     Ok(Digest::of(parse(authority)?.public_key().raw))
 }
 
+/// The pin of the fleet's first CA, which every later one names as its subject's organizational unit: what tells one
+/// fleet from another stays the same when its CA is rotated.
+pub fn founder(authority: &CertificateDer<'_>) -> Result<Digest, PeerError> {
+    let parsed = parse(authority)?;
+    let named = parsed.subject().iter_organizational_unit().next().and_then(|unit| unit.as_str().ok());
+    Ok(named.and_then(|unit| unit.parse().ok()).unwrap_or_else(|| Digest::of(parsed.public_key().raw)))
+}
+
 /// A certificate's serial number as this project writes it: lower-case hex without leading zeros.
 pub fn hex_serial(bytes: &[u8]) -> String {
     let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();

@@ -84,7 +84,7 @@ async fn a_foreign_ca_is_refused_by_either_end() {
     let mut client = theirs.mesh(&node("c1"));
     let refused = dial(&port.at(), &tls::mesh_client(&client, Door::Node).unwrap(), SOON).await;
     assert!(matches!(refused, Err(DialError::Handshake { .. })), "the node believed a foreign controller");
-    client.ca = ours.ca.der();
+    client.anchors = vec![ours.ca.der()];
     assert!(knock(&port, &mut accepted, &tls::mesh_client(&client, Door::Node).unwrap()).await.is_none());
 }
 
@@ -240,7 +240,7 @@ async fn showing_the_pinned_ca_without_its_key_does_not_help() {
     let pin = peer::pin(&ours.ca.der()).unwrap();
     // The pinned CA's certificate is public: the man in the middle puts it into his chain.
     let mut middle = theirs.mesh(&Peer::Controller);
-    middle.ca = ours.ca.der();
+    middle.anchors = vec![ours.ca.der()];
     let mut doors = theirs.doors(everybody(), Duration::ZERO);
     doors.enroll = Some(tls::enroll_door(&middle).unwrap());
     let (port, _accepted) = Port::open(doors).await;

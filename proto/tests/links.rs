@@ -374,7 +374,7 @@ async fn a_refused_node_learns_it_at_its_first_read() {
     let (fleet, foreign) = (Fleet::new("f"), Fleet::new("f"));
     let (port, _accepted) = Port::open(fleet.doors(everybody(), Duration::ZERO)).await;
     let mut mesh = foreign.mesh(&node("c1"));
-    mesh.ca = fleet.ca.der();
+    mesh.anchors = vec![fleet.ca.der()];
     let tls = bunraku_proto::tls::mesh_client(&mesh, Door::Node).unwrap();
     let mut io = dial(&port.at(), &tls, SOON).await.unwrap();
     let error = soon(io.read_u8()).await.unwrap_err();

@@ -103,6 +103,8 @@ fn a_controller_that_does_not_answer_is_told_as_that_by_every_command() {
         "rollout list",
         "token list",
         "operator list",
+        "ca status",
+        "ca rotate --yes",
         "takeover --reason x --yes",
         "events",
         "audit verify",

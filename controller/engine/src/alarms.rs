@@ -50,7 +50,9 @@ impl State {
             let why = if owed.is_empty() { owed } else { format!(": {owed}") };
             format!("{node} is behind in {environment} for {}{why}", span(now.saturating_sub(since)))
         });
-        behind.chain(self.adoptable().iter().filter_map(|name| self.disagreement(name))).collect()
+        let disagreements = self.adoptable();
+        let disagreements = disagreements.iter().filter_map(|name| self.disagreement(name));
+        behind.chain(disagreements).chain(self.ca_alarm(now)).collect()
     }
 
     fn is_committing_on(&self, environment: &Environment, node: &NodeName) -> bool {

@@ -143,7 +143,9 @@ impl State {
             Fact::Crl(fact) => self.revocations.apply(fact, at),
             Fact::Certificate(fact) => self.certificates.apply(fact, at),
             Fact::Refused { .. } => {}
+            Fact::CaRotationMoved { .. } | Fact::AnchorsHeld { .. } => {}
         }
+        self.apply_authority(fact, at);
     }
 
     /// The nodes know better than this journal: nothing goes on, and nothing is brought anywhere, until asked.

@@ -167,7 +167,9 @@ impl State {
             | Fact::RolloutEnded { .. }
             | Fact::Crl(_)
             | Fact::Certificate(_)
-            | Fact::Refused { .. } => {}
+            | Fact::Refused { .. }
+            | Fact::CaRotationMoved { .. }
+            | Fact::AnchorsHeld { .. } => {}
         }
     }
 
@@ -239,7 +241,7 @@ impl Fleet {
         self.identities.insert(serial.to_owned(), Identity { owner, key: key.to_owned(), expires_s });
     }
 
-    fn deny_owner(&mut self, owner: &Owner, reason: &str) {
+    pub(crate) fn deny_owner(&mut self, owner: &Owner, reason: &str) {
         let (ended, kept) =
             std::mem::take(&mut self.identities).into_iter().partition(|(_, known)| known.owner == *owner);
         self.identities = kept;

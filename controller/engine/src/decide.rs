@@ -60,7 +60,8 @@ impl State {
             | Request::RevokeOperator { .. }
             | Request::EnrolWithToken { .. }
             | Request::EnrolWithPuppet { .. }
-            | Request::Renew { .. } => self.decide_fleet(request, who)?,
+            | Request::Renew { .. }
+            | Request::RotateCa { .. } => self.decide_fleet(request, who)?,
         };
         Ok(facts)
     }

@@ -148,6 +148,9 @@ impl State {
             | Request::SkipTurn { .. } => {
                 return Ok(Vec::new());
             }
+            Request::RotateCa { phase, from, to, leave } => {
+                return self.rotate_ca(phase, from, to, leave, &who());
+            }
         };
         Ok(vec![fact])
     }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bunraku_common::{EnvironmentName, Label, NodeName};
 
-use crate::{DeployId, Fact, Grant, Kind, Outcome, Wanted, deploy::names};
+use crate::{CaHold, DeployId, Fact, Grant, Kind, Outcome, Wanted, deploy::names};
 
 impl Fact {
     /// The stable name, as in the journal's JSON.
@@ -58,6 +58,8 @@ impl Fact {
             Self::Crl(fact) => fact.kind(),
             Self::Certificate(fact) => fact.kind(),
             Self::Refused { .. } => "refused",
+            Self::CaRotationMoved { .. } => "ca-rotation-moved",
+            Self::AnchorsHeld { .. } => "anchors-held",
         }
     }
 
@@ -111,7 +113,9 @@ impl Fact {
             | Self::RolloutEnded { .. }
             | Self::Crl(_)
             | Self::Certificate(_)
-            | Self::Refused { .. } => None,
+            | Self::Refused { .. }
+            | Self::CaRotationMoved { .. }
+            | Self::AnchorsHeld { .. } => None,
         }
     }
 
@@ -165,7 +169,9 @@ impl Fact {
             | Self::RolloutEnded { .. }
             | Self::Crl(_)
             | Self::Certificate(_)
-            | Self::Refused { .. } => None,
+            | Self::Refused { .. }
+            | Self::CaRotationMoved { .. }
+            | Self::AnchorsHeld { .. } => None,
         }
     }
 
@@ -191,7 +197,8 @@ impl Fact {
             | Self::HealAsked { node, .. }
             | Self::TurnMoved { node, .. }
             | Self::TurnJudged { node, .. }
-            | Self::PuppetReleased { node } => Some(node),
+            | Self::PuppetReleased { node }
+            | Self::AnchorsHeld { node, .. } => Some(node),
             Self::BalanceWanted { compiler, .. } | Self::BalanceAgreed { compiler, .. } => Some(compiler),
             Self::Crl(fact) => fact.node(),
             Self::Certificate(fact) => Some(fact.node()),
@@ -218,7 +225,8 @@ impl Fact {
             | Self::RolloutAimed { .. }
             | Self::RolloutAborting { .. }
             | Self::RolloutEnded { .. }
-            | Self::Refused { .. } => None,
+            | Self::Refused { .. }
+            | Self::CaRotationMoved { .. } => None,
         }
     }
 }
@@ -358,6 +366,21 @@ impl fmt::Display for Fact {
             Self::Crl(fact) => write!(f, "{fact}"),
             Self::Certificate(fact) => write!(f, "{fact}"),
             Self::Refused { what, reason } => write!(f, "refused: {what}: {reason}"),
+            Self::CaRotationMoved { phase, from, to, left, who } => {
+                let phase = phase.name();
+                write!(
+                    f,
+                    "{who} moved the rotation of the mesh CA to {phase}: {} to {}",
+                    from.short(),
+                    to.short()
+                )?;
+                if left.is_empty() { Ok(()) } else { write!(f, ", leaving {}", names(left.iter())) }
+            }
+            Self::AnchorsHeld { node, ca, hold } => match hold {
+                CaHold::Nothing => write!(f, "{node} does not know the mesh CA {}", ca.short()),
+                CaHold::Anchor => write!(f, "{node} trusts the mesh CA {}", ca.short()),
+                CaHold::Certificate => write!(f, "{node} has a certificate by the mesh CA {}", ca.short()),
+            },
         }
     }
 }

@@ -119,6 +119,11 @@ pub enum Event {
         now_s: u64,
         now: Millis,
     },
+    /// The mesh CAs that a node trusts, as it said at hello; the one that signed its certificate first.
+    AnchorsSeen {
+        node: NodeName,
+        anchors: Vec<Digest>,
+    },
 }
 
 /// Whose fault a failed stage is.

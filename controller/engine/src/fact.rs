@@ -7,8 +7,9 @@ use bunraku_common::{Digest, EnvironmentName, Generation, Label, NodeName, Opera
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Action, Built, CertificateFact, CrlFact, DeployId, EnrolledBy, Grant, Kind, Outcome, Policy, Retreat,
-    Right, RolloutId, RolloutOutcome, RolloutPolicy, Settings, TurnPhase, Verdict, Wanted, Wave,
+    Action, Built, CaHold, CaPhase, CertificateFact, CrlFact, DeployId, EnrolledBy, Grant, Kind, Outcome,
+    Policy, Retreat, Right, RolloutId, RolloutOutcome, RolloutPolicy, Settings, TurnPhase, Verdict, Wanted,
+    Wave,
 };
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -282,6 +283,21 @@ pub enum Fact {
     Refused {
         what: String,
         reason: String,
+    },
+
+    /// A phase of a rotation of the mesh CA begins; the last one ends it. `left`: the nodes that it does not wait for.
+    CaRotationMoved {
+        phase: CaPhase,
+        from: Digest,
+        to: Digest,
+        left: BTreeSet<NodeName>,
+        who: String,
+    },
+    /// What a node has of the new CA, as it said itself.
+    AnchorsHeld {
+        node: NodeName,
+        ca: Digest,
+        hold: CaHold,
     },
 }
 

@@ -7,6 +7,7 @@
 mod alarms;
 mod apply;
 mod apply_fleet;
+pub mod authority;
 mod balance;
 pub mod certificate;
 pub mod crl;
@@ -34,6 +35,7 @@ mod step;
 pub mod view;
 
 pub use alarms::Behind;
+pub use authority::{Authority, CaHold, CaPhase, CaRotation};
 pub use balance::{Balance, DrainOwner, Wanted};
 pub use certificate::{CertificateEvent, CertificateFact, CertificatePhase, HostCertificate};
 pub use crl::{CrlEvent, CrlFact, CrlHeld, Revocations, SeenCrl};

@@ -99,6 +99,7 @@ impl State {
                 .chain(self.ending_canary(now_s))
                 .chain(self.certificate_renewal(now_s, now))
                 .collect(),
+            Event::AnchorsSeen { node, anchors } => self.anchors_seen(node, &anchors).into_iter().collect(),
         }
     }
 

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, fmt};
 
-use bunraku_common::{EnvironmentName, Label, NodeName, OperatorName, Role};
+use bunraku_common::{Digest, EnvironmentName, Label, NodeName, OperatorName, Role};
 
-use crate::{Ask, Policy, Right, RolloutId};
+use crate::{Ask, CaPhase, Policy, Right, RolloutId};
 
 /// Who may ask is checked before ([`Right::allows`], [`Fleet::standing`](crate::fleet::Fleet::standing)); here it is
 /// only decided whether the request fits the state. `now_s` is Unix seconds.
@@ -151,6 +151,15 @@ pub enum Request {
         key: String,
         expires_s: u64,
         now_s: u64,
+    },
+
+    /// Begin a rotation of the mesh CA, or begin the next phase of the one under way, without waiting for these.
+    RotateCa {
+        /// The phase to begin, as the asker has seen it: two who ask at once begin one.
+        phase: CaPhase,
+        from: Digest,
+        to: Digest,
+        leave: BTreeSet<NodeName>,
     },
 }
 

@@ -84,7 +84,8 @@ impl Presence {
             | Event::PuppetRevoked { .. }
             | Event::Crl(_)
             | Event::Certificate(_)
-            | Event::Housekeeping { .. } => {}
+            | Event::Housekeeping { .. }
+            | Event::AnchorsSeen { .. } => {}
         }
     }
 

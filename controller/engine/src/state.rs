@@ -6,8 +6,8 @@ use bunraku_common::{Digest, EnvironmentName, Fence, Generation, NodeName, Term}
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Balance, Deploy, DeployId, Environment, Kind, Phase, Revocations, Rollout, RolloutId, Settings,
-    StaleRuby,
+    Authority, Balance, Deploy, DeployId, Environment, Kind, Phase, Revocations, Rollout, RolloutId,
+    Settings, StaleRuby,
     certificate::Certificates,
     fleet::{Fleet, Standing},
 };
@@ -47,6 +47,8 @@ pub struct State {
     /// Puppet's CRLs, and who has them.
     #[serde(default)]
     pub(crate) revocations: Revocations,
+    #[serde(default)]
+    pub(crate) authority: Authority,
 }
 
 impl State {

@@ -61,8 +61,11 @@ impl Api {
     }
 
     pub(super) async fn all_certificates(&self) -> v1::ListCertificatesReply {
-        let mut certificates =
-            of_the_controller(&self.driver.shared.state(), self.identities.ca(), self.config.puppet.as_ref());
+        let mut certificates = of_the_controller(
+            &self.driver.shared.state(),
+            &self.identities.authorities().bundle(),
+            self.config.puppet.as_ref(),
+        );
         let asked = futures_util::stream::iter(self.connections.nodes());
         let told: Vec<_> = asked
             .map(|node| async move { (self.certificates_of(&node).await, node) })

@@ -308,4 +308,13 @@ impl Control for Api {
             caller::of(&request).ok_or_else(|| Status::unauthenticated("only a certificate is renewed"))?;
         self.renewed(&caller, &request.into_inner().csr).await.map(Response::new)
     }
+
+    async fn ca_status(&self, _: Request<v1::CaStatusRequest>) -> Answer<v1::CaStatus> {
+        self.ca_shown().map(Response::new)
+    }
+
+    async fn rotate_ca(&self, request: Request<v1::RotateCaRequest>) -> Answer<v1::CaStatus> {
+        let who = caller::subject(&request)?;
+        self.ca_rotated(request.into_inner(), &who).await.map(Response::new)
+    }
 }

@@ -142,7 +142,7 @@ impl Api {
                 jump.as_secs()
             )));
         }
-        let issued = self.identities.ca().sign(csr, peer, SystemTime::now(), life);
+        let issued = self.identities.authorities().signer().sign(csr, peer, SystemTime::now(), life);
         issued.map_err(|error| Status::invalid_argument(Chain(&error).to_string()))
     }
 
@@ -150,7 +150,7 @@ impl Api {
         let peer = &issued.identity;
         v1::Identity {
             certificate: issued.pem,
-            ca: self.identities.ca().pem().to_owned(),
+            ca: self.identities.authorities().bundle(),
             name: match &peer.peer {
                 Peer::Node(name) => name.to_string(),
                 Peer::Operator(name) => OperatorName::to_string(name),

@@ -1,6 +1,7 @@
 //! What the controller serves: `Control`, `Content` and `Enrollment`. Every call passes the table of rights first;
 //! handlers ask the driver, and answer with what the state says then.
 
+mod authority;
 mod balance;
 pub(crate) mod caller;
 mod certificates;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use bunraku_common::{NodeName, OperatorName, Role};
+use bunraku_common::{Chain, NodeName, OperatorName, Role};
 use bunraku_engine::{Grant, Operator, Request, Right, State, Token};
 use bunraku_proto::v1;
 use tonic::Status;
@@ -39,7 +39,7 @@ impl Api {
             expires_s,
         };
         self.driver.request(request, &who.to_string()).await?;
-        Ok(self.token_shown(&made))
+        self.token_shown(&made)
     }
 
     pub(super) async fn operator_added(
@@ -60,7 +60,7 @@ impl Api {
             expires_s,
         };
         self.driver.request(request, &who.to_string()).await?;
-        let mut shown = self.token_shown(&made);
+        let mut shown = self.token_shown(&made)?;
         shown.roles = vec![right.to_string()];
         Ok(shown)
     }
@@ -78,16 +78,17 @@ impl Api {
     }
 
     /// The one answer that holds the secret.
-    fn token_shown(&self, made: &NewToken) -> v1::TokenInfo {
+    fn token_shown(&self, made: &NewToken) -> Result<v1::TokenInfo, Status> {
         let state = self.driver.shared.state();
         let known = state.fleet().tokens.get(&made.id);
         let info = known.map(|token| token_info(&made.id, token)).unwrap_or_default();
-        v1::TokenInfo {
+        let pin = self.identities.pin().map_err(|error| Status::internal(Chain(&error).to_string()))?;
+        Ok(v1::TokenInfo {
             token: made.secret.reveal().to_owned(),
             controller: self.config.address.clone(),
-            pin: self.identities.pin().to_string(),
+            pin: pin.to_string(),
             ..info
-        }
+        })
     }
 
     pub(super) fn tokens_now(&self) -> Vec<v1::TokenInfo> {

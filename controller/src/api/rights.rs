@@ -57,6 +57,7 @@ pub(crate) const RIGHTS: &[(&str, &str, Needs)] = &[
     ("Control", "ShowCertificate", Needs::Viewer),
     ("Control", "ListCertificates", Needs::Viewer),
     ("Control", "Watch", Needs::Viewer),
+    ("Control", "CaStatus", Needs::Viewer),
     ("Control", "Deploy", Needs::Deployer),
     ("Control", "Rollback", Needs::Deployer),
     ("Control", "Release", Needs::Deployer),
@@ -87,6 +88,7 @@ pub(crate) const RIGHTS: &[(&str, &str, Needs)] = &[
     ("Control", "AddOperator", Needs::Admin),
     ("Control", "RevokeOperator", Needs::Admin),
     ("Control", "Takeover", Needs::Admin),
+    ("Control", "RotateCa", Needs::Admin),
 ];
 
 /// What `/bunraku.v1.Service/Method` needs; `None`: refuse.

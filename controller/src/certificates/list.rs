@@ -6,7 +6,7 @@ use bunraku_certificates::{AltName, Certificate};
 use bunraku_engine::{State, certificate::NodeCertificate, fleet::Owner};
 use bunraku_proto::v1::{self, CertificateOf, CertificateOnNode};
 
-use crate::{config::PuppetConfig, identity::MeshCa, report::Reporter};
+use crate::{config::PuppetConfig, report::Reporter};
 
 const BEGIN: &str = "-----BEGIN CERTIFICATE-----";
 
@@ -46,10 +46,10 @@ impl Reporter {
     }
 }
 
-/// Those of this host, and the identities that the mesh CA gave out.
+/// Those of this host, and the identities that the mesh CA (its bundle, PEM) gave out.
 pub(crate) fn of_the_controller(
     state: &State,
-    ca: &MeshCa,
+    mesh: &str,
     puppet: Option<&PuppetConfig>,
 ) -> Vec<CertificateOf> {
     let mut all = Vec::new();
@@ -63,7 +63,7 @@ pub(crate) fn of_the_controller(
             }
         }
     }
-    all.push(line("mesh ca", "authority", "", ca.pem()));
+    all.extend(blocks(mesh).map(|pem| line("mesh ca", "authority", "", pem)));
     all.extend(state.fleet().identities.iter().map(|(serial, identity)| {
         let of = match &identity.owner {
             Owner::Node(node) => node.to_string(),

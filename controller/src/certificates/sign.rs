@@ -157,7 +157,22 @@ impl From<CaError> for SignError {
                 let (reason, hint) = hint::split(&told);
                 Self::Final { reason, hint }
             }
-            _ => Self::Trouble(told),
+            Why::Identity(_)
+            | Why::Unreachable { .. }
+            | Why::Deadline { .. }
+            | Why::Broken { .. }
+            | Why::Untrusted { .. }
+            | Why::OtherHost { .. }
+            | Why::Strange { .. }
+            | Why::NoCa { .. }
+            | Why::MayNot { .. }
+            | Why::NoRequest { .. }
+            | Why::NoCertificate { .. }
+            | Why::OtherName { .. }
+            | Why::Request(_)
+            | Why::Certificate(_)
+            | Why::Json { .. }
+            | Why::Answer { .. } => Self::Trouble(told),
         }
     }
 }

@@ -11,7 +11,7 @@ use bunraku_proto::{
     Door, channel, dial,
     identity::{self, Identity, IdentityFiles},
     tls,
-    v1::control_client::ControlClient,
+    v1::{self, control_client::ControlClient},
 };
 use tokio::io::AsyncReadExt;
 use tonic::transport::Channel;
@@ -74,13 +74,25 @@ async fn with_identity(dir: &Path) -> Result<Control, Failure> {
     })?;
     let address = address.trim();
     let channel = dial(address, &identity).await?;
-    if identity.renewal_due(SystemTime::now(), 0)
+    let due = identity.renewal_due(SystemTime::now(), 0) || lacks_an_anchor(channel.clone(), &identity).await;
+    if due
         && let Ok(renewed) = identity::renew(channel.clone(), &identity).await
         && files.save(&renewed).is_ok()
     {
         return dial(address, &renewed).await.map(limited);
     }
     Ok(limited(channel))
+}
+
+/// Whether the mesh CA is rotated and this identity has not heard of it: with a renewal it does.
+async fn lacks_an_anchor(channel: Channel, identity: &Identity) -> bool {
+    let (Ok(asked), Ok(own)) = (limited(channel).ca_status(v1::CaStatusRequest {}).await, identity.anchors())
+    else {
+        return false;
+    };
+    let own: Vec<String> = own.iter().map(ToString::to_string).collect();
+    let anchors = asked.into_inner().anchors;
+    !anchors.is_empty() && (anchors.first() != own.first() || anchors.len() != own.len())
 }
 
 /// TLS 1.3 judges a client's certificate when the client believes to be done: a refused operator's first call only finds
@@ -109,7 +121,12 @@ async fn refusal(dir: &Path) -> Option<Failure> {
 pub(super) async fn dial(address: &str, identity: &Identity) -> Result<Channel, Failure> {
     let tls = tls::mesh_client(identity.mesh(), Door::H2)
         .map_err(|error| Failure::new(Exit::NotAllowed, Chain(&error)))?;
-    channel::connect(address, tls).await.map_err(|error| Failure::new(Exit::NoAnswer, Chain(&error)))
+    channel::connect(address, tls).await.map_err(|error| match tls::is_disowned(&error) {
+        true => Failure::new(Exit::NotAllowed, Chain(&error)).hint(
+            "the mesh CA was rotated while this identity was not used: ask an admin for              bunraku operator revoke NAME, bunraku operator add NAME, then: bunraku login",
+        ),
+        false => Failure::new(Exit::NoAnswer, Chain(&error)),
+    })
 }
 
 fn limited(channel: Channel) -> Control {

@@ -2,6 +2,7 @@
 //! (root on the controller's host) or over mTLS (an operator who did `bunraku login`).
 
 mod audit;
+mod ca;
 mod cert;
 mod client;
 mod crl;
@@ -136,6 +137,9 @@ enum Command {
         after_help = "Example: bunraku login --controller main.example.com:8170 --pin 3f… --name alice --token-file -"
     )]
     Login(login::Login),
+    /// The mesh CA, which signs nodes and operators: how it stands, and its rotation
+    #[command(subcommand)]
+    Ca(ca::Ca),
     /// Give orders although nodes have seen a newer controller (after a restored backup)
     #[command(after_help = "Example: bunraku takeover --reason 'restored from last night' --yes")]
     Takeover(operators::Takeover),
@@ -201,6 +205,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Heal(heal) => heal.run(reach).await,
         Command::Token(token) => token.run(reach).await,
         Command::Operator(operator) => operator.run(reach).await,
+        Command::Ca(ca) => ca.run(reach).await,
         Command::Takeover(takeover) => takeover.run(reach).await,
         Command::Events(events) => events.run(reach).await,
         Command::Audit(audit) => audit.run(reach).await,

@@ -2,15 +2,16 @@
 //! state of a node or a deploy is shown once.
 
 use bunraku_proto::v1::{
-    BalanceStatusReply, BalancedBackend, BalancedServer, BalancerInfo, BalancerStatusReply, CertificateInfo,
-    CertificateOf, CertificateOnNode, CompilerBalance, CrlNodeInfo, CrlStatusReply, DeployInfo, DeployNode,
-    Difference, DoctorFleetReply, DoctorOfNode, EnvironmentInfo, EnvironmentNode, EnvironmentOnNode, Event,
-    Finding, HostCertificate, ListCertificatesReply, ModuleInfo, NodeInfo, StatusReply, finding::Severity,
+    BalanceStatusReply, BalancedBackend, BalancedServer, BalancerInfo, BalancerStatusReply, CaHolder,
+    CaStatus, CertificateInfo, CertificateOf, CertificateOnNode, CompilerBalance, CrlNodeInfo,
+    CrlStatusReply, DeployInfo, DeployNode, Difference, DoctorFleetReply, DoctorOfNode, EnvironmentInfo,
+    EnvironmentNode, EnvironmentOnNode, Event, Finding, HostCertificate, ListCertificatesReply, ModuleInfo,
+    NodeInfo, StatusReply, finding::Severity,
 };
 use clap::{CommandFactory, Parser};
 use tonic::Status;
 
-use super::{Cli, Failure, cert, crl, deploy, doctor, events, lb, nodes, progress, status};
+use super::{Cli, Failure, ca, cert, crl, deploy, doctor, events, lb, nodes, progress, status};
 use crate::clock::wall_ms;
 
 const OLD: &str = "9155bcfed818f7a50bca1d43c94c01c188854bb4b61514c3e49960142e7e63af";
@@ -610,6 +611,31 @@ fn errors() {
         Failure::from(Status::invalid_argument("`C 1` is not a node name")),
     ];
     shown!("errors", told.iter().map(|f| format!("{}[{}]\n", f.text(), f.code())).collect::<String>());
+}
+
+#[test]
+fn ca() {
+    let rotating = CaStatus {
+        phase: "announce".into(),
+        next_phase: "overlap".into(),
+        pin: OLD.into(),
+        next_pin: NEW.into(),
+        anchors: vec![OLD.into(), NEW.into()],
+        waits: vec![CaHolder { node: "c9".into(), has: "nothing of the new CA".into(), connected: false }],
+        left: vec!["c7".into()],
+        operators: vec!["alice".into(), "ci".into()],
+    };
+    let quiet = CaStatus { pin: OLD.into(), next_phase: "announce".into(), ..CaStatus::default() };
+    let ready = CaStatus { waits: Vec::new(), operators: Vec::new(), ..rotating.clone() };
+    let screens = [
+        ca::shown(&quiet),
+        ca::planned(&quiet),
+        ca::shown(&rotating),
+        ca::planned(&rotating),
+        ca::moved("announce", &ready),
+        ca::moved("retire", &quiet),
+    ];
+    shown!("ca", screens.join("\n--------\n"));
 }
 
 #[test]

@@ -552,6 +552,7 @@ fn ends_identities(fact: &Fact) -> bool {
             | Fact::NodeRemoved { .. }
             | Fact::OperatorEnrolled { .. }
             | Fact::OperatorRevoked { .. }
+            | Fact::CaRotationMoved { .. }
     )
 }
 

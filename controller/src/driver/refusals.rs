@@ -79,7 +79,8 @@ pub(super) fn of_concern(request: &Request) -> Option<String> {
         | Request::CreateToken { .. }
         | Request::RevokeToken { .. }
         | Request::AddOperator { .. }
-        | Request::RevokeOperator { .. } => None,
+        | Request::RevokeOperator { .. }
+        | Request::RotateCa { .. } => None,
     }
 }
 

@@ -39,8 +39,8 @@ const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
 const CONTROLLER_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
 pub(crate) const CONTROLLER_RENEWAL: Duration = Duration::from_secs(30 * 24 * 3600);
 
-const KEY_FILE: &str = "ca.key";
-const CERTIFICATE_FILE: &str = "ca.pem";
+pub(super) const KEY_FILE: &str = "ca.key";
+pub(super) const CERTIFICATE_FILE: &str = "ca.pem";
 
 /// The CA with its key. `Debug` shows the fleet only.
 pub(crate) struct MeshCa {
@@ -62,12 +62,27 @@ pub(crate) struct Issued {
 impl MeshCa {
     /// Makes a new CA in `dir`; refuses to replace one, because every node would have to enrol again.
     pub(crate) fn create(dir: &Path, fleet: &FleetName, now: SystemTime) -> Result<Self, CaError> {
+        Self::make(dir, fleet, None, now)
+    }
+
+    /// Makes the CA that shall take the place of `before`, in a directory of its own. It names the fleet's first one.
+    pub(super) fn succeed(dir: &Path, before: &Self, now: SystemTime) -> Result<Self, CaError> {
+        let founder = peer::founder(&before.der).map_err(CaError::Identity)?;
+        Self::make(dir, &before.fleet, Some(founder), now)
+    }
+
+    fn make(
+        dir: &Path,
+        fleet: &FleetName,
+        founder: Option<Digest>,
+        now: SystemTime,
+    ) -> Result<Self, CaError> {
         let certificate = dir.join(CERTIFICATE_FILE);
         if certificate.exists() {
             return Err(CaError::Exists { path: certificate });
         }
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CaError::Make)?;
-        let pem = authority(fleet, now).self_signed(&key).map_err(CaError::Make)?.pem();
+        let pem = authority(fleet, founder, now).self_signed(&key).map_err(CaError::Make)?.pem();
         let key_pem = Zeroizing::new(key.serialize_pem());
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| CaError::Io {
             what: "make",
@@ -99,6 +114,24 @@ impl MeshCa {
         Ok(Self { fleet, pem, der, issuer, not_after })
     }
 
+    /// The pin of the CA certificate that lies in `dir`, if there is one. Its key may be elsewhere.
+    pub(super) fn pin_in(dir: &Path) -> Result<Option<Digest>, CaError> {
+        let path = dir.join(CERTIFICATE_FILE);
+        match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(CaError::Io { what: "read", path, source }),
+            Ok(pem) => {
+                let broken = |_| CaError::Broken { path: path.clone(), reason: "it is not PEM" };
+                let der = CertificateDer::from_pem_slice(&pem).map_err(broken)?;
+                peer::pin(&der).map(Some).map_err(CaError::Identity)
+            }
+        }
+    }
+
+    pub(super) const fn der(&self) -> &CertificateDer<'static> {
+        &self.der
+    }
+
     pub(crate) const fn fleet(&self) -> &FleetName {
         &self.fleet
     }
@@ -113,8 +146,13 @@ impl MeshCa {
         peer::pin(&self.der).map_err(CaError::Identity)
     }
 
-    /// A fresh identity of the controller itself, for its doors. Its key is new and stays in memory.
-    pub(crate) fn controller(&self, now: SystemTime) -> Result<Mesh, CaError> {
+    /// A fresh identity of the controller itself, for its doors, which trust `anchors`. Its key is new and stays in
+    /// memory.
+    pub(super) fn controller(
+        &self,
+        anchors: Vec<CertificateDer<'static>>,
+        now: SystemTime,
+    ) -> Result<Mesh, CaError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(CaError::Make)?;
         let certificate = self.certify(&key, &Peer::Controller, now, CONTROLLER_LIFE)?;
         let key_pem = Zeroizing::new(key.serialize_pem());
@@ -123,7 +161,7 @@ impl MeshCa {
             certificate.pem().as_bytes(),
             key_pem.as_bytes(),
         )?;
-        Ok(Mesh { ca: self.der.clone(), fleet: self.fleet.clone(), own })
+        Ok(Mesh { anchors, fleet: self.fleet.clone(), own })
     }
 
     /// Signs the public key of a request for a node or an operator, good from [`BACKDATED`] ago for `life` from now.
@@ -217,11 +255,14 @@ pub(crate) enum CaError {
     Tls(#[from] TlsError),
 }
 
-fn authority(fleet: &FleetName, now: SystemTime) -> CertificateParams {
+fn authority(fleet: &FleetName, founder: Option<Digest>, now: SystemTime) -> CertificateParams {
     let mut parameters = CertificateParams::default();
     parameters.distinguished_name = DistinguishedName::new();
     parameters.distinguished_name.push(DnType::CommonName, "Bunraku mesh CA");
     parameters.distinguished_name.push(DnType::OrganizationName, fleet.as_str());
+    if let Some(founder) = founder {
+        parameters.distinguished_name.push(DnType::OrganizationalUnitName, founder.to_string());
+    }
     parameters.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     parameters.not_before = OffsetDateTime::from(now - BACKDATED);
@@ -260,6 +301,10 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>, CaError> {
     fs::read_to_string(path).map(Zeroizing::new).map_err(failed)
 }
 
+pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
 /// Whole or not at all, with the final mode from the first instant, and on disk when it returns.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CaError> {
     let write = || -> io::Result<()> {
@@ -273,7 +318,7 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CaError> {
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+        path.parent().map_or(Ok(()), sync_dir)
     };
     write().map_err(|source| CaError::Io { what: "write", path: path.into(), source })
 }
@@ -346,7 +391,7 @@ mod tests {
     #[test]
     fn the_controllers_own_identity_serves_and_cannot_call() {
         let (_dir, ca) = ca();
-        let mesh = ca.controller(now()).unwrap();
+        let mesh = ca.controller(vec![ca.der.clone()], now()).unwrap();
         let identity = PeerIdentity::from_certificate(mesh.own.leaf()).unwrap();
         assert_eq!(identity.peer, Peer::Controller);
         assert!(mesh.own_identity(now()).is_err(), "it passed as a client's certificate");

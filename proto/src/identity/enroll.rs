@@ -36,7 +36,7 @@ pub async fn with_token(
     let mut client = enrollment(address, tls::pinned_client(pin)?).await?;
     let request = WithTokenRequest { token: token.to_string(), csr, name: name_of(asked) };
     let answer = client.with_token(limited(request)).await.map_err(refused)?.into_inner();
-    accept(answer, key, asked, Some(pin))
+    accept(answer, key, asked, &[pin])
 }
 
 /// Enrols with this node's Puppet certificate. `main` is the certname of the main Puppet server.
@@ -54,7 +54,7 @@ pub async fn with_puppet_certificate(
     let roles = roles.iter().map(Role::to_string).collect();
     let request = WithPuppetCertificateRequest { csr, roles };
     let answer = client.with_puppet_certificate(limited(request)).await.map_err(refused)?.into_inner();
-    accept(answer, key, asked, None)
+    accept(answer, key, asked, &[])
 }
 
 /// Renews `current` over a channel to the door `h2` that was opened with it. The key stays, so that a revocation by
@@ -65,7 +65,7 @@ pub async fn renew(channel: Channel, current: &Identity) -> Result<Identity, Enr
         .max_encoding_message_size(limits::MESSAGE_BYTES);
     let request = RenewRequest { csr: current.key.csr()? };
     let answer = client.renew(limited(request)).await.map_err(refused)?.into_inner();
-    accept(answer, current.key.clone(), current.peer(), Some(current.pin()?))
+    accept(answer, current.key.clone(), current.peer(), &current.anchors()?)
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -113,18 +113,16 @@ fn name_of(peer: &Peer) -> String {
     }
 }
 
-fn accept(
-    answer: v1::Identity,
-    key: Key,
-    asked: &Peer,
-    pin: Option<Digest>,
-) -> Result<Identity, EnrollError> {
+/// The answer comes from a controller that has proven itself; a CA that was known before (`known`; none: Puppet's CA
+/// vouches) must be among those that it names. That is how a new CA comes to those who trust the one before.
+fn accept(answer: v1::Identity, key: Key, asked: &Peer, known: &[Digest]) -> Result<Identity, EnrollError> {
     let fleet = FleetName::parse(&answer.fleet)?;
     let identity = Identity::new(answer.certificate, answer.ca, fleet, key, SystemTime::now())?;
     if identity.peer() != asked {
         return Err(EnrollError::OtherName { got: identity.peer().clone(), asked: asked.clone() });
     }
-    if pin.is_some_and(|pin| identity.pin() != Ok(pin)) {
+    let anchors = identity.anchors()?;
+    if !known.is_empty() && !anchors.iter().any(|pin| known.contains(pin)) {
         return Err(EnrollError::OtherCa);
     }
     Ok(identity)

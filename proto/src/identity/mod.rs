@@ -66,9 +66,17 @@ impl Identity {
         &self.mesh
     }
 
-    /// The pin of the CA that signed it.
-    pub fn pin(&self) -> Result<Digest, PeerError> {
-        peer::pin(&self.mesh.ca)
+    /// The pins of the CAs that it trusts, the one that signed it first.
+    pub fn anchors(&self) -> Result<Vec<Digest>, PeerError> {
+        let issuer = self.mesh.issuer();
+        let others = self.mesh.anchors.iter().filter(|anchor| Some(*anchor) != issuer);
+        issuer.into_iter().chain(others).map(peer::pin).collect()
+    }
+
+    /// What tells its fleet from every other: the pin of the fleet's first CA.
+    pub fn fleet_pin(&self) -> Result<Digest, PeerError> {
+        let ca = self.mesh.issuer().or_else(|| self.mesh.anchors.first()).ok_or(PeerError::Malformed)?;
+        peer::founder(ca)
     }
 
     /// Unix seconds at which to renew: at half of the certificate's life, or up to a tenth of its life earlier, so that

@@ -6,7 +6,7 @@
 use std::{
     fmt,
     sync::{Arc, LazyLock},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use rustls::{
@@ -19,11 +19,13 @@ use rustls::{
 use crate::peer::{FleetName, PeerError, PeerIdentity};
 
 mod client;
+mod disowned;
 mod server;
 mod verify;
 mod wrong_time;
 
 pub use client::{ClientTls, mesh_client, pinned_client, puppet_client};
+pub use disowned::is_disowned;
 pub use server::{enroll_door, h2_door, node_door, puppet_door};
 pub use verify::Standing;
 pub use wrong_time::WrongTime;
@@ -68,32 +70,42 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// What either end of a mesh connection brings: the mesh CA, the fleet's name, and its own identity.
+/// What either end of a mesh connection brings: the mesh CAs, the fleet's name, and its own identity.
 #[derive(Clone, Debug)]
 pub struct Mesh {
-    pub ca: CertificateDer<'static>,
+    /// Whom it trusts: the mesh CA, and while that is rotated its successor, too. Never empty.
+    pub anchors: Vec<CertificateDer<'static>>,
     pub fleet: FleetName,
     pub own: Credentials,
 }
 
 impl Mesh {
-    pub fn from_pem(ca: &[u8], fleet: FleetName, own: Credentials) -> Result<Self, TlsError> {
-        let ca = CertificateDer::from_pem_slice(ca)
-            .map_err(|source| TlsError::Certificates { what: "the mesh CA", source })?;
-        Ok(Self { ca, fleet, own })
+    /// `anchors`: one CA certificate or several.
+    pub fn from_pem(anchors: &[u8], fleet: FleetName, own: Credentials) -> Result<Self, TlsError> {
+        Ok(Self { anchors: certificates("the mesh CA", anchors)?, fleet, own })
     }
 
-    /// Reads the own identity and makes sure that the mesh CA signed it, for this fleet.
+    /// The anchor that signed the own certificate, whatever the time.
+    pub fn issuer(&self) -> Option<&CertificateDer<'static>> {
+        let identity = PeerIdentity::from_certificate(self.own.leaf()).ok()?;
+        let at = SystemTime::UNIX_EPOCH + Duration::from_secs(identity.not_after);
+        let signed = |anchor: &&CertificateDer<'static>| {
+            verify::signed_by(std::slice::from_ref(*anchor), self.own.leaf(), &identity, at).is_ok()
+        };
+        self.anchors.iter().find(signed)
+    }
+
+    /// Reads the own identity and makes sure that a mesh CA signed it, for this fleet.
     pub fn own_identity(&self, now: SystemTime) -> Result<PeerIdentity, TlsError> {
         let what = "the own certificate";
         let identity = PeerIdentity::from_certificate(self.own.leaf())
             .map_err(|source| TlsError::Identity { what, source })?;
-        verify::signed_by(&self.ca, self.own.leaf(), &identity, now).map_err(
-            |source| match WrongTime::of(what, &source) {
+        verify::signed_by(&self.anchors, self.own.leaf(), &identity, now).map_err(|source| {
+            match WrongTime::of(what, &source) {
                 Some(wrong) => TlsError::Time(wrong),
                 None => TlsError::Unusable { what, source },
-            },
-        )?;
+            }
+        })?;
         if identity.fleet == self.fleet {
             Ok(identity)
         } else {
@@ -102,7 +114,7 @@ impl Mesh {
     }
 
     fn roots(&self) -> Result<Arc<RootCertStore>, TlsError> {
-        roots("the mesh CA", [&self.ca])
+        roots("the mesh CA", &self.anchors)
     }
 }
 

@@ -26,10 +26,10 @@ pub fn h2_door(mesh: &Mesh, standing: Standing, grace: Duration) -> Result<Arc<S
     config(Door::H2, Arc::new(peers), &mesh.own, "the controller's identity")
 }
 
-/// Nobody yet. The CA travels in the chain, so that the caller can compare it with its pin.
+/// Nobody yet. The CAs travel in the chain, so that the caller can compare them with its pin.
 pub fn enroll_door(mesh: &Mesh) -> Result<Arc<ServerConfig>, TlsError> {
     let mut own = mesh.own.clone();
-    own.chain.push(mesh.ca.clone());
+    own.chain.extend(mesh.anchors.iter().cloned());
     config(Door::Enroll, Arc::new(NoClientAuth), &own, "the controller's identity")
 }
 

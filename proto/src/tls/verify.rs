@@ -282,16 +282,18 @@ impl ServerCertVerifier for PinnedServer {
     }
 }
 
-/// Whether `ca` signed this leaf. Judged at the leaf's last good instant when it has expired, because an expired
+/// Whether one of the `anchors` signed this leaf. Judged at the leaf's last good instant when it has expired, because an expired
 /// identity may still renew itself.
 pub(super) fn signed_by(
-    ca: &CertificateDer<'static>,
+    anchors: &[CertificateDer<'static>],
     leaf: &CertificateDer<'_>,
     identity: &PeerIdentity,
     now: SystemTime,
 ) -> Result<(), Error> {
     let mut roots = RootCertStore::empty();
-    roots.add(ca.clone())?;
+    for anchor in anchors {
+        roots.add(anchor.clone())?;
+    }
     let seconds = peer::unix_seconds(now).min(identity.not_after);
     let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())

@@ -166,7 +166,7 @@ impl Fleet {
             change(parameters);
         });
         let own = Credentials::from_pem("a test", pem.as_bytes(), key.serialize_pem().as_bytes()).unwrap();
-        Mesh { ca: self.ca.der(), fleet: self.name.clone(), own }
+        Mesh { anchors: vec![self.ca.der()], fleet: self.name.clone(), own }
     }
 
     pub(crate) fn client(&self, peer: &Peer, door: Door) -> ClientTls {

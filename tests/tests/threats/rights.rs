@@ -39,6 +39,7 @@ const VIEWER: &[&str] = &[
     "ListCertificates",
     "Watch",
     "Renew",
+    "CaStatus",
 ];
 const OPERATOR: &[&str] = &[
     "HoldNode",

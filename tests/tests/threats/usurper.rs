@@ -127,7 +127,7 @@ fn mesh(main: &MainServer) -> Mesh {
     parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let certificate = parameters.signed_by(&key, &issuer).unwrap().pem();
     let own = Credentials::from_pem("the usurper", certificate.as_bytes(), key.serialize_pem().as_bytes());
-    Mesh { ca: ca(main), fleet, own: own.unwrap() }
+    Mesh { anchors: vec![ca(main)], fleet, own: own.unwrap() }
 }
 
 pub(crate) fn term(number: u64) -> v1::Term {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "the whole program is a test")]
 
+mod authority;
 mod crl;
 mod deploys;
 mod desk;

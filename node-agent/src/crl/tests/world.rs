@@ -195,6 +195,7 @@ fn service(node: Arc<Node>) -> Service {
         content: Arc::new(RwLock::new(Endpoint::from_static("http://127.0.0.1:1").connect_lazy())),
         redial_spread_ms: Arc::new(AtomicU32::new(0)),
         greeted: Arc::new(watch::channel(true).0),
+        anchors: Vec::new(),
     }
 }
 
