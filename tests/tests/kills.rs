@@ -1,6 +1,7 @@
 //! F1 and F2: kill -9 of the controller and of an agent at every step of a deploy, each step a case of its own.
 //! F3: the same at every step of a rollout, of the balancer's agent too, behind a real HAProxy; of updates with real
 //! apt and dpkg (F16).
+//! F22: the same at every step of a rotation of the mesh CA, and nodes that were off, or lost their key, meanwhile.
 //! F11: clocks that are wrong, and clocks that jump.
 //!
 //! Real: both programs as processes, git, g10k, TLS. Stand-ins: Puppet Server and the `puppet` program. A program is
@@ -14,6 +15,8 @@
 
 #[path = "kills/agent.rs"]
 mod agent;
+#[path = "kills/authority.rs"]
+mod authority;
 #[path = "kills/clock.rs"]
 mod clock;
 #[path = "kills/clocks.rs"]
@@ -57,6 +60,7 @@ impl Case {
 fn main() -> ExitCode {
     let cases = [
         release::cases(),
+        authority::cases(),
         storm::cases(),
         controller::cases(),
         agent::cases(),

@@ -31,6 +31,9 @@ const OTHER_HOST: u8 = 2;
 /// In the main server's Puppet certificate.
 pub const MAIN_CERTNAME: &str = "main.test";
 
+/// Of a rotation of the mesh CA.
+pub const CA_PHASES: [&str; 4] = ["announce", "overlap", "switch", "retire"];
+
 /// A main server: stopped, or with a controller that runs.
 #[derive(Debug)]
 pub struct MainServer {
@@ -99,6 +102,34 @@ impl MainServer {
     /// As a month after its start: a fresh certificate of the controller itself.
     pub fn renew_certificate(&self) {
         self.running.as_ref().unwrap().1.renew_certificate().unwrap();
+    }
+
+    /// `bunraku ca status`.
+    pub async fn ca(&self) -> v1::CaStatus {
+        self.client().ca_status(v1::CaStatusRequest {}).await.unwrap().into_inner()
+    }
+
+    /// `bunraku ca rotate --yes [--leave NODE]`, to this phase.
+    pub async fn rotate_ca(&self, phase: &str, leave: &[&str]) -> Result<v1::CaStatus, Status> {
+        let leave = leave.iter().map(|node| (*node).to_owned()).collect();
+        let request = v1::RotateCaRequest { phase: phase.into(), leave };
+        self.client().rotate_ca(request).await.map(tonic::Response::into_inner)
+    }
+
+    /// Waits until the next phase waits for nobody but these.
+    pub async fn until_ready_but_for(&self, others: &[&str]) {
+        until("every node is ready for the next phase", || async {
+            self.ca().await.waits.iter().all(|holder| others.contains(&holder.node.as_str()))
+        })
+        .await;
+    }
+
+    /// The whole rotation, without these nodes.
+    pub async fn rotate_whole_ca(&self, leave: &[&str]) {
+        for phase in CA_PHASES {
+            self.until_ready_but_for(leave).await;
+            self.rotate_ca(phase, leave).await.unwrap();
+        }
     }
 
     pub async fn start(&mut self) -> Result<(), ServeError> {

@@ -48,7 +48,7 @@ pub use balancer::Balancer;
 pub use disk::SmallDisk;
 pub use granted::{end_services, grant, left};
 pub use link::{Flow, Link};
-pub use main_server::{MAIN_CERTNAME, MainServer, digest_of};
+pub use main_server::{CA_PHASES, MAIN_CERTNAME, MainServer, digest_of};
 pub use node::Node;
 pub use puppet_server::{Mood, PuppetServer};
 pub use repository::ControlRepository;

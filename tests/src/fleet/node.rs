@@ -93,10 +93,10 @@ impl Node {
     pub async fn enrol(&self, main: &MainServer) {
         let roles = vec![self.role.to_owned()];
         let request = v1::CreateTokenRequest { node: self.name.to_string(), roles, ttl_s: 0 };
-        let token = main.client().create_token(request).await.unwrap().into_inner().token;
-        let config = self.config();
-        let token = Zeroizing::new(token);
-        let identity = enroll_with_token(&config.controller, main.pin(), &token, &self.name).await.unwrap();
+        let line = main.client().create_token(request).await.unwrap().into_inner();
+        let (config, pin) = (self.config(), line.pin.parse().unwrap());
+        let token = Zeroizing::new(line.token);
+        let identity = enroll_with_token(&config.controller, pin, &token, &self.name).await.unwrap();
         fs::create_dir_all(&config.data_dir).unwrap();
         IdentityFiles::new(config.data_dir.join("identity")).save(&identity).unwrap();
     }
@@ -215,6 +215,18 @@ impl Node {
     pub(super) fn copy_data_of(&self, other: &Self) {
         let (from, to) = (other.config().data_dir, self.config().data_dir);
         assert!(Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap().success());
+    }
+
+    /// Its disk was lost, as far as the identity goes.
+    pub fn lose_identity(&self) {
+        fs::remove_dir_all(self.config().data_dir.join("identity")).unwrap();
+    }
+
+    /// Memories of other fleets that it has set aside.
+    pub fn set_aside(&self) -> usize {
+        let names = fs::read_dir(self.config().data_dir).unwrap();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("memory-of-other-fleet-")).count()
     }
 
     /// Whether it holds an identity that is good now.

@@ -3,12 +3,14 @@
 
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod authority;
+mod dead_ends;
 mod doors;
 mod rotation;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
     time::Duration,
 };
@@ -85,19 +87,24 @@ fn elsewhere(home: &Path, days: u32, arguments: &[&str]) -> Output {
         .unwrap()
 }
 
+/// `bunraku operator add NAME`, and the login on another host; answers where the identity is kept.
+async fn log_in(fleet: &Fleet, name: &str, right: &str) -> PathBuf {
+    let home = fleet.path(name);
+    let asked = v1::AddOperatorRequest { name: name.into(), right: right.into() };
+    let added = fleet.main().client().add_operator(asked).await.unwrap().into_inner();
+    let token = fleet.path(&format!("token of {name}"));
+    fs::write(&token, added.token).unwrap();
+    let address = fleet.main().config().address.clone();
+    let login = ["login", "--controller", &address, "--pin", &added.pin, "--name", name, "--token-file"];
+    let login = elsewhere(&home, 0, &[&login[..], &[token.to_str().unwrap()]].concat());
+    assert!(login.status.success(), "{login:?}");
+    home
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_operators_identity_is_renewed_by_use_around_half_of_its_thirty_days() {
     let fleet = Fleet::new().nodes(0).up().await;
-    let home = fleet.path("alice");
-    let asked = v1::AddOperatorRequest { name: "alice".into(), right: "viewer".into() };
-    let added = fleet.main().client().add_operator(asked).await.unwrap().into_inner();
-    let token = fleet.path("token");
-    fs::write(&token, added.token).unwrap();
-    let address = fleet.main().config().address.clone();
-    let pin = fleet.main().pin().to_string();
-    let login = ["login", "--controller", &address, "--pin", &pin, "--name", "alice", "--token-file"];
-    let login = elsewhere(&home, 0, &[&login[..], &[token.to_str().unwrap()]].concat());
-    assert!(login.status.success(), "{login:?}");
+    let home = log_in(&fleet, "alice", "viewer").await;
 
     let certificate = || fs::read_to_string(home.join("current/certificate.pem")).unwrap();
     let status = |days| {
