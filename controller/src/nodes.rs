@@ -89,6 +89,22 @@ impl Connections {
         self.lock().nodes.get(node).map(|connected| link::client(connected.link.clone()))
     }
 
+    /// The same, with the number of the connection, for [`Self::while_current`].
+    pub(crate) fn numbered_client(&self, node: &NodeName) -> Option<(u64, NodeClient<NodeLink>)> {
+        let inner = self.lock();
+        let connected = inner.nodes.get(node)?;
+        Some((connected.id, link::client(connected.link.clone())))
+    }
+
+    /// Tells what a node said on a connection, unless there is a newer one: then it is not so any more, and the newer one
+    /// has told, or will. Nothing is registered meanwhile, so `tell` must not wait.
+    pub(crate) fn while_current(&self, node: &NodeName, number: u64, tell: impl FnOnce()) {
+        let inner = self.lock();
+        if inner.nodes.get(node).is_some_and(|connected| connected.id == number) {
+            tell();
+        }
+    }
+
     pub(crate) fn nodes(&self) -> Vec<NodeName> {
         self.lock().nodes.keys().cloned().collect()
     }
@@ -214,5 +230,40 @@ impl Connections {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bunraku_proto::v1::HelloReply;
+
+    use super::*;
+
+    /// One more connection of the node, by the same process.
+    async fn connect(connections: &Connections, node: &NodeName) -> tokio::io::DuplexStream {
+        let (ours, theirs) = tokio::io::duplex(4096);
+        let (link, cut, _connection) = bunraku_proto::link::link(ours).await.unwrap();
+        let id = connections.started("serial", "key", cut.clone()).unwrap();
+        let hello = HelloReply::default();
+        let about = About { hello, address: String::new(), since_ms: 0, compared_ms: 0 };
+        connections.registered(&id, node, link, cut, about);
+        theirs
+    }
+
+    /// Regression: an answer on the connection before told the state of the identity before, and a rotation of the mesh CA
+    /// waited for a node that had renewed long ago.
+    #[tokio::test]
+    async fn what_was_said_on_an_older_connection_is_not_told_once_there_is_a_newer_one() {
+        let (connections, node) = (Connections::default(), NodeName::parse("c1").unwrap());
+        let _older = connect(&connections, &node).await;
+        let (older, _client) = connections.numbered_client(&node).unwrap();
+        let mut told = 0;
+        connections.while_current(&node, older, || told += 1);
+        let _newer = connect(&connections, &node).await;
+        connections.while_current(&node, older, || told += 1);
+        assert_eq!(told, 1);
+        let (newer, _client) = connections.numbered_client(&node).unwrap();
+        connections.while_current(&node, newer, || told += 1);
+        assert_eq!(told, 2);
     }
 }

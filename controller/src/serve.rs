@@ -424,8 +424,10 @@ impl Api {
             let now = wall_ms();
             let about = About { hello, address: address.ip().to_string(), since_ms: now, compared_ms: now };
             tracing::info!(%node, %address, version = about.hello.version, "node connected");
-            self.driver.event(anchors_seen(&node, &about.hello));
+            let anchors = anchors_seen(&node, &about.hello);
             self.connections.registered(&id, &node, node_link, cut.clone(), about);
+            // After it, so that no older connection's word comes later.
+            self.driver.event(anchors);
             for event in crate::api::observed(&node, &observed) {
                 self.driver.event(event);
             }
@@ -523,12 +525,13 @@ impl Api {
         let nodes = futures_util::stream::iter(self.connections.nodes());
         nodes
             .for_each_concurrent(SAID_HELLO_AT_ONCE, |node| async move {
-                let Some(mut client) = self.connections.client(&node) else { return };
+                let Some((number, mut client)) = self.connections.numbered_client(&node) else { return };
                 match client.hello(self.hello_of(term)).await {
                     Ok(reply) => {
                         let hello = words::hello(reply.into_inner());
                         self.connections.compared(&node, hello.wall_ms, wall_ms());
-                        self.driver.event(anchors_seen(&node, &hello));
+                        let anchors = anchors_seen(&node, &hello);
+                        self.connections.while_current(&node, number, || self.driver.event(anchors));
                     }
                     Err(status) => {
                         tracing::info!(%node, reason = status.message(), "could not compare clocks")

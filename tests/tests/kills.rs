@@ -1,6 +1,7 @@
 //! F1 and F2: kill -9 of the controller and of an agent at every step of a deploy, each step a case of its own.
 //! F3: the same at every step of a rollout, of the balancer's agent too, behind a real HAProxy; of updates with real
 //! apt and dpkg (F16).
+//! F21: the same at every step of bringing Puppet's CRL to the nodes.
 //! F22: the same at every step of a rotation of the mesh CA, and nodes that were off, or lost their key, meanwhile.
 //! F11: clocks that are wrong, and clocks that jump.
 //!
@@ -23,6 +24,8 @@ mod clock;
 mod clocks;
 #[path = "kills/controller.rs"]
 mod controller;
+#[path = "kills/crl.rs"]
+mod crl;
 #[path = "kills/journal.rs"]
 mod journal;
 #[path = "kills/release.rs"]
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
     let cases = [
         release::cases(),
         authority::cases(),
+        crl::cases(),
         storm::cases(),
         controller::cases(),
         agent::cases(),

@@ -249,7 +249,10 @@ impl Keeper {
     fn put(&mut self, place: &Place, wanted: &Crls, now_ms: u64, why: &str) -> Settled {
         match self.try_put(place, wanted, now_ms) {
             Ok(()) => {
-                tracing::info!(file = %place.path.display(), digest = %wanted.digest().short(), why, "CRLs put in place");
+                // What an administrator could do about the ones before is of no interest any more.
+                let (before, _) = hint::split(why);
+                let digest = wanted.digest().short();
+                tracing::info!(file = %place.path.display(), %digest, of_those_before = before, "CRLs put in place");
                 Settled::Right
             }
             Err(trouble) => Settled::Owed(hint_last(why, &trouble)),

@@ -96,7 +96,7 @@ impl World {
     }
 
     /// Ends what runs in this process.
-    async fn of(mut fleet: Fleet) -> Self {
+    pub(crate) async fn of(mut fleet: Fleet) -> Self {
         for node in fleet.nodes() {
             node.stop().await;
         }
@@ -116,6 +116,10 @@ impl World {
             _logs: logs,
             fleet,
         }
+    }
+
+    pub(crate) fn fleet(&self) -> &Fleet {
+        &self.fleet
     }
 
     pub(crate) fn main(&self) -> &MainServer {
