@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bunraku_common::Digest;
 use bunraku_engine::{
     State,
-    crl::{CrlNode, Revocations, WantedCrl},
+    crl::{CrlNode, CrlProof, News, Revocations, WantedCrl},
 };
 use bunraku_proto::v1;
 
@@ -69,8 +69,9 @@ impl Reporter {
         }
         if let Some(proof) = node.proof {
             (info.proven_ms, info.enforced_ms) = (self.shown(proof.at), proof.refused_ms);
-            info.proof_ms = lag(info.proven_ms, proof.covers.written_ms);
-            info.enforcement_ms = lag(proof.refused_ms, proof.covers.written_ms);
+            if let Some(wanted) = &known.wanted {
+                (info.enforcement_ms, info.proof_ms) = lags(&proof, &wanted.news, info.proven_ms);
+            }
         }
         info
     }
@@ -90,9 +91,24 @@ fn standing(state: &State, node: &CrlNode) -> &'static str {
         Some(_) if !node.holds.owed.is_empty() => "owing",
         Some(_) if !node.holds.provable => "delivered",
         Some(wanted) => match node.proof {
-            Some(proof) if proof.covers.generation >= wanted.news.generation => "proven",
+            Some(proof) if is_of(&proof, &wanted.news) => "proven",
             Some(_) | None => "delivered, not proven",
         },
+    }
+}
+
+/// A proof of an earlier change says nothing about this one.
+fn is_of(proof: &CrlProof, change: &News) -> bool {
+    proof.covers.generation >= change.generation
+}
+
+/// From the CA's writing of the newest change until a canary was refused, and until that was known; 0: not yet.
+fn lags(proof: &CrlProof, newest: &News, proven_ms: u64) -> (u64, u64) {
+    let written_ms = proof.covers.written_ms;
+    if is_of(proof, newest) {
+        (lag(proof.refused_ms, written_ms), lag(proven_ms, written_ms))
+    } else {
+        (0, 0)
     }
 }
 
@@ -101,4 +117,24 @@ fn number(files: &CrlFiles, crl: &Digest) -> Option<String> {
     let crls = files.read(crl)?;
     let own = crls.iter().max_by_key(|crl| (crl.revoked().len(), crl.number()))?;
     Some(own.number().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use bunraku_common::Generation;
+
+    use super::*;
+
+    fn change(generation: u64, written_ms: u64) -> News {
+        News { generation: Generation(generation), at: 0, written_ms }
+    }
+
+    /// Regression: a node that was not proven was shown with the times of the change before.
+    #[test]
+    fn times_of_a_proof_are_shown_for_the_newest_change_only() {
+        let covers = change(4, 1_000);
+        let proof = CrlProof { generation: Generation(5), at: 0, covers, refused_ms: 2_400 };
+        assert_eq!(lags(&proof, &covers, 2_700), (1_400, 1_700));
+        assert_eq!(lags(&proof, &change(6, 9_000), 2_700), (0, 0));
+    }
 }
