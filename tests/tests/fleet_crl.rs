@@ -1,7 +1,11 @@
 //! Puppet's CRLs on every node: complete, genuine, never older than before (I11), in time or out of service. The CA is
 //! files here; a real one, and what real Puppet Servers make of it, stands in `real_revocation`.
 
-use std::{fs, os::unix::fs::PermissionsExt, time::Instant};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    time::{Duration, Instant},
+};
 
 use bunraku_proto::v1;
 use bunraku_tests::{
@@ -204,6 +208,39 @@ async fn a_compiler_that_was_away_during_a_revoke_is_out_of_the_balancer_until_i
     fleet.node("c2").start().await.unwrap();
     fleet.main().until_balanced("c2", "in service").await;
     assert_eq!(fleet.node("c2").crl(), Some(1), "it has it before it serves");
+    fleet.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn t17_a_crl_that_has_ended_is_refused_and_an_alarm_was_there_before() {
+    let fleet = three().await;
+    fleet.node("c3").stop().await;
+    fleet.main().until_gone("c3").await;
+    let alarmed = async |fleet: &Fleet, words: &str| {
+        until(&format!("an alarm: {words}"), || async {
+            fleet.main().status().await.alarms.iter().any(|alarm| alarm.contains(words))
+        })
+        .await;
+    };
+    fleet.write_ending_crl(1, &[77], Duration::from_secs(6));
+    for name in ["c1", "c2"] {
+        fleet.node(name).until_crl(1).await;
+    }
+    alarmed(&fleet, "Puppet's CRL ends in 0 days, and no newer one has come").await;
+    alarmed(&fleet, "Puppet's CRL has ended: servers that read it anew refuse everybody").await;
+    // To put it in place would refuse everybody there.
+    fleet.node("c3").start().await.unwrap();
+    until("c3 says that it has ended", || async {
+        fleet.main().crl_on("c3").await.is_some_and(|info| info.note.contains("ended"))
+    })
+    .await;
+    assert_eq!(fleet.node("c3").crl(), Some(0));
+    fleet.write_crl(2, &[77, 78]);
+    fleet.until_all_have_crl(2).await;
+    until("the alarm to end", || async {
+        !fleet.main().status().await.alarms.iter().any(|alarm| alarm.contains("Puppet's CRL"))
+    })
+    .await;
     fleet.end().await;
 }
 

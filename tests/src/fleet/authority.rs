@@ -57,8 +57,13 @@ impl Authority {
         Issued { certificate, key: key.serialize_pem() }
     }
 
-    /// A CRL of this number that revokes these.
+    /// A CRL of this number that revokes these, good for a year.
     pub(super) fn crl_of(&self, number: u64, revoked: &[u64]) -> String {
+        self.crl_until(number, revoked, OffsetDateTime::now_utc() + Duration::days(365))
+    }
+
+    /// One that ends then.
+    pub(super) fn crl_until(&self, number: u64, revoked: &[u64], next_update: OffsetDateTime) -> String {
         let now = OffsetDateTime::now_utc();
         let revoked = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: (*serial).into(),
@@ -68,7 +73,7 @@ impl Authority {
         });
         let params = CertificateRevocationListParams {
             this_update: now - Duration::hours(1),
-            next_update: now + Duration::days(365),
+            next_update,
             crl_number: number.into(),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),

@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf, time::Duration};
 
 use bunraku_certificates::Crls;
 use bunraku_proto::v1;
+use time::OffsetDateTime;
 
 use super::{Authority, Fleet, MainServer, Node, until};
 
@@ -37,8 +38,17 @@ impl Fleet {
 
     /// The CA revokes these, and writes a CRL of this number, as it does: by a rename.
     pub fn write_crl(&self, number: u64, revoked: &[u64]) {
+        self.place_crl(&self.crl(number, revoked));
+    }
+
+    /// The same, of a CRL that ends so soon: the CA has stopped making new ones.
+    pub fn write_ending_crl(&self, number: u64, revoked: &[u64], ends_in: Duration) {
+        self.place_crl(&self.authority.crl_until(number, revoked, OffsetDateTime::now_utc() + ends_in));
+    }
+
+    fn place_crl(&self, text: &str) {
         let beside = self.crl_file().with_extension("tmp");
-        fs::write(&beside, self.crl(number, revoked)).unwrap();
+        fs::write(&beside, text).unwrap();
         fs::rename(beside, self.crl_file()).unwrap();
     }
 
