@@ -83,9 +83,10 @@ impl Bunraku {
         let main = &stack.main;
         let mut puppet = toml::Table::new();
         puppet.insert("ca".into(), text(&main.ssldir().join("certs/ca.pem")));
-        puppet.insert("crl".into(), text(&main.cadir().join("ca_crl.pem")));
+        puppet.insert("crl".into(), text(&main.crl_file()));
         puppet.insert("certificate".into(), text(&main.ssldir().join(format!("certs/{CA_NAME}.pem"))));
         puppet.insert("key".into(), text(&main.ssldir().join(format!("private_keys/{CA_NAME}.pem"))));
+        puppet.insert("conf_d".into(), text(&main.conf_d()));
         let mut allow = toml::Table::new();
         allow.insert("certname".into(), format!("c*.{DOMAIN}").into());
         allow.insert("roles".into(), vec!["compiler".to_owned()].into());

@@ -16,3 +16,4 @@ pub mod process;
 pub mod progress;
 pub mod stack;
 pub mod suite;
+pub mod visitor;

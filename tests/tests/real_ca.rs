@@ -11,17 +11,17 @@ use anyhow::{Context, Result, bail, ensure};
 use bunraku_certificates::{Crls, SigningRequest};
 use bunraku_common::{Chain, NodeName};
 use bunraku_puppet_ca::{
-    Canaries, Canary, CanaryError, CertificateStatus, Deadlines, PuppetCa, PuppetCaConfig, State, Why,
+    Canaries, Canary, CanaryError, CertificateStatus, PuppetCa, PuppetCaConfig, State, Why,
 };
 use bunraku_tests::{
     http::Client,
     namespace,
     process::wait_for,
     progress::Progress,
-    stack::{self, CA_NAME, MAIN_ADDRESS, Options, PuppetServer, Stack},
+    stack::{self, CA_NAME, Options, PuppetServer, Stack},
     suite::{self, Test},
 };
-use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair};
+use rcgen::KeyPair;
 
 const TESTS: &[Test<Stack>] = &[
     ("a_name_goes_from_its_request_to_its_end", whole_life),
@@ -236,7 +236,7 @@ fn authorization_not_allowed(stack: &mut Stack) -> Result<()> {
 }
 
 fn without_rights(stack: &mut Stack) -> Result<()> {
-    let (main, c1) = (config(&stack.main), config(&stack.compilers[0]));
+    let (main, c1) = (stack.main.ca_config(), stack.compilers[0].ca_config());
     let ca = PuppetCa::new(PuppetCaConfig { certificate: c1.certificate, key: c1.key, ..main });
     let refused = wait(async { why_not(ca.status(&name("c1.stack.test")?).await) })?;
     println!("{refused}");
@@ -245,7 +245,7 @@ fn without_rights(stack: &mut Stack) -> Result<()> {
 }
 
 fn no_ca(stack: &mut Stack) -> Result<()> {
-    let (main, c1) = (config(&stack.main), &stack.compilers[0]);
+    let (main, c1) = (stack.main.ca_config(), &stack.compilers[0]);
     let at_c1 =
         PuppetCaConfig { address: format!("{}:8140", c1.address()), name: name(&c1.certname())?, ..main };
     let ca = PuppetCa::new(at_c1);
@@ -259,26 +259,12 @@ fn no_ca(stack: &mut Stack) -> Result<()> {
     })
 }
 
-fn config(server: &PuppetServer) -> PuppetCaConfig {
-    let own = |kind: &str| server.ssldir().join(kind).join(format!("{}.pem", server.certname()));
-    PuppetCaConfig {
-        address: format!("{MAIN_ADDRESS}:8140"),
-        name: NodeName::parse(CA_NAME).expect("it is a certname"),
-        certificate: own("certs"),
-        key: own("private_keys"),
-        ca: server.cadir().join("ca_crt.pem"),
-        crl: server.cadir().join("ca_crl.pem"),
-        ca_conf: server.conf_d().join("ca.conf"),
-        deadlines: Deadlines::default(),
-    }
-}
-
 fn ca(main: &PuppetServer) -> PuppetCa {
-    PuppetCa::new(config(main))
+    PuppetCa::new(main.ca_config())
 }
 
 fn crls(stack: &Stack) -> Result<Crls> {
-    Ok(Crls::parse(&fs::read(config(&stack.main).crl)?)?)
+    Ok(Crls::parse(&fs::read(stack.main.crl_file())?)?)
 }
 
 async fn known(ca: &PuppetCa, name: &NodeName) -> Result<CertificateStatus> {
@@ -291,17 +277,7 @@ fn name(text: &str) -> Result<NodeName> {
 
 /// A request (PEM) with a key of its own.
 fn request(name: &NodeName, alt_names: &[&str], extension: Option<&str>) -> Result<String> {
-    let names: Vec<String> = alt_names.iter().map(|&it| it.to_owned()).collect();
-    let mut parameters = CertificateParams::new(names)?;
-    parameters.distinguished_name = DistinguishedName::new();
-    parameters.distinguished_name.push(DnType::CommonName, name.as_str());
-    if let Some(oid) = extension {
-        let oid: Vec<u64> = oid.split('.').map(str::parse).collect::<Result<_, _>>()?;
-        // The UTF8String `true`.
-        let value = b"\x0c\x04true".to_vec();
-        parameters.custom_extensions.push(CustomExtension::from_oid_content(&oid, value));
-    }
-    Ok(parameters.serialize_request(&KeyPair::generate()?)?.pem()?)
+    stack::request(name, alt_names, extension, &KeyPair::generate()?)
 }
 
 /// curl as the holder of a canary's key.
@@ -311,7 +287,7 @@ fn client(stack: &Stack, canary: &Canary, certificate: &str, key: &str) -> Resul
         fs::create_dir_all(ssldir.join(kind))?;
         fs::write(ssldir.join(kind).join(format!("{}.pem", canary.name)), text)?;
     }
-    fs::copy(config(&stack.main).ca, ssldir.join("certs/ca.pem"))?;
+    fs::copy(stack.main.ca_config().ca, ssldir.join("certs/ca.pem"))?;
     Ok(Client::from_ssldir(&ssldir, canary.name.as_str()))
 }
 

@@ -6,6 +6,7 @@
 mod agent;
 mod aot;
 mod balancer;
+mod ca;
 mod certificates;
 mod layout;
 mod puppet_server;
@@ -26,6 +27,7 @@ use serde_json::Value;
 pub use self::{
     agent::{Agent, AgentRun},
     balancer::{BACKEND, Balancer, ServerState, SetState},
+    ca::request,
     layout::{
         BALANCER_ADDRESS, BALANCER_NAME, BUILD_USER, CA_NAME, DOMAIN, MAIN_ADDRESS, compiler_address, world,
     },

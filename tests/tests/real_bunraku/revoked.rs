@@ -3,12 +3,11 @@
 use std::{
     fs,
     path::Path,
-    process::Command,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use bunraku_tests::process::{output_of, wait_for};
+use bunraku_tests::process::wait_for;
 
 use crate::site::{C1, C2, Site, ensure_said, text};
 
@@ -40,11 +39,9 @@ pub(crate) fn node(site: &mut Site) -> Result<()> {
 pub(crate) fn puppet_certificate(site: &mut Site) -> Result<()> {
     site.ready()?;
     let refused = refusals(site)?;
-    let crl = site.stack.main.cadir().join("ca_crl.pem");
+    let crl = site.stack.main.crl_file();
     let before = fs::metadata(&crl)?.modified()?;
-    let mut revoke = Command::new("puppetserver");
-    revoke.args(["ca", "revoke", "--certname", C2, "--config"]).arg(site.stack.main.puppet_conf());
-    output_of(&mut revoke).context("Puppet's CA does not revoke")?;
+    site.stack.main.revoke(C2)?;
     ensure!(fs::metadata(&crl)?.modified()? > before, "the CRL did not change");
     cut_since(site, Instant::now())?;
     let status = site.bunraku.tell(&["status"])?.out;
