@@ -17,3 +17,4 @@ pub mod progress;
 pub mod stack;
 pub mod suite;
 pub mod visitor;
+pub mod watch;

@@ -15,7 +15,9 @@ use bunraku_tests::{
     namespace,
     process::wait_for,
     progress::Progress,
-    stack::{self, BUILD_USER, DOMAIN, Options, Stack},
+    stack::{self, BALANCER_NAME, BUILD_USER, DOMAIN, Options, Stack},
+    visitor::Visitor,
+    watch::watched,
 };
 use clap::Parser;
 
@@ -47,6 +49,7 @@ const STEPS: &[Step] = &[
     ("a rollback takes seconds, and holds the environment", rollback),
     ("kill -9 of the controller in the middle of a deploy ends well", killed_controller),
     ("every Puppet Server is restarted, one after the other, and no agent notices", rolling_restart),
+    ("an agent's certificate is revoked, and every compiler refuses it", revoked_agent),
     ("what an operator sees", status),
 ];
 
@@ -235,6 +238,42 @@ fn rolling_restart(demo: &mut Demo) -> Result<()> {
         after.len()
     ));
     ensure!(failed == 0 && catalogs > 0 && counted.fewest > 0, "{:#?}", counted.failed);
+    Ok(())
+}
+
+/// Its holder asks every compiler, and the balancer, all the while, each time on a new connection.
+fn revoked_agent(demo: &mut Demo) -> Result<()> {
+    let agent = demo.stack.agent("a3")?;
+    let certname = agent.certname();
+    let visitor = Visitor::from_ssldir(&agent.ssldir(), &certname)?;
+    let certnames: Vec<String> = demo.stack.compilers.iter().map(stack::PuppetServer::certname).collect();
+    let hosts = certnames.iter().map(String::as_str).chain([BALANCER_NAME]);
+    let visits: Vec<(&str, &Visitor)> = hosts.map(|host| (host, &visitor)).collect();
+    let before = demo.bunraku.json(&["crl", "status"])?["changed_ms"].clone();
+    let main = &demo.stack.main;
+    let watched = watched(&main.crl_file(), &visits, || {
+        demo.progress
+            .timed(format_args!("puppetserver ca revoke --certname {certname}"), || main.revoke(&certname))?;
+        wait_for("every compiler to be proven", Duration::from_secs(60), || {
+            let status = demo.bunraku.json(&["crl", "status"])?;
+            let nodes = status["nodes"].as_array().context("no nodes")?;
+            let proven = nodes.iter().all(|node| node["state"] == "proven");
+            Ok((proven && status["changed_ms"] != before).then_some(()))
+        })
+    })?;
+    let written = *watched.writes.first().context("the CA wrote nothing")?;
+    for door in &watched.doors {
+        let after = door.closed_at()?.duration_since(written)?;
+        demo.progress.say(format_args!(
+            "{} refuses {certname} {:.2} s after the CA wrote it",
+            door.host,
+            after.as_secs_f64()
+        ));
+    }
+    print!("{}", demo.bunraku.tell(&["crl", "status"])?.out);
+    let run = agent.run("production")?;
+    ensure!(run.exit == 1, "a revoked agent was served:\n{}", run.output);
+    demo.progress.say(format_args!("puppet agent as {certname}: exit code 1, no catalog"));
     Ok(())
 }
 

@@ -10,11 +10,9 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use bunraku_puppet_ca::PREFIX;
+use bunraku_tests::watch::watched;
 
-use crate::{
-    site::{Site, after, wait},
-    watch::watched,
-};
+use crate::site::{Site, after, wait};
 
 /// Longer than a canary's round, should one begin.
 const QUIET: Duration = Duration::from_secs(4);

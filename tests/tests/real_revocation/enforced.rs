@@ -11,13 +11,11 @@ use bunraku_tests::{
     process::wait_for,
     stack::BALANCER_NAME,
     visitor::{Knocked, Visit, Visitor},
+    watch::{Door, Watched, watched},
 };
 use serde_json::Value;
 
-use crate::{
-    site::{C1, C2, COMPILERS, DOORS, Site, WITHIN, after},
-    watch::{Door, Watched, watched},
-};
+use crate::site::{C1, C2, COMPILERS, DOORS, Site, WITHIN, after};
 
 /// Goals are a second until refused and three until proven, on a quiet machine; a test is no benchmark.
 const REFUSED_WITHIN_MS: u128 = 20_000;

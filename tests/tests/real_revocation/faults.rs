@@ -13,12 +13,10 @@ use bunraku_tests::{
     progress::Progress,
     stack::BALANCER_NAME,
     visitor::{Knocked, Visitor},
-};
-
-use crate::{
-    site::{C1, C2, COMPILERS, SERVER_STARTS_WITHIN, Site, WITHIN, after},
     watch::watched,
 };
+
+use crate::site::{C1, C2, COMPILERS, SERVER_STARTS_WITHIN, Site, WITHIN, after};
 
 /// Puppet Server tries a broken file for 2.6 s.
 const GIVES_UP: Duration = Duration::from_secs(4);

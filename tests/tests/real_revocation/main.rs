@@ -8,7 +8,6 @@ mod delivery;
 mod enforced;
 mod faults;
 mod site;
-mod watch;
 
 use std::process::ExitCode;
 

@@ -9,26 +9,31 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use bunraku_tests::visitor::{Knocked, Visitor};
+
+use crate::visitor::{Knocked, Visitor};
 
 /// Beside what a handshake takes.
 const KNOCKS_EVERY: Duration = Duration::from_millis(10);
 const LOOKS_EVERY: Duration = Duration::from_millis(1);
 
 /// One new connection.
-pub(crate) struct Seen {
+#[derive(Clone, Debug)]
+pub struct Seen {
     pub began: SystemTime,
     pub ended: SystemTime,
     pub knocked: Knocked,
 }
 
 /// What one visitor met at one host, in order.
-pub(crate) struct Door {
+#[derive(Clone, Debug)]
+pub struct Door {
     pub host: String,
     pub seen: Vec<Seen>,
 }
 
-pub(crate) struct Watched<T> {
+/// What was seen while something was done.
+#[derive(Debug)]
+pub struct Watched<T> {
     pub done: T,
     pub doors: Vec<Door>,
     /// When the CA's file was replaced.
@@ -37,13 +42,13 @@ pub(crate) struct Watched<T> {
 
 impl Door {
     /// When it was first known to be closed.
-    pub(crate) fn closed_at(&self) -> Result<SystemTime> {
+    pub fn closed_at(&self) -> Result<SystemTime> {
         let refused = self.seen.iter().find(|seen| seen.knocked == Knocked::Refused);
         Ok(refused.with_context(|| format!("{} refused nobody", self.host))?.ended)
     }
 
     /// Everybody was let in at first, and nobody any more after `at`.
-    pub(crate) fn ensure_open_until_closed(&self, at: SystemTime) -> Result<()> {
+    pub fn ensure_open_until_closed(&self, at: SystemTime) -> Result<()> {
         let (host, mut seen) = (&self.host, self.seen.iter());
         ensure!(seen.next().is_some_and(|seen| seen.knocked == Knocked::LetIn), "{host} was never open");
         let in_again = seen.find(|seen| seen.began > at && seen.knocked == Knocked::LetIn);
@@ -51,7 +56,7 @@ impl Door {
         Ok(())
     }
 
-    pub(crate) fn ensure_always_open(&self) -> Result<()> {
+    pub fn ensure_always_open(&self) -> Result<()> {
         let closed = self.seen.iter().find(|seen| seen.knocked != Knocked::LetIn);
         let (host, times) = (&self.host, self.seen.len());
         ensure!(closed.is_none(), "{host}: {:?}, of {times} times", closed.map(|seen| &seen.knocked));
@@ -61,7 +66,7 @@ impl Door {
 }
 
 /// Each host is knocked at again and again by its visitor while `during` lasts.
-pub(crate) fn watched<T>(
+pub fn watched<T>(
     crl_file: &Path,
     visits: &[(&str, &Visitor)],
     during: impl FnOnce() -> Result<T>,
