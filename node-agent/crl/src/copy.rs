@@ -41,14 +41,6 @@ pub(crate) struct State {
     pub(crate) changes: u64,
 }
 
-/// A service that is to read its file again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reload {
-    pub service: String,
-    /// The change that it is owed for: another one may come while the service reloads.
-    pub change: u64,
-}
-
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
     #[error("could not {doing} {}", path.display())]

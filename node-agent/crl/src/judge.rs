@@ -1,16 +1,15 @@
 //! Which CRLs may follow which, and what to think of a file that somebody else has written.
 
 use std::{
-    fs::File,
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
 };
 
 use bunraku_certificates::{Authorities, AuthoritiesError, BUNDLE_BYTES, Comparison, CrlError, Crls};
 use bunraku_common::Chain;
-use rustix::fs::{Mode, OFlags};
+use bunraku_files::Found;
 
-use crate::{Place, file::Found};
+use crate::Place;
 
 const RESTORED: &str =
     " (hint: if Puppet's CA was restored from a backup, an administrator accepts that on the controller)";
@@ -52,21 +51,11 @@ pub enum Refused {
     NoFile,
 }
 
-/// Reads a CA bundle. It may lie in a directory of Puppet Server's user: what is no file, or has no end, is not waited for.
+/// Reads a CA bundle, which may lie in a directory of Puppet Server's user.
 pub fn authorities(path: &Path) -> Result<Authorities, Refused> {
-    let bytes = read(path).map_err(|source| Refused::NoBundle { path: path.into(), source })?;
+    let bytes = bunraku_files::read(path, BUNDLE_BYTES)
+        .map_err(|source| Refused::NoBundle { path: path.into(), source })?;
     Authorities::parse(&bytes).map_err(|source| Refused::Bundle { path: path.into(), source })
-}
-
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is not a file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(BUNDLE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// The files that can take them, with their authorities; at least one. A file with a CA bundle of its own does not keep

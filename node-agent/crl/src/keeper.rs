@@ -8,11 +8,11 @@ use std::{
 
 use bunraku_certificates::{CrlError, Crls};
 use bunraku_common::{Chain, Digest, Fence, crash, hint};
+use bunraku_files::Found;
 
 use crate::{
     Place, Refused, Reload,
     copy::{CopyError, OwnCopy},
-    file::Found,
     judge::{Stands, authorities, is_genuine, is_not_older_than, may_follow, stands, who_can_take},
 };
 
@@ -207,7 +207,7 @@ impl Keeper {
         };
         let (how, modified_ms) = match &found {
             Found::Nothing => (Stands::Wrong("it is missing".to_owned()), 0),
-            Found::File { bytes, modified_ms } => {
+            Found::File { bytes, modified_ms, .. } => {
                 (stands(&wanted, bytes, &place.ca, now_ms / 1000), *modified_ms)
             }
         };

@@ -5,12 +5,12 @@
 //! it was given and its own directory, and never writes through a link.
 
 mod copy;
-mod directory;
-mod file;
 mod judge;
 mod keeper;
+mod place;
 
-pub use copy::{CopyError, Reload};
-pub use file::{FileError, Place};
+pub use bunraku_files::{FileError, Reload};
+pub use copy::CopyError;
 pub use judge::{Refused, authorities};
 pub use keeper::{InstallError, Keeper, Offer, Seen};
+pub use place::Place;

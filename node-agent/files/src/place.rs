@@ -1,14 +1,14 @@
-//! One file of CRLs that another program reads: replaced by a rename, whole at every moment.
+//! One file that another program reads: replaced by a rename, whole at every moment.
 
 use std::{
     ffi::{OsStr, OsString},
+    fmt,
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Write},
     os::{fd::OwnedFd, unix::ffi::OsStrExt},
     path::{Path, PathBuf},
 };
 
-use bunraku_certificates::BUNDLE_BYTES;
 use bunraku_common::crash;
 use rustix::{
     fs::{
@@ -17,36 +17,48 @@ use rustix::{
     process::{Gid, Uid},
 };
 
-use crate::directory;
+use crate::{directory, read::whole};
 
-/// What nobody names and no file shows: everybody may read a CRL.
-const MODE: u32 = 0o644;
-/// Nobody executes a CRL, whatever the mode of the file before.
+/// Nobody executes such a file, whatever its mode before.
 const MODES: u32 = 0o666;
 /// Names that are tried for a new file: they are random, so a second one is never needed.
 const TRIES: usize = 8;
 
-/// A file to keep, as this host's configuration grants it.
+/// A file to keep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// Absolute.
     pub path: PathBuf,
-    /// Owner, group and mode. What is not given stays as the present file has it; a new file belongs to the owner of its
-    /// directory, as Puppet's ssldir does to Puppet Server.
+    /// What is not given stays as the present file has it; a new file belongs to the owner of its directory, as Puppet's
+    /// ssldir does to Puppet Server.
     pub owner: Option<u32>,
     pub group: Option<u32>,
+    /// What is not given stays as the present file has it; a new file gets `new_mode`.
     pub mode: Option<u32>,
-    /// The CA bundle that its CRLs must satisfy; read whenever something is judged.
-    pub ca: PathBuf,
-    /// The service that reads it only at a reload.
-    pub reload: Option<String>,
+    pub new_mode: u32,
+    /// Longer ones are read as far as shows it.
+    pub most_bytes: usize,
+    /// Of the steps at which tests kill: `crl-written`, `crl-renamed`.
+    pub step: &'static str,
 }
 
 /// What stands at a place.
-#[derive(Debug)]
-pub(crate) enum Found {
+#[derive(Clone)]
+pub enum Found {
     Nothing,
-    File { bytes: Vec<u8>, modified_ms: u64 },
+    File { bytes: Vec<u8>, modified_ms: u64, owner: u32, group: u32, mode: u32 },
+}
+
+/// Without what is in the file: it may be a key.
+impl fmt::Debug for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nothing => f.write_str("Nothing"),
+            Self::File { bytes, owner, group, mode, .. } => {
+                write!(f, "File({} bytes, {owner}:{group}, {mode:04o})", bytes.len())
+            }
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +72,7 @@ pub enum FileError {
     /// Followed, root would write where whoever owns the link wants it; replaced, somebody's arrangement would end.
     #[error(
         "{} is a symbolic link, and nothing is written through it \
-         (hint: name the file it leads to in the agent's configuration: readlink -f {})", path.display(), path.display()
+         (hint: configure the file that it leads to, not the link: readlink -f {})", path.display(), path.display()
     )]
     Link { path: PathBuf },
     #[error("{} is not a file (hint: ls -ld {})", path.display(), path.display())]
@@ -80,7 +92,7 @@ pub enum FileError {
 }
 
 impl Place {
-    pub(crate) fn read(&self) -> Result<Found, FileError> {
+    pub fn read(&self) -> Result<Found, FileError> {
         let directory = self.directory()?;
         let failed =
             |error: rustix::io::Errno| FileError::Read { path: self.path.clone(), source: error.into() };
@@ -94,23 +106,27 @@ impl Place {
             Err(error) => return Err(failed(error)),
         };
         let stat = fstat(&file).map_err(failed)?;
-        let mut bytes = Vec::new();
-        // One byte more than is accepted: whoever parses it sees that it is too long.
-        let read = file.take(BUNDLE_BYTES as u64 + 1).read_to_end(&mut bytes);
-        read.map_err(|source| FileError::Read { path: self.path.clone(), source })?;
-        Ok(Found::File { bytes, modified_ms: modified_ms(&stat) })
+        let read = whole(file, self.most_bytes);
+        let bytes = read.map_err(|source| FileError::Read { path: self.path.clone(), source })?;
+        Ok(Found::File {
+            bytes,
+            modified_ms: modified_ms(&stat),
+            owner: stat.st_uid,
+            group: stat.st_gid,
+            mode: stat.st_mode & 0o7777,
+        })
     }
 
     /// Owner and mode are right before anybody sees the file.
-    pub(crate) fn replace(&self, bytes: &[u8]) -> Result<(), FileError> {
+    pub fn replace(&self, bytes: &[u8]) -> Result<(), FileError> {
         let directory = self.directory()?;
         let failed = |source: io::Error| FileError::Write { path: self.path.clone(), source };
         let before = self.stat(&directory).map_err(|at| at.unwrap_or_else(|error| failed(error.into())))?;
         let (temporary, file) = self.create(&directory).map_err(failed)?;
         let written = self.fill(file, bytes, &directory, before.as_ref()).and_then(|()| {
-            crash::point("crl-written");
+            crash::point(format_args!("{}-written", self.step));
             renameat(&directory, &temporary, &directory, self.name())?;
-            crash::point("crl-renamed");
+            crash::point(format_args!("{}-renamed", self.step));
             File::from(directory.try_clone()?).sync_all()
         });
         written.map_err(|source| {
@@ -120,8 +136,21 @@ impl Place {
         })
     }
 
+    /// Takes the file away, if there is one.
+    pub fn remove(&self) -> Result<(), FileError> {
+        let directory = self.directory()?;
+        let failed = |source: io::Error| FileError::Write { path: self.path.clone(), source };
+        match self.stat(&directory).map_err(|at| at.unwrap_or_else(|error| failed(error.into())))? {
+            None => Ok(()),
+            Some(_) => unlinkat(&directory, self.name(), AtFlags::empty())
+                .map_err(io::Error::from)
+                .and_then(|()| File::from(directory).sync_all())
+                .map_err(failed),
+        }
+    }
+
     /// What an agent that was killed has left beside the file. A link goes, not what it leads to.
-    pub(crate) fn sweep(&self) -> Result<(), FileError> {
+    pub fn sweep(&self) -> Result<(), FileError> {
         let directory = self.directory()?;
         let failed =
             |error: rustix::io::Errno| FileError::Read { path: self.path.clone(), source: error.into() };
@@ -146,7 +175,7 @@ impl Place {
         let like = before.unwrap_or(&around);
         let uid = self.owner.unwrap_or(like.st_uid);
         let gid = self.group.unwrap_or(like.st_gid);
-        let mode = self.mode.or(before.map(|stat| stat.st_mode & MODES)).unwrap_or(MODE);
+        let mode = self.mode.or(before.map(|stat| stat.st_mode & MODES)).unwrap_or(self.new_mode);
         if (own.st_uid, own.st_gid) != (uid, gid) {
             fchown(&file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
         }
@@ -249,7 +278,8 @@ mod tests {
     use super::*;
 
     fn place(path: PathBuf) -> Place {
-        Place { path, owner: None, group: None, mode: None, ca: PathBuf::new(), reload: None }
+        let (owner, group, mode) = (None, None, None);
+        Place { path, owner, group, mode, new_mode: 0o644, most_bytes: 1 << 20, step: "test" }
     }
 
     #[test]

@@ -1,0 +1,26 @@
+//! Reads a file that may lie in a directory of another user: what is no file, or has no end, is not waited for.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+};
+
+use rustix::fs::{Mode, OFlags};
+
+/// At most one byte more than `most`: whoever parses it sees that it is too long. The room is taken beforehand, so that
+/// a key does not leave copies of itself behind.
+pub fn read(path: &Path, most: usize) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    whole(File::from(rustix::fs::open(path, flags, Mode::empty())?), most)
+}
+
+pub(crate) fn whole(file: File, most: usize) -> io::Result<Vec<u8>> {
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("it is not a file"));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(meta.len()).unwrap_or(most).min(most) + 1);
+    file.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
