@@ -32,6 +32,12 @@ impl Changes {
         Ok(changes)
     }
 
+    /// From now on these files, and no others.
+    pub fn watch(&mut self, files: impl IntoIterator<Item = PathBuf>) -> io::Result<()> {
+        self.files = files.into_iter().collect();
+        self.rearm()
+    }
+
     /// Watches the directories that are there now under the paths. Those that are watched already stay so.
     pub fn rearm(&self) -> io::Result<()> {
         let whole = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO;

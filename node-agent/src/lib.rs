@@ -8,6 +8,7 @@
 mod agent;
 mod background;
 mod balancer;
+mod changes;
 pub mod cli;
 mod commit;
 mod config;
@@ -20,6 +21,7 @@ mod helpers;
 pub mod identity;
 mod memory;
 mod node;
+mod reload;
 mod service;
 mod stage;
 mod turn;

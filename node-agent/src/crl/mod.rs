@@ -1,9 +1,8 @@
 //! Puppet's CRLs on this node: the files that its configuration grants, between the wire, the disk and Puppet Server.
 
 mod config;
-mod inotify;
+mod debts;
 mod orders;
-mod reload;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -23,8 +22,8 @@ use tonic::Status;
 use self::config::Granted;
 pub use self::config::{CrlConfig, CrlFile, Mode};
 pub(crate) use self::{
+    debts::reload,
     orders::{install, prove},
-    reload::reload,
     watch::watch,
 };
 use crate::{

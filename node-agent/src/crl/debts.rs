@@ -1,23 +1,13 @@
 //! Services that read their file of CRLs only at a reload: each is told until it has done so, also after a restart of
 //! this agent. Only what `[services]` grants can be told.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, PoisonError};
 
 use bunraku_common::Chain;
-use bunraku_crl::Reload;
-use bunraku_services::{State, Verb};
 use tokio::time::timeout;
 
 use super::on_keeper;
-use crate::node::Node;
-
-/// A reload of a balancer takes a second.
-const DEADLINE: Duration = Duration::from_secs(60);
-/// Until one that failed is told again.
-const AGAIN: Duration = Duration::from_secs(10);
+use crate::{node::Node, reload};
 
 /// For ever.
 pub(crate) async fn reload(node: Arc<Node>) {
@@ -25,8 +15,7 @@ pub(crate) async fn reload(node: Arc<Node>) {
     loop {
         let owed = on_keeper(&node, |_, keeper| keeper.reloads()).await.unwrap_or_default();
         for reload in owed {
-            let told = one(&node, &reload).await;
-            let trouble = match told {
+            let trouble = match reload::tell(&node, &reload.service).await {
                 Ok(()) => {
                     tracing::info!(service = reload.service, "it was told to read its CRLs again");
                     let paid = reload.clone();
@@ -45,16 +34,6 @@ pub(crate) async fn reload(node: Arc<Node>) {
                 None => drop(known.remove(&reload.service)),
             }
         }
-        let _or_again = timeout(AGAIN, crl.changed.notified()).await;
-    }
-}
-
-async fn one(node: &Node, reload: &Reload) -> Result<(), String> {
-    let service = node.turns.service(&reload.service).map_err(|error| Chain(&error).to_string())?;
-    let Err(error) = service.act(Verb::Reload, DEADLINE).await else { return Ok(()) };
-    // One that does not run reads the file when it starts.
-    match service.status().await {
-        Ok(status) if matches!(status.state, State::Stopped | State::Failed) => Ok(()),
-        Ok(_) | Err(_) => Err(Chain(&error).to_string()),
+        let _or_again = timeout(reload::AGAIN, crl.changed.notified()).await;
     }
 }
