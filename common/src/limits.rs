@@ -70,3 +70,10 @@ pub const OUTPUT_BYTES: usize = 64 << 10;
 /// How long a node asks its Puppet Server whether it refuses what a new CRL revokes. Puppet Server has loaded one 0.3 to 0.7 s
 /// after it came, and gives up on a broken one after 2.6 s (measured); whoever ordered the proof waits for the answer.
 pub const CRL_PROOF: Duration = Duration::from_secs(8);
+/// Alternative names in one request for a certificate, beside the host's own. A compiler has a handful; as many of the
+/// longest still fit into what is read of one certificate.
+pub const ALT_NAMES: usize = 64;
+/// Files and servers each whose certificates one node shows.
+pub const SHOWN_CERTIFICATES: usize = 32;
+/// A TLS handshake that looks at a server's certificate. A Puppet Server on a loaded machine takes a second.
+pub const SHOW: Duration = Duration::from_secs(5);

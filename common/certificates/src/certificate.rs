@@ -15,7 +15,9 @@ use crate::{
     AltName, Authorities, Fingerprint, IssuerId, PemError, SigningRequest,
     der::NotDer,
     issuer::{self, Issuer},
-    key, names, pem,
+    key,
+    limits::DOCUMENT_BYTES,
+    names, pem,
     signed::Signed,
 };
 
@@ -39,8 +41,16 @@ pub struct Certificate {
 impl Certificate {
     /// Reads the only block of a file. Text around it is ignored.
     pub fn parse(file: &[u8]) -> Result<Self, CertificateError> {
-        let der = pem::block(file, LABEL)?;
-        let parsed = Parsed::read(&der).map_err(|NotDer| CertificateError::Malformed)?;
+        Self::from_der(&pem::block(file, LABEL)?)
+    }
+
+    /// Reads the bytes that a TLS peer shows.
+    pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
+        if der.len() > DOCUMENT_BYTES {
+            let (bytes, limit) = (der.len(), DOCUMENT_BYTES);
+            return Err(PemError::Size { bytes, limit }.into());
+        }
+        let parsed = Parsed::read(der).map_err(|NotDer| CertificateError::Malformed)?;
         Ok(Self {
             subject: parsed.subject.shown,
             common_name: parsed.common_name,
@@ -89,6 +99,11 @@ impl Certificate {
     /// The authority that it names as its issuer.
     pub const fn issuer(&self) -> IssuerId {
         self.issuer.id
+    }
+
+    /// The issuer's whole name, for people.
+    pub fn issuer_name(&self) -> &str {
+        &self.issuer.shown
     }
 
     /// BLAKE3 of the public key (SubjectPublicKeyInfo), as `bunraku_proto::peer` takes it.
