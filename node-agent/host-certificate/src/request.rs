@@ -102,7 +102,10 @@ impl Kept {
             }
         }
         let (key, request) = make(certname, &alt_names).map_err(Refused::Make)?;
-        let dir = format!("request-{}-{}", order.fence.term.number, order.fence.generation.0);
+        let Fence { term, generation } = order.fence;
+        let fleet = order.fleet.map(|fleet| fleet.short()).unwrap_or_default();
+        // Never the name of what counts now, which must stay whole until this one does.
+        let dir = format!("request-{fleet}-{}-{}", term.number, generation.0);
         self.make(&dir, &[(KEY, key.as_bytes()), (REQUEST, request.as_bytes())])?;
         crash::point("certificate-key-made");
         let Order { fleet, fence } = order;

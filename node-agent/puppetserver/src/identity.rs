@@ -14,6 +14,9 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
 };
 
+/// Files that change more often than this while they are read are not waited for.
+const CHANGES: usize = 5;
+
 /// Certificate, key and CA, as Puppet keeps them.
 #[derive(Debug)]
 pub(crate) struct Identity {
@@ -62,12 +65,13 @@ impl Identity {
     }
 
     pub(crate) fn tls(&self) -> Result<Arc<ClientConfig>, IdentityError> {
-        let stamp = [stamp(&self.cert)?, stamp(&self.key)?, stamp(&self.ca)?];
+        let stamp = self.stamp()?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         match &*loaded {
             Some((known, config)) if *known == stamp => Ok(config.clone()),
             Some(_) | None => {
-                let config = Arc::new(self.load()?);
+                let (stamp, config) = self.load_whole(stamp)?;
+                let config = Arc::new(config);
                 *loaded = Some((stamp, config.clone()));
                 Ok(config)
             }
@@ -76,7 +80,26 @@ impl Identity {
 
     /// For connections that all begin anew: a resumed session says nothing about whom the server lets in.
     pub(crate) fn fresh(&self) -> Result<ClientConfig, IdentityError> {
-        Ok(without_resumption(self.load()?))
+        Ok(without_resumption(self.load_whole(self.stamp()?)?.1))
+    }
+
+    /// Certificate and key are replaced one after the other: half of each is no answer, so it is read again while the
+    /// files change. A pair that stays mismatched is an error.
+    fn load_whole(&self, mut before: Stamp) -> Result<(Stamp, ClientConfig), IdentityError> {
+        let mut left = CHANGES;
+        loop {
+            let loaded = self.load();
+            let after = self.stamp()?;
+            if before == after || left == 0 {
+                // By the stamp of before: what changed meanwhile is read the next time.
+                return Ok((before, loaded?));
+            }
+            (before, left) = (after, left - 1);
+        }
+    }
+
+    fn stamp(&self) -> Result<Stamp, IdentityError> {
+        Ok([stamp(&self.cert)?, stamp(&self.key)?, stamp(&self.ca)?])
     }
 
     /// The same with another's certificate.
@@ -135,4 +158,74 @@ fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
 fn stamp(path: &Path) -> Result<(u64, i64, i64), IdentityError> {
     let meta = fs::metadata(path).map_err(|source| IdentityError::Read { path: path.into(), source })?;
     Ok((meta.ino(), meta.ctime(), meta.ctime_nsec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+
+    use super::*;
+
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn put(&self, name: &str, text: &str) {
+            let new = self.0.path().join("new");
+            fs::write(&new, text).unwrap();
+            fs::rename(new, self.0.path().join(name)).unwrap();
+        }
+
+        fn identity(&self) -> Identity {
+            let path = |name: &str| self.0.path().join(name);
+            Identity::new(&path("cert.pem"), &path("key.pem"), &path("cert.pem"))
+        }
+    }
+
+    fn pair() -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["c1.example".to_owned()]).unwrap();
+        (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
+    }
+
+    #[test]
+    fn a_pair_is_read_again_when_it_changed_and_half_of_one_is_never_used() {
+        let files = Files(tempfile::tempdir().unwrap());
+        let (first, second) = (pair(), pair());
+        files.put("cert.pem", &first.0);
+        files.put("key.pem", &first.1);
+        let identity = files.identity();
+        let known = identity.tls().unwrap();
+        assert!(Arc::ptr_eq(&known, &identity.tls().unwrap()));
+        files.put("key.pem", &second.1);
+        assert!(matches!(identity.tls(), Err(IdentityError::Unusable { .. })));
+        files.put("cert.pem", &second.0);
+        let now = identity.tls().unwrap();
+        assert!(!Arc::ptr_eq(&known, &now) && Arc::ptr_eq(&now, &identity.tls().unwrap()));
+    }
+
+    #[test]
+    fn while_pairs_are_replaced_all_the_time_what_is_used_belongs_together() {
+        let files = Files(tempfile::tempdir().unwrap());
+        let pairs = [pair(), pair()];
+        let put = |pair: &(String, String)| {
+            files.put("key.pem", &pair.1);
+            files.put("cert.pem", &pair.0);
+        };
+        put(&pairs[0]);
+        let identity = files.identity();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..300 {
+                    put(&pairs[round % 2]);
+                }
+                done.store(true, std::sync::atomic::Ordering::SeqCst);
+            });
+            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+                // A moment in which only half is there is an error, and no other one.
+                assert!(matches!(identity.tls(), Ok(_) | Err(IdentityError::Unusable { .. })));
+            }
+        });
+        identity.tls().unwrap();
+    }
 }

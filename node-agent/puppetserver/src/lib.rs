@@ -19,6 +19,7 @@ pub mod pool;
 mod request;
 pub mod server;
 pub mod settings;
+mod shown;
 pub mod types;
 
 pub use account::Account;
@@ -29,3 +30,4 @@ pub use places::Places;
 pub use pool::Pool;
 pub use server::{PuppetServer, ServerError};
 pub use settings::{Puppet, Settings, SettingsError};
+pub use shown::{NotShown, Shown, shown};

@@ -1,10 +1,13 @@
 //! One story with Debian's real Puppet Server on a loopback address: the doctor finds what a fresh installation lacks and
-//! mends it; then a swap is rehearsed, flushed and proven, static catalogs and types work, and a CRL is loaded.
+//! mends it; then a swap is rehearsed, flushed and proven, static catalogs and types work, a CRL is loaded, and the server's certificate replaced.
 //!
-//! Needs root and the packages puppetserver, puppet-agent, curl and openssl. Takes 40 s on an idle machine: a start and a reload of a JVM.
+//! Needs root and the packages puppetserver, puppet-agent, curl and openssl. Takes 60 s on an idle machine: a start and
+//! three reloads of a JVM.
 
 #![expect(clippy::unwrap_used, reason = "a test, which clippy cannot see: it has no test harness")]
 
+#[path = "real/certificate.rs"]
+mod certificate;
 #[path = "real/crl.rs"]
 mod crl;
 #[path = "real/instance.rs"]
@@ -174,6 +177,7 @@ async fn story() {
 
     generates_types(&instance, &puppet, &two).await;
     crl::is_loaded_and_proven(&instance, settings, &server).await;
+    certificate::is_replaced_and_comes_back(&mut instance, settings, &server).await;
 
     // Nobody there: owed, not refused.
     instance.stop();

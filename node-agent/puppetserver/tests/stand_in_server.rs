@@ -13,7 +13,7 @@ mod puppet_server;
 use std::{path::Path, time::Duration};
 
 use bunraku_common::{Chain, EnvironmentName};
-use bunraku_puppetserver::{PuppetServer, ServerError, server::Status};
+use bunraku_puppetserver::{NotShown, PuppetServer, ServerError, server::Status, shown};
 use puppet_server::{Answer, Ca, Node, StandIn};
 
 fn production() -> EnvironmentName {
@@ -249,4 +249,31 @@ async fn a_forbidden_flush_of_the_pool_names_its_own_rule() {
     let obeying = StandIn::start(&node.ca, Answer::Bytes("HTTP/1.1 204 No Content\r\n\r\n".into())).await;
     node.asks(&obeying).flush_pool().await.unwrap();
     assert!(obeying.requests()[0].starts_with("DELETE /puppet-admin-api/v1/jruby-pool HTTP"));
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_server_that_does_not_let_anybody_in_is_seen_all_the_same() {
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let node = Node::new();
+        let server = StandIn::start_with(&Ca::new(), &node.ca, Answer::Never, &[version]).await;
+        for name in [None, Some(puppet_server::CERTNAME)] {
+            let seen = shown(server.address, name, Duration::from_secs(20)).await.unwrap();
+            let certificate = bunraku_certificates::Certificate::from_der(&seen.certificate).unwrap();
+            assert_eq!(certificate.serial(), puppet_server::OWN.to_string());
+            assert_eq!(seen.broken.is_some(), *version == rustls::version::TLS12, "{seen:?}");
+        }
+        assert!(server.requests().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn who_shows_no_certificate_is_told_apart_from_who_is_silent() {
+    let node = Node::new();
+    let text = StandIn::start(&node.ca, Answer::PlainText).await;
+    let error = shown(text.address, None, Duration::from_secs(20)).await.unwrap_err();
+    assert!(matches!(error, NotShown::Handshake { .. }), "{error}");
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = silent.local_addr().unwrap();
+    let error = shown(address, None, Duration::from_millis(100)).await.unwrap_err();
+    assert!(matches!(error, NotShown::Deadline { .. }), "{error}");
 }
