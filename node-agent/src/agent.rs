@@ -6,7 +6,7 @@ use bunraku_common::NodeName;
 use tokio::task::JoinHandle;
 
 use crate::{
-    background,
+    background, certificate,
     config::Config,
     connect::Connection,
     crl,
@@ -38,6 +38,10 @@ impl Agent {
         if node.crl.is_some() {
             tasks.push(tokio::spawn(crl::watch(node.clone())));
             tasks.push(tokio::spawn(crl::reload(node.clone())));
+        }
+        if node.copies.is_some() {
+            tasks.push(tokio::spawn(certificate::keep(node.clone())));
+            tasks.push(tokio::spawn(certificate::reload(node.clone())));
         }
         Ok(Self { tasks, node })
     }

@@ -11,7 +11,10 @@ use bunraku_common::{
 use bunraku_services::service::Grant;
 use serde::{Deserialize, Serialize};
 
-use crate::crl::CrlConfig;
+use crate::{
+    certificate::{BundleConfig, CertificatesConfig},
+    crl::CrlConfig,
+};
 
 /// `/etc/bunraku/agent.toml`.
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -41,6 +44,12 @@ pub struct Config {
     /// Which files of Puppet's CRLs are kept here.
     #[serde(default)]
     pub crl: CrlConfig,
+    /// Which certificates of this host are shown beside its own.
+    #[serde(default)]
+    pub certificates: CertificatesConfig,
+    /// Copies of this host's Puppet certificate for other programs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bundles: Vec<BundleConfig>,
     /// Which packages a rollout may change here.
     #[serde(default)]
     pub packages: PackagesConfig,
@@ -205,6 +214,8 @@ mod tests {
             "[rollout]",
             "[crl]",
             "[[crl.files]]",
+            "[certificates]",
+            "[[bundles]]",
             "[packages]",
             "[puppet]",
             "[enroll]",

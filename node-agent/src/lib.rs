@@ -2,12 +2,13 @@
 //!
 //! `connect` keeps the connection, `service` answers orders (one short function per RPC), `stage` and `commit` are the
 //! two halves of a deploy on this node, `turn` is its part in a rollout, `crl` keeps Puppet's
-//! CRLs, `background` does what nobody waits for, `memory` is what must not be
-//! forgotten. What may happen on this host is for `config` to say.
+//! CRLs, `certificate` this host's Puppet certificate and what is copied from it, `background` does what nobody waits for,
+//! `memory` is what must not be forgotten. What may happen on this host is for `config` to say.
 
 mod agent;
 mod background;
 mod balancer;
+mod certificate;
 mod changes;
 pub mod cli;
 mod commit;
@@ -16,6 +17,7 @@ mod connect;
 mod content;
 mod crl;
 mod doctor;
+mod files;
 mod heal;
 mod helpers;
 pub mod identity;
@@ -31,8 +33,10 @@ mod watchdog;
 pub use agent::Agent;
 pub use bunraku_balancer::BalancerConfig;
 pub use bunraku_services::service::Grant;
+pub use certificate::{BundleConfig, CertificatesConfig};
 pub use config::{CodeConfig, Config, EnrollConfig, PuppetConfig, RolloutConfig};
-pub use crl::{CrlConfig, CrlFile, Mode};
+pub use crl::{CrlConfig, CrlFile};
+pub use files::Mode;
 pub use node::AgentError;
 
 /// Random bits from the kernel, for jitter and names.

@@ -14,6 +14,7 @@ use std::{
 use bunraku_balancer::{Keeper, KeeperError};
 use bunraku_common::{Alone, Chain, Digest, EnvironmentName, NodeName, names::BadName};
 use bunraku_crl::CopyError;
+use bunraku_host_certificate::KeptError;
 use bunraku_puppetserver::{
     Account, Places as ServerPlaces, Puppet, PuppetServer, Settings, SettingsError, places::PlacesError,
 };
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 
 use crate::{
     balancer,
+    certificate::{Certificate, Copies},
     config::{CodeConfig, Config},
     crl::Crl,
     helpers,
@@ -56,6 +58,10 @@ pub enum AgentError {
     Balancer(#[from] KeeperError),
     #[error("[crl] of the agent's configuration: {0}")]
     Crl(String),
+    #[error("[certificates] and [[bundles]] of the agent's configuration: {0}")]
+    Certificates(String),
+    #[error("the certificate cannot be kept")]
+    Certificate(#[from] KeptError),
     #[error("the CRLs cannot be kept")]
     Crls(#[from] CopyError),
     #[error("versions cannot be kept")]
@@ -72,12 +78,14 @@ impl AgentError {
             | Self::Server(_)
             | Self::Group(_)
             | Self::Crl(_)
+            | Self::Certificates(_)
             | Self::Balancer(KeeperError::Config(_)) => true,
             Self::Io { .. }
             | Self::Running { .. }
             | Self::Settings(_)
             | Self::Balancer(KeeperError::Wishes(_))
             | Self::Crls(_)
+            | Self::Certificate(_)
             | Self::Versions(_)
             | Self::Memory(_) => false,
         }
@@ -105,6 +113,10 @@ pub(crate) struct Node {
     pub balancer: Option<Arc<Keeper>>,
     /// Puppet's CRLs and their files here; `None`: its configuration grants none.
     pub crl: Option<Crl>,
+    /// This compiler's Puppet certificate; `None`: it is no compiler.
+    pub certificate: Option<Certificate>,
+    /// Copies of the certificate; `None`: its configuration grants none.
+    pub copies: Option<Copies>,
     /// What this node does when its turn in a rollout has come.
     pub turns: Turns,
     pub puppet: Puppet,
@@ -161,6 +173,8 @@ impl Node {
         let balancer =
             config.balancer.as_ref().map(|balancer| balancer::open(balancer, data_dir)).transpose()?;
         let crl = Crl::open(&config)?;
+        let certificate = Certificate::open(&config)?;
+        let copies = Copies::open(&config)?;
         let turns = Turns::open(&config, data_dir).map_err(|error| AgentError::Memory(Box::new(error)))?;
         Ok(Self {
             name,
@@ -170,6 +184,8 @@ impl Node {
             compiler,
             balancer,
             crl,
+            certificate,
+            copies,
             turns,
             puppet,
             renew: Notify::new(),

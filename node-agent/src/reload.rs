@@ -1,18 +1,82 @@
-//! Tells a service that reads a file only at a reload. Only what `[services]` grants can be told.
+//! Services that read a file only at a reload: each is told until it has done so, also after a restart of this agent. Only
+//! what `[services]` grants can be told.
 
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bunraku_common::Chain;
+use bunraku_files::Reload;
 use bunraku_services::{State, Verb};
+use tokio::{sync::Notify, time::timeout};
 
 use crate::node::Node;
 
 /// A reload of a balancer takes a second.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// Until one that failed is told again.
-pub(crate) const AGAIN: Duration = Duration::from_secs(10);
+const AGAIN: Duration = Duration::from_secs(10);
 
-pub(crate) async fn tell(node: &Node, service: &str) -> Result<(), String> {
+/// What is known of services that are owed a reload.
+#[derive(Debug, Default)]
+pub(crate) struct Debts {
+    /// Why a service has not read its file.
+    not_reloaded: Mutex<BTreeMap<String, String>>,
+    /// Wakes whoever reloads services.
+    changed: Notify,
+}
+
+impl Debts {
+    /// Something may be owed.
+    pub(crate) fn changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Until something may be owed, or it is time to try again.
+    pub(crate) async fn wait(&self) {
+        let _or_again = timeout(AGAIN, self.changed.notified()).await;
+    }
+
+    /// Why a service that is owed a reload has not read its file.
+    pub(crate) fn why(&self, service: &str) -> String {
+        let known = self.not_reloaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let why = known.get(service).map_or("it is about to be reloaded", String::as_str);
+        format!("{service} has not read its file yet: {why}")
+    }
+
+    /// Tells all of them. `paid` puts on record that one was told, and gives the trouble with that.
+    pub(crate) async fn pay<F: Future<Output = Option<String>>>(
+        &self,
+        node: &Node,
+        owed: Vec<Reload>,
+        what: &str,
+        paid: impl Fn(Reload) -> F,
+    ) {
+        for reload in owed {
+            let service = reload.service.clone();
+            let trouble = match tell(node, &service).await {
+                Ok(()) => {
+                    tracing::info!(service, "it was told to read {what} again");
+                    paid(reload).await
+                }
+                Err(why) => Some(why),
+            };
+            let mut known = self.not_reloaded.lock().unwrap_or_else(PoisonError::into_inner);
+            match trouble {
+                Some(why) => {
+                    if known.insert(service.clone(), why.clone()).as_ref() != Some(&why) {
+                        tracing::warn!(service, why, "it has not read {what} again");
+                    }
+                }
+                None => drop(known.remove(&service)),
+            }
+        }
+    }
+}
+
+async fn tell(node: &Node, service: &str) -> Result<(), String> {
     let service = node.turns.service(service).map_err(|error| Chain(&error).to_string())?;
     let Err(error) = service.act(Verb::Reload, DEADLINE).await else { return Ok(()) };
     // One that does not run reads the file when it starts.

@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     balancer::{self, Balance, no_balancer},
+    certificate,
     commit::{Commit, wall_ms},
     crl, doctor,
     heal::Heal,
@@ -172,6 +173,7 @@ impl node_server::Node for Service {
         let findings = doctor::examine(&self.node.config, &self.node.puppet, ahead).await;
         let mut findings = findings.map_err(Status::failed_precondition)?;
         findings.extend(self.node.crl.as_ref().map(crl::Crl::finding));
+        findings.extend(self.node.copies.as_ref().map(certificate::Copies::finding));
         Ok(Response::new(v1::DoctorReply { findings: findings.iter().map(doctor::wire).collect() }))
     }
 
@@ -213,20 +215,25 @@ impl node_server::Node for Service {
 
     async fn request_certificate(
         &self,
-        _: Request<v1::RequestCertificateRequest>,
+        request: Request<v1::RequestCertificateRequest>,
     ) -> Answer<v1::RequestCertificateReply> {
-        Err(Status::unimplemented("this version makes no requests"))
+        let v1::RequestCertificateRequest { order, dns_alt_names } = request.into_inner();
+        let fence = self.admit_certificate(order)?;
+        crash::point("certificate-admitted");
+        certificate::request(&self.node, self.compiler()?, &dns_alt_names, fence).await.map(Response::new)
     }
 
     async fn stage_certificate(
         &self,
-        _: Request<v1::StageCertificateRequest>,
+        request: Request<v1::StageCertificateRequest>,
     ) -> Answer<v1::StageCertificateReply> {
-        Err(Status::unimplemented("this version makes no requests"))
+        let v1::StageCertificateRequest { order, certificate } = request.into_inner();
+        let fence = self.admit_certificate(order)?;
+        certificate::stage(&self.node, self.compiler()?, certificate, fence).await.map(Response::new)
     }
 
     async fn certificates(&self, _: Request<v1::CertificatesRequest>) -> Answer<v1::CertificatesReply> {
-        Err(Status::unimplemented("this version makes no requests"))
+        Ok(Response::new(certificate::list(&self.node).await))
     }
 
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {
@@ -274,8 +281,9 @@ impl node_server::Node for Service {
         if !certname.is_empty() {
             parse::<NodeName>(&certname)?;
         }
-        let action = if back { None } else { Some(Action::parse(action)?) };
-        self.turn(order, Step::Verify { action, certname }).await
+        // On the way back it may be left out.
+        let action = if back && action.is_none() { None } else { Some(Action::parse(action)?) };
+        self.turn(order, Step::Verify { action, back, certname }).await
     }
 }
 
@@ -341,6 +349,16 @@ impl Service {
             return Err(Status::invalid_argument(format!("the order's subject is not `{}`", crl::SUBJECT)));
         }
         self.admit_about(order, crl::SUBJECT)
+    }
+
+    /// An order about this compiler's certificate.
+    fn admit_certificate(&self, order: Option<v1::Order>) -> Result<Fence, Status> {
+        self.compiler()?;
+        let subject = certificate::SUBJECT;
+        if order.as_ref().is_none_or(|order| order.subject != subject) {
+            return Err(Status::invalid_argument(format!("the order's subject is not `{subject}`")));
+        }
+        self.admit_about(order, subject)
     }
 
     fn compiler(&self) -> Result<&Compiler, Status> {
@@ -410,7 +428,7 @@ impl Service {
             free_inodes,
             keeps: u32::try_from(compiler.versions.keeps(&compiler.policy())).unwrap_or(u32::MAX),
             crl,
-            host_certificate: None,
+            host_certificate: certificate::seen(&self.node, compiler).await,
         }
     }
 

@@ -76,6 +76,19 @@ impl Places {
         }
         Ok(address)
     }
+
+    /// Certificate and key as webserver.conf names them, where it does not leave that to puppet.conf.
+    pub fn webserver_pair(&self) -> io::Result<(Option<PathBuf>, Option<PathBuf>)> {
+        let (mut certificate, mut key) = (None, None);
+        for path in conf_files(&self.conf_d)? {
+            let Ok(root) = hocon::parse(&fs::read_to_string(path)?) else { continue };
+            let Some(webserver) = root.get("webserver") else { continue };
+            let named = |name| webserver.get(name).and_then(Value::text).map(PathBuf::from);
+            certificate = named("ssl-cert").or(certificate);
+            key = named("ssl-key").or(key);
+        }
+        Ok((certificate, key))
+    }
 }
 
 /// The files of conf.d that Puppet Server merges, in order.
@@ -113,6 +126,14 @@ mod tests {
         assert_eq!(listens("webserver: { ssl-host: puppet.example, ssl-port: 8150 }"), "0.0.0.0:8150");
         assert_eq!(listens("webserver: { ssl-host: 192.0.2.11 }"), "192.0.2.11:8140");
         assert_eq!(listens("webserver: { ssl-host: \"::\" }"), "[::]:8140");
+    }
+
+    #[test]
+    fn a_pair_that_webserver_conf_names_is_found() {
+        let pair = |webserver: &str| with(webserver, |places| places.webserver_pair().unwrap());
+        assert_eq!(pair(include_str!("../tests/samples/webserver.conf")), (None, None));
+        let own = pair("webserver: { ssl-cert: /c.pem, ssl-key: /k.pem }");
+        assert_eq!(own, (Some("/c.pem".into()), Some("/k.pem".into())));
     }
 
     #[test]

@@ -1,17 +1,12 @@
 //! `[crl]` of agent.toml: which files of Puppet's CRLs are kept on this host. No other is ever written.
 
-use std::{
-    collections::BTreeSet,
-    fmt,
-    path::{Component, Path, PathBuf},
-};
+use std::{collections::BTreeSet, path::PathBuf};
 
-use bunraku_common::config::nearest_of;
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     config::Config,
-    node::{group_id, user_id},
+    files::{Mode, has_service, ids, straight},
 };
 
 /// Which files of CRLs are kept.
@@ -54,36 +49,6 @@ pub struct CrlFile {
     pub reload: Option<String>,
 }
 
-/// Permissions, written as `"0644"`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct Mode(pub u32);
-
-impl TryFrom<String> for Mode {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        match u32::from_str_radix(&text, 8) {
-            Ok(mode) if mode <= 0o666 && mode & 0o111 == 0 && !text.starts_with('+') => Ok(Self(mode)),
-            Ok(_) | Err(_) => {
-                Err(format!("`{}` is no mode of a file, such as \"0644\"", text.escape_debug()))
-            }
-        }
-    }
-}
-
-impl From<Mode> for String {
-    fn from(mode: Mode) -> Self {
-        mode.to_string()
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:04o}", self.0)
-    }
-}
-
 /// A file of [`CrlConfig`] whose names were looked up.
 #[derive(Debug, Clone)]
 pub(super) struct Granted {
@@ -106,41 +71,9 @@ pub(super) fn granted(config: &Config) -> Result<Vec<Granted>, String> {
 
 impl Granted {
     fn find(file: &CrlFile, config: &Config) -> Result<Self, String> {
-        let path = file.path.display();
-        if let Some(name) = file.reload.as_ref().filter(|name| !config.services.contains_key(*name)) {
-            let hint = match nearest_of(name, config.services.keys().map(String::as_str)) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => format!("add a [services.{name}] table"),
-            };
-            return Err(format!("reload = \"{name}\" of {path} is none of [services] (hint: {hint})"));
-        }
-        let id = |what: &str, name: &Option<String>, id: fn(&str) -> Option<u32>, database: &str| {
-            let Some(name) = name else { return Ok(None) };
-            let unknown = || {
-                format!(
-                    "the {what} {name} of {path} does not exist (hint: getent {database} names all there are)"
-                )
-            };
-            id(name).map(Some).ok_or_else(unknown)
-        };
-        let owner = id("owner", &file.owner, user_id, "passwd")?;
-        let group = id("group", &file.group, group_id, "group")?;
+        has_service(&file.path, file.reload.as_ref(), config)?;
+        let (owner, group) = ids(&file.path, file.owner.as_ref(), file.group.as_ref())?;
         Ok(Self { file: file.clone(), owner, group })
-    }
-}
-
-/// For `deserialize_with`: an absolute path of a file, without detours.
-fn straight<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-    let path = PathBuf::deserialize(deserializer)?;
-    let detours = path.components().any(|part| matches!(part, Component::ParentDir));
-    let written = path.to_string_lossy();
-    if path.is_absolute() && !detours && path != Path::new("/") && !written.ends_with('/') {
-        Ok(path)
-    } else {
-        Err(D::Error::custom(format!(
-            "`{}` is not an absolute path of a file without ..",
-            written.escape_debug()
-        )))
     }
 }
 

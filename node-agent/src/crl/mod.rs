@@ -7,20 +7,16 @@ mod orders;
 mod tests;
 mod watch;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bunraku_common::{Chain, hint};
 use bunraku_crl::{Keeper, Place, Reload, Seen};
 use bunraku_proto::v1;
 use bunraku_puppetserver::doctor::{Finding, Severity};
-use tokio::sync::Notify;
 use tonic::Status;
 
 use self::config::Granted;
-pub use self::config::{CrlConfig, CrlFile, Mode};
+pub use self::config::{CrlConfig, CrlFile};
 pub(crate) use self::{
     debts::reload,
     orders::{install, prove},
@@ -29,6 +25,7 @@ pub(crate) use self::{
 use crate::{
     config::Config,
     node::{AgentError, Node},
+    reload::Debts,
     service::wire_term,
 };
 
@@ -47,10 +44,7 @@ pub(crate) struct Crl {
     files: Vec<Granted>,
     /// Why it is not known where the files are.
     trouble: Mutex<Option<String>>,
-    /// Why a service has not read its file.
-    not_reloaded: Mutex<BTreeMap<String, String>>,
-    /// Wakes whoever reloads services.
-    changed: Notify,
+    debts: Debts,
     /// One proof at a time: each asks Puppet Server twenty times a second.
     proving: tokio::sync::Mutex<()>,
 }
@@ -70,8 +64,7 @@ impl Crl {
             puppetserver,
             files,
             trouble: Mutex::default(),
-            not_reloaded: Mutex::default(),
-            changed: Notify::new(),
+            debts: Debts::default(),
             proving: tokio::sync::Mutex::default(),
         }))
     }
@@ -151,11 +144,7 @@ impl Crl {
         let (Seen { owed: files, .. }, reloads) = self.told().clone();
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut owed: Vec<String> = trouble.into_iter().chain((!files.is_empty()).then_some(files)).collect();
-        let why = self.not_reloaded.lock().unwrap_or_else(PoisonError::into_inner);
-        owed.extend(reloads.into_iter().map(|reload| {
-            let why = why.get(&reload.service).map_or("it is about to be reloaded", String::as_str);
-            format!("{} has not read its file yet: {why}", reload.service)
-        }));
+        owed.extend(reloads.into_iter().map(|reload| self.debts.why(&reload.service)));
         owed.join("; ")
     }
 }

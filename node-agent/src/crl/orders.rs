@@ -40,7 +40,7 @@ pub(crate) async fn install(
         Ok(keeper.install(&Offer { crls: &crls, fence, number_reset }, wall_ms()))
     });
     let installed = installed.await.unwrap_or_else(|| Err(Status::internal("the order ended early")))?;
-    crl.changed.notify_one();
+    crl.debts.changed();
     match installed {
         Ok(()) => {
             let files = crl.told().0.owed.clone();

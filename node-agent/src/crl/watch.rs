@@ -31,7 +31,7 @@ pub(crate) async fn watch(node: Arc<Node>) {
         });
         let soon = soon.await.unwrap_or(false);
         if let Some(crl) = &node.crl {
-            crl.changed.notify_one();
+            crl.debts.changed();
         }
         sleep(REST).await;
         watched.changed(if soon { SOON } else { NET }).await;

@@ -1,6 +1,6 @@
 //! Doing it, once for an order, whatever is killed meanwhile and however often it is asked.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use bunraku_common::{Chain, Fence, crash};
 use bunraku_packages::Target;
@@ -12,6 +12,7 @@ use bunraku_services::{
 
 use super::{
     action::Action,
+    certificate,
     command::{self, Ended, tail},
     packages,
     reach::server,
@@ -28,7 +29,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// `back`: to what was before the action.
 pub(super) async fn once(
-    node: &Node,
+    node: &Arc<Node>,
     compiler: &Compiler,
     fence: Fence,
     action: &Action,
@@ -74,6 +75,9 @@ pub(super) async fn once(
             };
             changed.err().unwrap_or_else(|| Answer::Done(String::new()))
         }
+        Action::Certificate(fingerprint) => {
+            certificate::act(node, compiler, &begun, fingerprint, mark.is_some()).await
+        }
         // What was before is what it is.
         Action::Restart | Action::Reload | Action::FlushPool | Action::PuppetRun | Action::Exec(_)
             if back =>
@@ -101,7 +105,7 @@ pub(super) async fn once(
 /// Puts on record that it begins, and where the service stands.
 async fn note(node: &Node, fence: Fence, action: &Action, back: bool) -> Result<Begun, String> {
     let mark = match action {
-        Action::Restart | Action::Reload | Action::Update { .. } => {
+        Action::Restart | Action::Reload | Action::Update { .. } | Action::Certificate(_) => {
             let service = node.turns.services.granted(&node.config.rollout.service);
             let service = service.map_err(|error| Chain(&error).to_string())?;
             service.status().await.map_err(|error| Chain(&error).to_string())?.mark
@@ -139,7 +143,13 @@ async fn update(node: &Node, compiler: &Compiler, begun: &Begun, target: &Target
 }
 
 /// `mark`: it was begun before this agent ended; what has become of it is looked at first.
-async fn tell(node: &Node, compiler: &Compiler, verb: Verb, mark: Option<Mark>, fence: Fence) -> Answer {
+pub(super) async fn tell(
+    node: &Node,
+    compiler: &Compiler,
+    verb: Verb,
+    mark: Option<Mark>,
+    fence: Fence,
+) -> Answer {
     let (settings, server) = match server(node, compiler).await {
         Ok(known) => known,
         Err(why) => return Answer::unchanged(why),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use bunraku_certificates::Fingerprint;
 use bunraku_proto::v1::{self, action::Kind};
 use serde::{Deserialize, Serialize};
 use tonic::Status;
@@ -26,6 +27,8 @@ pub(crate) enum Action {
     AgentUpdate {
         version: String,
     },
+    /// What was staged takes the place of the host's own: the SHA-256 of its DER, in lower-case hex.
+    Certificate(String),
 }
 
 impl Action {
@@ -48,7 +51,13 @@ impl Action {
                 version: text(action.version, "a version")?,
             },
             Kind::AgentUpdate => Self::AgentUpdate { version: text(action.version, "a version")? },
-            Kind::Certificate | Kind::Unspecified => {
+            Kind::Certificate => {
+                let fingerprint = action.certificate.parse::<Fingerprint>();
+                Self::Certificate(
+                    fingerprint.map_err(|error| Status::invalid_argument(error.to_string()))?.hex(),
+                )
+            }
+            Kind::Unspecified => {
                 return Err(Status::invalid_argument("this agent does not know that action"));
             }
         })
@@ -65,6 +74,9 @@ impl fmt::Display for Action {
             Self::Exec(name) => write!(f, "the command {name}"),
             Self::Update { package, version } => write!(f, "the update of {package} to {version}"),
             Self::AgentUpdate { version } => write!(f, "the update of the node agent to {version}"),
+            Self::Certificate(fingerprint) => {
+                write!(f, "the certificate {}", fingerprint.get(..16).unwrap_or(fingerprint))
+            }
         }
     }
 }
@@ -81,6 +93,14 @@ mod tests {
             ..v1::Action::default()
         };
         assert_eq!(Action::parse(Some(exec("warm"))).unwrap(), Action::Exec("warm".to_owned()));
+        let certificate = |certificate: &str| v1::Action {
+            kind: Kind::Certificate.into(),
+            certificate: certificate.to_owned(),
+            ..v1::Action::default()
+        };
+        let known = Action::parse(Some(certificate(&"AB".repeat(32)))).unwrap();
+        assert_eq!(known, Action::Certificate("ab".repeat(32)));
+        assert!(Action::parse(Some(certificate("ab"))).is_err());
         let unknown = v1::Action { kind: 99, ..v1::Action::default() };
         for bad in [None, Some(unknown), Some(exec("")), Some(exec("a b")), Some(exec("a\u{1b}[2J"))] {
             assert!(Action::parse(bad.clone()).is_err(), "{bad:?}");

@@ -3,6 +3,7 @@
 
 mod act;
 mod action;
+mod certificate;
 mod command;
 mod counting;
 mod health;
@@ -57,7 +58,7 @@ pub(crate) async fn ask(node: &Arc<Node>, fence: Fence, step: Step) -> v1::TurnR
 }
 
 /// Whether an action would be done here, and what it would change: for people who plan.
-pub(crate) async fn foresee(node: &Node, action: &Action, consent: Consent) -> v1::ForeseeReply {
+pub(crate) async fn foresee(node: &Arc<Node>, action: &Action, consent: Consent) -> v1::ForeseeReply {
     match action.foresee(node, consent).await {
         Ok(mut changes) => {
             changes.truncate(FORESEEN);
@@ -70,7 +71,7 @@ pub(crate) async fn foresee(node: &Node, action: &Action, consent: Consent) -> v
     }
 }
 
-async fn carry_out(node: &Node, fence: Fence, step: &Step) -> Answer {
+async fn carry_out(node: &Arc<Node>, fence: Fence, step: &Step) -> Answer {
     let Some(compiler) = &node.compiler else {
         return Answer::unchanged("this node's configuration grants no code");
     };
@@ -85,6 +86,8 @@ async fn carry_out(node: &Node, fence: Fence, step: &Step) -> Answer {
         Step::Release => rest::release(node, compiler).await,
         Step::Act(action) => act::once(node, compiler, fence, action, false).await,
         Step::Revert(action) => act::once(node, compiler, fence, action, true).await,
-        Step::Verify { action, certname } => verify::verify(node, compiler, action.as_ref(), certname).await,
+        Step::Verify { action, back, certname } => {
+            verify::verify(node, compiler, action.as_ref(), *back, certname).await
+        }
     }
 }

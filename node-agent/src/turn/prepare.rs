@@ -1,6 +1,6 @@
 //! Whether an action may be done here, and can: asked before the drain, when nothing has changed yet.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use bunraku_common::Chain;
 use bunraku_packages::Target;
@@ -13,7 +13,7 @@ use bunraku_services::{
 
 use super::{
     action::Action,
-    packages,
+    certificate, packages,
     reach::server,
     step::{Answer, Consent},
     verify::CATALOG,
@@ -55,11 +55,12 @@ impl Action {
                 Self::Restart.granted(node)
             }
             Self::AgentUpdate { .. } => packages::granted(node, packages::OWN),
+            Self::Certificate(_) => Self::Restart.granted(node),
         }
     }
 
     /// What it would change, in words; `Err`: why it would not be done.
-    pub(super) async fn foresee(&self, node: &Node, consent: Consent) -> Result<Vec<String>, String> {
+    pub(super) async fn foresee(&self, node: &Arc<Node>, consent: Consent) -> Result<Vec<String>, String> {
         self.granted(node)?;
         match self {
             Self::Update { package, version } => {
@@ -70,6 +71,13 @@ impl Action {
                 let target = Target { package: packages::OWN.to_owned(), version: version.clone() };
                 packages::foresee(node, &target, consent).await
             }
+            Self::Certificate(fingerprint) => {
+                let Some(compiler) = &node.compiler else { return Ok(Vec::new()) };
+                match certificate::prepare(node, compiler, fingerprint).await {
+                    Answer::Failed { reason, .. } => Err(reason),
+                    Answer::Done(_) | Answer::GoingOn(_) => Ok(vec![self.to_string()]),
+                }
+            }
             Self::Restart | Self::Reload | Self::FlushPool | Self::PuppetRun | Self::Exec(_) => {
                 Ok(Vec::new())
             }
@@ -77,7 +85,7 @@ impl Action {
     }
 
     /// What can be found out before the drain. Nothing changes.
-    pub(super) async fn prepare(&self, node: &Node, compiler: &Compiler, consent: Consent) -> Answer {
+    pub(super) async fn prepare(&self, node: &Arc<Node>, compiler: &Compiler, consent: Consent) -> Answer {
         if let Err(why) = self.granted(node) {
             return Answer::unchanged(why);
         }
@@ -102,6 +110,13 @@ impl Action {
                 let target = Target { package: packages::OWN.to_owned(), version: version.clone() };
                 packages::prepare(node, &target, consent, self.is_unfinished(node)).await
             }
+            Self::Certificate(fingerprint) => match self.prepare_service(node, compiler).await {
+                Answer::Done(note) => match certificate::prepare(node, compiler, fingerprint).await {
+                    Answer::Done(_) => Answer::Done(note),
+                    failed @ (Answer::GoingOn(_) | Answer::Failed { .. }) => failed,
+                },
+                failed @ (Answer::GoingOn(_) | Answer::Failed { .. }) => failed,
+            },
             Self::PuppetRun | Self::Exec(_) => Answer::Done(String::new()),
         }
     }

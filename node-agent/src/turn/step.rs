@@ -26,8 +26,10 @@ pub(crate) enum Step {
     /// Back to what was before the action.
     Revert(Action),
     Verify {
-        /// What must be so by now; `None`: on its way back nothing of it need be.
+        /// What must be so by now; `None`: nothing of it need be.
         action: Option<Action>,
+        /// On the way back: what was before it must be so.
+        back: bool,
         certname: String,
     },
 }

@@ -1,28 +1,36 @@
 //! Whether Puppet Server is up and well after it was changed.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use bunraku_common::{Chain, EnvironmentName};
 use bunraku_packages::Target;
 use bunraku_puppetserver::server::Status;
 use bunraku_services::State;
 
-use super::{action::Action, packages, reach::server, step::Answer};
+use super::{action::Action, certificate, packages, reach::server, step::Answer};
 use crate::node::{Compiler, Node};
 
 /// A catalog of a large site takes half a minute on a cold server.
 pub(super) const CATALOG: Duration = Duration::from_secs(120);
 
 pub(super) async fn verify(
-    node: &Node,
+    node: &Arc<Node>,
     compiler: &Compiler,
     action: Option<&Action>,
+    back: bool,
     certname: &str,
 ) -> Answer {
-    let target = match action {
+    let target = match action.filter(|_| !back) {
         Some(Action::Update { package, version }) => Some((package.as_str(), version)),
         Some(Action::AgentUpdate { version }) => Some((packages::OWN, version)),
-        Some(Action::Restart | Action::Reload | Action::FlushPool | Action::PuppetRun | Action::Exec(_))
+        Some(
+            Action::Restart
+            | Action::Reload
+            | Action::FlushPool
+            | Action::PuppetRun
+            | Action::Exec(_)
+            | Action::Certificate(_),
+        )
         | None => None,
     };
     if let Some((package, version)) = target {
@@ -38,7 +46,7 @@ pub(super) async fn verify(
             Err(error) => return Answer::changed(Chain(&error)),
         }
     }
-    let (_, server) = match server(node, compiler).await {
+    let (settings, server) = match server(node, compiler).await {
         Ok(known) => known,
         Err(why) => return Answer::changed(why),
     };
@@ -49,6 +57,11 @@ pub(super) async fn verify(
         Status::Ailing(why) | Status::Down(why) => {
             return Answer::changed(format!("its Puppet Server does not answer: {why}"));
         }
+    }
+    if let Some(Action::Certificate(fingerprint)) = action
+        && let Err(why) = certificate::verify(node, &settings, fingerprint, back).await
+    {
+        return Answer::changed(why);
     }
     if let Err(error) = server.prove_all(&committed(node, compiler)).await {
         return Answer::changed(Chain(&error));

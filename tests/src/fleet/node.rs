@@ -70,6 +70,8 @@ impl Node {
             rollout: Default::default(),
             packages: Default::default(),
             crl: Default::default(),
+            certificates: Default::default(),
+            bundles: Vec::new(),
             enroll: None,
         };
         change(&mut config);
