@@ -26,6 +26,8 @@ mod node;
 mod reload;
 mod service;
 mod stage;
+#[cfg(test)]
+mod testing;
 mod turn;
 mod types;
 mod watchdog;

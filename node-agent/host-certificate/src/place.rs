@@ -206,8 +206,8 @@ impl Kept {
         Ok(self.change(|state| state.placing = Some(placing))?)
     }
 
-    /// True also half way: then what lies there is not what was there before.
-    fn has_begun(&self, fingerprint: &str, files: &Files) -> Result<bool, PlaceError> {
+    /// Whether some of it lies there. True also half way: then what lies there is not what was there before.
+    pub fn has_begun(&self, fingerprint: &str, files: &Files) -> Result<bool, PlaceError> {
         let Some(placing) = self.placing(fingerprint) else { return Ok(false) };
         let new = self.pair(&placing.dir)?;
         let lies = |place: Place, bytes: &[u8]| {

@@ -62,8 +62,8 @@ pub(super) async fn act(
             false => kept.place(fingerprint, files),
         });
     if let Err(why) = placed.await {
-        // Some of it may be there by now.
-        return Answer::changed(why);
+        let touched = back || is_touched(node, settings, fingerprint).await;
+        return if touched { Answer::changed(why) } else { Answer::unchanged(why) };
     }
     crash::point("turn-certificate-placed");
     let mark = resumed.then(|| begun.mark.clone());
@@ -80,16 +80,12 @@ pub(super) async fn act(
 }
 
 /// Whether Puppet Server shows what it should, and nothing else. On the way `back`: what was there before.
-pub(super) async fn verify(
+pub(super) async fn shows(
     node: &Arc<Node>,
     settings: &Settings,
     fingerprint: &str,
     back: bool,
 ) -> Result<(), String> {
-    shows(node, settings, fingerprint, back).await
-}
-
-async fn shows(node: &Arc<Node>, settings: &Settings, fingerprint: &str, back: bool) -> Result<(), String> {
     let Some(Served { fingerprint: Some(wanted), alt_names }) = served(node, fingerprint, back).await? else {
         return Ok(());
     };
@@ -133,6 +129,13 @@ async fn is_of(ca: &std::path::Path, seen: Certificate) -> Result<(), String> {
         }
     });
     judged.await.unwrap_or_else(|_| Err("the certificate could not be judged".to_owned()))
+}
+
+/// Whether some of the new pair lies where Puppet Server reads it.
+async fn is_touched(node: &Arc<Node>, settings: Settings, fingerprint: &str) -> bool {
+    let fingerprint = fingerprint.to_owned();
+    let touched = on_kept(node, move |_, kept| kept.has_begun(&fingerprint, &files(&settings)));
+    touched.await.is_none_or(|touched| touched.unwrap_or(true))
 }
 
 /// `None`: nothing was ever put in place.

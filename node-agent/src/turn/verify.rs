@@ -59,7 +59,7 @@ pub(super) async fn verify(
         }
     }
     if let Some(Action::Certificate(fingerprint)) = action
-        && let Err(why) = certificate::verify(node, &settings, fingerprint, back).await
+        && let Err(why) = certificate::shows(node, &settings, fingerprint, back).await
     {
         return Answer::changed(why);
     }

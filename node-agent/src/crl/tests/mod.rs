@@ -1,7 +1,5 @@
 //! Orders about CRLs as the controller gives them, and the files as others leave them.
 
-mod world;
-
 use std::fs;
 
 use bunraku_certificates::BUNDLE_BYTES;
@@ -9,8 +7,8 @@ use bunraku_common::{Digest, limits};
 use bunraku_proto::v1::{self, node_server::Node as _};
 use tonic::{Code, Request};
 
-use self::world::{CANARY, Ca, Host, order, until};
 use super::{CrlConfig, CrlFile};
+use crate::testing::{CANARY, Ca, Host, order, until};
 
 #[tokio::test]
 async fn crls_come_into_place_are_observed_and_proven() {

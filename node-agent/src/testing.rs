@@ -4,7 +4,7 @@ use std::{
     fs,
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, RwLock, atomic::AtomicU32},
     time::{Duration, Instant},
 };
@@ -12,8 +12,8 @@ use std::{
 use bunraku_common::Digest;
 use bunraku_proto::v1::{self, node_server::Node as _};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertifiedIssuer, DnType, IsCa,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
+    CertifiedIssuer, DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
 use rustls::{
     RootCertStore, ServerConfig,
@@ -33,12 +33,12 @@ use tonic::{Request, Status, transport::Endpoint};
 
 use crate::{config::Config, node::Node, service::Service};
 
-pub(super) const CANARY: u64 = 7;
+pub(crate) const CANARY: u64 = 7;
 
-pub(super) struct Ca(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
 
 impl Ca {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "Puppet CA: test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -47,16 +47,22 @@ impl Ca {
     }
 
     /// Certificate and key.
-    pub(super) fn issue(&self, name: &str, serial: u64) -> (String, String) {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        params.serial_number = Some(SerialNumber::from(serial));
-        params.not_before = OffsetDateTime::now_utc() - time::Duration::HOUR;
-        params.not_after = OffsetDateTime::now_utc() + time::Duration::DAY;
+    pub(crate) fn issue(&self, name: &str, serial: u64) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        (params.signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+        (params(&[name], serial).signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
     }
 
-    pub(super) fn crl(&self, number: u64, revoked: &[u64]) -> String {
+    /// For the key of a request.
+    pub(crate) fn sign(&self, request: &[u8], names: &[&str], serial: u64) -> String {
+        let request = std::str::from_utf8(request).unwrap();
+        let request = CertificateSigningRequestParams::from_pem(request).unwrap();
+        let mut params = params(names, serial);
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, names[0]);
+        params.signed_by(&request.public_key, &self.0).unwrap().pem()
+    }
+
+    pub(crate) fn crl(&self, number: u64, revoked: &[u64]) -> String {
         let now = OffsetDateTime::now_utc();
         let entry = |serial: &u64| RevokedCertParams {
             serial_number: SerialNumber::from(*serial),
@@ -76,13 +82,28 @@ impl Ca {
     }
 }
 
+fn params(names: &[&str], serial: u64) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).unwrap();
+    params.serial_number = Some(SerialNumber::from(serial));
+    params.not_before = OffsetDateTime::now_utc() - time::Duration::HOUR;
+    params.not_after = OffsetDateTime::now_utc() + time::Duration::DAY;
+    params
+}
+
 /// A Puppet Server that reads its CRL file for every connection.
-async fn puppet_server(listener: TcpListener, ca: String, own: (String, String), crl: PathBuf) {
+///
+/// It shows `served.pem` with `served.key`, where a start of the service beside has put them, else what it had at first.
+async fn puppet_server(listener: TcpListener, ca: String, own: (String, String), dir: PathBuf) {
+    let crl = dir.join("crl.pem");
     let mut connections = JoinSet::new();
     while let Ok((tcp, _)) = listener.accept().await {
         let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
+        let served = ["served.pem", "served.key"].map(|name| fs::read_to_string(dir.join(name)));
+        let [certificate, key] = served;
+        let shown = certificate.ok().zip(key.ok()).unwrap_or_else(|| own.clone());
         let crls = fs::read(&crl).ok().map(|pem| CertificateRevocationListDer::from_pem_slice(&pem).unwrap());
         let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
         let config = ServerConfig::builder_with_provider(provider)
@@ -90,8 +111,8 @@ async fn puppet_server(listener: TcpListener, ca: String, own: (String, String),
             .unwrap()
             .with_client_cert_verifier(clients.with_crls(crls).build().unwrap())
             .with_single_cert(
-                vec![CertificateDer::from_pem_slice(own.0.as_bytes()).unwrap()],
-                PrivateKeyDer::from_pem_slice(own.1.as_bytes()).unwrap(),
+                vec![CertificateDer::from_pem_slice(shown.0.as_bytes()).unwrap()],
+                PrivateKeyDer::from_pem_slice(shown.1.as_bytes()).unwrap(),
             )
             .unwrap();
         connections.spawn(async move {
@@ -107,15 +128,16 @@ async fn puppet_server(listener: TcpListener, ca: String, own: (String, String),
     }
 }
 
-pub(super) struct Host {
-    pub(super) dir: tempfile::TempDir,
-    pub(super) ca: Ca,
-    pub(super) service: Service,
-    pub(super) tasks: JoinSet<()>,
+pub(crate) struct Host {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) ca: Ca,
+    pub(crate) service: Service,
+    pub(crate) tasks: JoinSet<()>,
+    pub(crate) address: SocketAddr,
 }
 
 impl Host {
-    pub(super) async fn new(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) async fn new(change: impl FnOnce(&mut Config)) -> Self {
         let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new());
         let path = |name: &str| dir.path().join(name);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -127,46 +149,55 @@ impl Host {
         }
         write_puppet(&dir);
         let mut tasks = JoinSet::new();
-        tasks.spawn(puppet_server(listener, ca.0.pem(), own, path("crl.pem")));
-        let node = Arc::new(Node::open(config(&dir, address, change)).await.unwrap());
-        Self { service: service(node), dir, ca, tasks }
+        tasks.spawn(puppet_server(listener, ca.0.pem(), own, dir.path().into()));
+        let service = open(dir.path(), address, change).await;
+        Self { service, dir, ca, tasks, address }
+    }
+
+    /// The agent ends, and is started again.
+    pub(crate) async fn again(self, between: impl FnOnce(&Path), change: impl FnOnce(&mut Config)) -> Self {
+        let Self { dir, ca, service, tasks, address } = self;
+        drop(service);
+        between(dir.path());
+        let service = open(dir.path(), address, change).await;
+        Self { dir, ca, service, tasks, address }
     }
 
     /// As `Agent::start` does.
-    pub(super) fn watch(&mut self) {
+    pub(crate) fn watch(&mut self) {
         self.tasks.spawn(crate::crl::watch(self.service.node.clone()));
         self.tasks.spawn(crate::crl::reload(self.service.node.clone()));
     }
 
-    pub(super) fn crl(&self) -> PathBuf {
+    pub(crate) fn crl(&self) -> PathBuf {
         self.dir.path().join("crl.pem")
     }
 
-    pub(super) async fn install(&self, crls: &str, generation: u64) -> Result<v1::InstallCrlReply, Status> {
+    pub(crate) async fn install(&self, crls: &str, generation: u64) -> Result<v1::InstallCrlReply, Status> {
         let order = Some(order("crl", generation));
         let request = v1::InstallCrlRequest { order, crls: crls.into(), number_reset: false };
         self.service.install_crl(Request::new(request)).await.map(tonic::Response::into_inner)
     }
 
-    pub(super) async fn prove(&self, canary: &(String, String)) -> Result<v1::ProveCrlReply, Status> {
+    pub(crate) async fn prove(&self, canary: &(String, String)) -> Result<v1::ProveCrlReply, Status> {
         let order = Some(order("crl", 1));
         let (certificate, key) = (canary.0.clone().into(), canary.1.clone().into());
         let request = v1::ProveCrlRequest { order, certificate, key };
         self.service.prove_crl(Request::new(request)).await.map(tonic::Response::into_inner)
     }
 
-    pub(super) async fn seen(&self) -> Option<v1::CrlOnNode> {
+    pub(crate) async fn seen(&self) -> Option<v1::CrlOnNode> {
         self.service.observe(Request::new(v1::ObserveRequest {})).await.unwrap().into_inner().crl
     }
 }
 
-pub(super) fn order(subject: &str, generation: u64) -> v1::Order {
+pub(crate) fn order(subject: &str, generation: u64) -> v1::Order {
     let term = Some(v1::Term { number: 1, id: format!("{:032x}", 7) });
     v1::Order { term, generation, subject: subject.to_owned(), ..v1::Order::default() }
 }
 
 /// Until it is so.
-pub(super) async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() -> F) {
     let began = Instant::now();
     while !so().await {
         assert!(began.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
@@ -174,8 +205,13 @@ pub(super) async fn until<F: Future<Output = bool>>(what: &str, so: impl Fn() ->
     }
 }
 
-fn config(dir: &tempfile::TempDir, address: SocketAddr, change: impl FnOnce(&mut Config)) -> Config {
-    let at = dir.path().display();
+/// The agent of a host that lies in `dir`.
+pub(crate) async fn open(dir: &Path, address: SocketAddr, change: impl FnOnce(&mut Config)) -> Service {
+    service(Arc::new(Node::open(config(dir, address, change)).await.unwrap()))
+}
+
+fn config(dir: &Path, address: SocketAddr, change: impl FnOnce(&mut Config)) -> Config {
+    let at = dir.display();
     let text = format!(
         "controller = 'main:8170'\nname = 'c1.example'\ndata_dir = '{at}/data'\n\
          [code]\nversions_dir = '{at}/versions'\nenvironments_dir = '{at}/environments'\ngroup = ''\n\
