@@ -16,6 +16,7 @@ use rustix::{
     },
     process::{Gid, Uid},
 };
+use zeroize::Zeroizing;
 
 use crate::{directory, read::whole};
 
@@ -46,7 +47,7 @@ pub struct Place {
 #[derive(Clone)]
 pub enum Found {
     Nothing,
-    File { bytes: Vec<u8>, modified_ms: u64, owner: u32, group: u32, mode: u32 },
+    File { bytes: Zeroizing<Vec<u8>>, modified_ms: u64, owner: u32, group: u32, mode: u32 },
 }
 
 /// Without what is in the file: it may be a key.

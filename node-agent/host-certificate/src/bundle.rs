@@ -153,7 +153,7 @@ impl Bundles {
         let same = match place.read().map_err(told)? {
             Found::Nothing => false,
             Found::File { bytes, owner, group, mode, .. } => {
-                let same = Zeroizing::new(bytes) == wanted;
+                let same = bytes == wanted;
                 let owner_is = |wanted: Option<u32>, is| wanted.is_none_or(|wanted| wanted == is);
                 if same
                     && mode == bundle.mode
@@ -263,5 +263,5 @@ impl Sources {
 
 fn read(path: &Path, most: usize) -> Content {
     let bytes = bunraku_files::read(path, most);
-    bytes.map(Zeroizing::new).map_err(|error| format!("could not read {}: {error}", path.display()))
+    bytes.map_err(|error| format!("could not read {}: {error}", path.display()))
 }

@@ -14,6 +14,7 @@ use std::{
 use bunraku_certificates::AltName;
 use bunraku_common::{Digest, Fence, NodeName, crash};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 const STATE: &str = "state.json";
 pub(crate) const KEY: &str = "key.pem";
@@ -118,7 +119,7 @@ impl Kept {
         replace(&path, bytes).map_err(|source| KeptError::Io { doing: "write", path, source })
     }
 
-    pub(crate) fn get(&self, dir: &str, file: &str) -> Result<Vec<u8>, KeptError> {
+    pub(crate) fn get(&self, dir: &str, file: &str) -> Result<Zeroizing<Vec<u8>>, KeptError> {
         let path = self.dir.join(dir).join(file);
         let read = bunraku_files::read(&path, bunraku_certificates::DOCUMENT_BYTES);
         read.map_err(|source| KeptError::Io { doing: "read", path, source })

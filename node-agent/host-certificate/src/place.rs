@@ -67,7 +67,7 @@ fn short(fingerprint: &str) -> &str {
 }
 
 /// Certificate and key as they lie there, whatever they are.
-type Both = (Vec<u8>, Zeroizing<Vec<u8>>);
+type Both = (Zeroizing<Vec<u8>>, Zeroizing<Vec<u8>>);
 
 impl Files {
     fn of(path: &Path, new_mode: u32) -> Place {
@@ -88,7 +88,7 @@ impl Files {
     fn read(&self) -> Result<Option<Both>, PlaceError> {
         match (self.certificate().read()?, self.key().read()?) {
             (Found::File { bytes: certificate, .. }, Found::File { bytes: key, .. }) => {
-                Ok(Some((certificate, Zeroizing::new(key))))
+                Ok(Some((certificate, key)))
             }
             (Found::Nothing, Found::Nothing) => Ok(None),
             (Found::Nothing, Found::File { .. }) | (Found::File { .. }, Found::Nothing) => {
@@ -154,8 +154,7 @@ impl Kept {
         match before {
             false => files.remove()?,
             true => {
-                let key = Zeroizing::new(self.get(dir, BEFORE_KEY)?);
-                files.put(&self.get(dir, BEFORE_CERTIFICATE)?, &key)?;
+                files.put(&self.get(dir, BEFORE_CERTIFICATE)?, &self.get(dir, BEFORE_KEY)?)?;
             }
         }
         crash::point("certificate-put-back");
@@ -211,7 +210,7 @@ impl Kept {
         let Some(placing) = self.placing(fingerprint) else { return Ok(false) };
         let new = self.pair(&placing.dir)?;
         let lies = |place: Place, bytes: &[u8]| {
-            Ok::<_, FileError>(matches!(place.read()?, Found::File { bytes: there, .. } if there == bytes))
+            Ok::<_, FileError>(matches!(place.read()?, Found::File { bytes: there, .. } if *there == bytes))
         };
         Ok(lies(files.key(), &new.key)? || lies(files.certificate(), &new.certificate)?)
     }
@@ -228,8 +227,8 @@ impl Kept {
 
     /// The new certificate and its key, as they lie in one of the directories.
     fn pair(&self, dir: &str) -> Result<Pair, PlaceError> {
-        let key = Zeroizing::new(self.get(dir, KEY)?);
-        Pair::new(self.get(dir, CERTIFICATE)?, key).map_err(PlaceError::Pair)
+        let key = self.get(dir, KEY)?;
+        Pair::new(self.get(dir, CERTIFICATE)?.to_vec(), key).map_err(PlaceError::Pair)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::PathBuf};
 use bunraku_certificates::{AltName, Certificate, CertificateError, RequestError, SigningRequest};
 use bunraku_common::{Digest, Fence, NodeName, crash, limits};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
     World,
@@ -94,7 +94,7 @@ impl Kept {
         alt_names.insert(AltName::dns(certname));
         if let Some(asked) = self.asked(order) {
             if asked.certname == *certname && asked.alt_names == alt_names {
-                return Ok(self.get(&asked.dir, REQUEST)?);
+                return Ok(self.get(&asked.dir, REQUEST)?.to_vec());
             }
             // A restored controller may give a number for the second time, but never within one term.
             if asked.fence.term == order.fence.term {
@@ -152,7 +152,7 @@ fn make(
     certname: &NodeName,
     alt_names: &BTreeSet<AltName>,
 ) -> Result<(Zeroizing<String>, String), rcgen::Error> {
-    let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let mut pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let names = alt_names.iter().filter_map(|name| match name {
         AltName::Dns(name) => Some(name.clone()),
         AltName::Ip(_) | AltName::Other(_) => None,
@@ -161,5 +161,7 @@ fn make(
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, certname.as_str());
     let request = params.serialize_request(&pair)?.pem()?;
-    Ok((Zeroizing::new(pair.serialize_pem()), request))
+    let key = Zeroizing::new(pair.serialize_pem());
+    pair.zeroize();
+    Ok((key, request))
 }

@@ -1,7 +1,7 @@
 //! Every certificate of this host that matters, as its files have it and as its servers show it. Everything is looked at
 //! side by side, each within its own deadline.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use bunraku_certificates::{BUNDLE_BYTES, Certificate};
 use bunraku_common::{Chain, limits};
@@ -9,7 +9,6 @@ use bunraku_host_certificate::What;
 use bunraku_proto::v1::{self, CertificateOnNode};
 use bunraku_puppetserver::{Settings, shown};
 use tokio::{net::lookup_host, task::JoinSet, time::timeout};
-use zeroize::Zeroizing;
 
 use super::host::names;
 use crate::node::Node;
@@ -18,6 +17,8 @@ const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 const END: &[u8] = b"-----END CERTIFICATE-----";
 /// Of one file: a CA bundle with a company's chain has some.
 const BLOCKS: usize = 16;
+/// Puppet for its settings, where they are not known yet: a second of Ruby, on a loaded machine more.
+const ASKING: Duration = Duration::from_secs(15);
 
 pub(crate) async fn list(node: &Arc<Node>) -> v1::CertificatesReply {
     let mut looks: JoinSet<(usize, Vec<CertificateOnNode>)> = JoinSet::new();
@@ -63,11 +64,18 @@ fn files(node: &Node) -> Vec<PathBuf> {
 
 /// The host's own, and what the Puppet Server beside shows.
 async fn puppets(node: &Node) -> Vec<CertificateOnNode> {
-    let settings = match node.puppet_settings().await {
-        Ok(settings) => settings,
+    let settings = match timeout(ASKING, node.puppet_settings()).await {
+        Ok(Ok(settings)) => settings,
         // A host without Puppet has no certificate of it.
-        Err(_) if node.compiler.is_none() => return Vec::new(),
-        Err(error) => return vec![trouble("host", String::new(), Chain(&error))],
+        Ok(Err(_)) if node.compiler.is_none() => return Vec::new(),
+        Ok(Err(error)) => return vec![trouble("host", String::new(), Chain(&error))],
+        Err(_) => {
+            return vec![trouble(
+                "host",
+                String::new(),
+                format!("puppet did not say where it is within {ASKING:?}"),
+            )];
+        }
     };
     let host = file("host", settings.hostcert.clone());
     if node.compiler.is_none() {
@@ -115,7 +123,7 @@ async fn file(what: &'static str, path: PathBuf) -> Vec<CertificateOnNode> {
     let one = at.clone();
     let read = tokio::task::spawn_blocking(move || {
         let bytes = match bunraku_files::read(&path, BUNDLE_BYTES) {
-            Ok(bytes) => Zeroizing::new(bytes),
+            Ok(bytes) => bytes,
             Err(error) => return vec![trouble(what, one, format!("it cannot be read: {error}"))],
         };
         let rows = blocks(&bytes).take(BLOCKS).map(|block| match Certificate::parse(block) {
