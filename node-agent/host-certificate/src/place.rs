@@ -36,7 +36,7 @@ pub struct Fallback {
 /// What a server must show.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Served {
-    /// SHA-256 of the DER, hex; `None`: there was no certificate.
+    /// SHA-256 of the DER, hex; `None`: there was no certificate, or none that can be read.
     pub fingerprint: Option<String>,
     pub alt_names: Vec<AltName>,
 }
@@ -122,16 +122,14 @@ impl Files {
 impl Kept {
     /// Whether it could be placed now. Nothing changes.
     pub fn can_place(&self, fingerprint: &str, files: &Files, world: &World<'_>) -> Result<(), PlaceError> {
-        if self.placing(fingerprint).is_none() || self.staged(fingerprint).is_ok() {
-            let asked = self.staged(fingerprint)?;
-            self.still_holds(asked, world).map_err(PlaceError::Refused)?;
-            self.pair(&asked.dir)?;
+        // What was cut short is finished, whatever has become of the request since.
+        if self.has_begun(fingerprint, files)? {
+            return Ok(());
         }
-        match files.read() {
-            // Begun before, and cut short.
-            Err(PlaceError::Half { .. }) if self.placing(fingerprint).is_some() => Ok(()),
-            read => read.map(drop),
-        }
+        let asked = self.staged(fingerprint)?;
+        self.still_holds(asked, world).map_err(PlaceError::Refused)?;
+        self.pair(&asked.dir)?;
+        files.read().map(drop)
     }
 
     /// Puts it in place. What is there now is kept for the way back, unless that was begun before.
@@ -177,9 +175,10 @@ impl Kept {
         if !placing.before {
             return Ok(Some(Served { fingerprint: None, alt_names }));
         }
+        let before = Certificate::parse(&self.get(&placing.dir, BEFORE_CERTIFICATE)?);
         // One that cannot be read was no better before.
-        let before = Certificate::parse(&self.get(&placing.dir, BEFORE_CERTIFICATE)?).ok();
-        Ok(before.map(|before| Served { fingerprint: Some(before.fingerprint().hex()), alt_names }))
+        let fingerprint = before.ok().map(|before| before.fingerprint().hex());
+        Ok(Some(Served { fingerprint, alt_names }))
     }
 
     fn begin(&mut self, fingerprint: &str, files: &Files) -> Result<(), PlaceError> {

@@ -109,6 +109,33 @@ fn a_file_that_is_a_link_or_half_of_a_pair_is_found_before_anything_changes() {
 }
 
 #[test]
+fn a_pair_that_was_broken_before_is_replaced_and_comes_back_as_it_was() {
+    let mut host = Host::new();
+    fs::write(host.path("ssl/cert.pem"), "broken").unwrap();
+    let before = host.read();
+    let (_, new) = host.ready(1);
+    host.can_place(&new).unwrap();
+    host.kept.place(&new, &host.files()).unwrap();
+    assert_eq!(host.kept.served_before(&new).unwrap().unwrap().fingerprint, None);
+    host.kept.put_back(&new, &host.files()).unwrap();
+    assert_eq!(host.read(), before);
+}
+
+#[test]
+fn once_taken_back_it_is_placed_again_only_while_its_request_is_the_newest() {
+    let mut host = Host::new();
+    let (_, new) = host.ready(1);
+    host.kept.place(&new, &host.files()).unwrap();
+    host.kept.put_back(&new, &host.files()).unwrap();
+    host.can_place(&new).unwrap();
+    host.request(2, &[]).unwrap();
+    assert!(host.can_place(&new).unwrap_err().contains("does not lie here"));
+    let before = host.read();
+    assert!(host.kept.place(&new, &host.files()).is_err());
+    assert_eq!(host.read(), before);
+}
+
+#[test]
 fn what_does_not_lie_there_is_not_placed() {
     let mut host = Host::new();
     let before = host.read();
