@@ -1,6 +1,9 @@
 //! Rolling restarts and reloads of real Puppet Servers behind a real HAProxy, under load: no request may fail, and the
 //! compilers in service never fall below the floor. The first test is the control: the same load, without a drain, fails.
 
+#[path = "real_rolling/certified.rs"]
+mod certified;
+
 use std::{
     process::ExitCode,
     sync::atomic::{AtomicBool, Ordering},
@@ -26,6 +29,9 @@ const TESTS: &[Test<Site>] = &[
     ("i3_a_rolling_restart_under_load_fails_no_request_and_keeps_the_floor", restarted),
     ("i3_a_rolling_reload_under_load_fails_no_request_and_keeps_the_floor", reloaded),
     ("a_test_catalog_needs_a_rule_and_is_refused_before_the_drain_without_it", tested),
+    ("a_certificate_that_the_ca_would_not_sign_is_refused_before_anything_is_tried", certified::not_allowed),
+    ("i3_a_compiler_gets_a_certificate_with_other_names_under_load_and_shows_it", certified::requested),
+    ("a_renewal_asks_for_the_same_names_and_revokes_nothing", certified::renewed),
     ("ruby_that_a_deploy_leaves_stale_is_told_of_and_gone_after_the_rollout_that_starts_by_itself", renewed),
 ];
 

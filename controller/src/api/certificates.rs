@@ -1,6 +1,6 @@
 //! Compilers' Puppet certificates: asked for, followed, and listed with all others that matter.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use bunraku_common::{NodeName, hint};
 use bunraku_engine::{Request, certificate::NodeCertificate};
@@ -84,6 +84,7 @@ impl Api {
                 Err(why) => certificates.push(trouble(&of, "node", "", why)),
             }
         }
+        drop_known_twice(&mut certificates);
         certificates.sort_by_key(|line| line.certificate.as_ref().map_or(u64::MAX, ends));
         let state = self.driver.shared.state();
         let known = state.certificates().nodes.iter();
@@ -105,6 +106,19 @@ impl Api {
             Err(status) => Err(words::plain(status.message())),
         }
     }
+}
+
+/// A node that shows its identity says more of it than the journal.
+fn drop_known_twice(all: &mut Vec<v1::CertificateOf>) {
+    let placed = |line: &v1::CertificateOf| {
+        let certificate = line.certificate.as_ref()?;
+        (!certificate.r#where.is_empty()).then(|| (line.of.clone(), certificate.serial.clone()))
+    };
+    let shown: BTreeSet<_> = all.iter().filter_map(placed).collect();
+    all.retain(|line| {
+        let certificate = line.certificate.clone().unwrap_or_default();
+        !certificate.r#where.is_empty() || !shown.contains(&(line.of.clone(), certificate.serial))
+    });
 }
 
 /// What cannot be told comes last.
