@@ -48,6 +48,17 @@ pub enum NotRefused {
     Identity(#[from] IdentityError),
 }
 
+impl NotRefused {
+    /// A question that the limit cuts short says less than the one before; how short it was is no reason at all.
+    fn unless_cut_short(self, left: Duration, before: Option<Self>) -> Self {
+        match (&self, before) {
+            (Self::Unknown { .. }, Some(before)) if left < QUESTION => before,
+            (Self::Everybody { .. }, Some(before @ Self::Everybody { .. })) if left < QUESTION => before,
+            (_, Some(_) | None) => self,
+        }
+    }
+}
+
 enum Knocked {
     Refused,
     LetIn,
@@ -70,20 +81,21 @@ impl PuppetServer {
             let last = match self.knock(canary, left).await {
                 Knocked::Refused => {
                     let first = *first.get_or_insert_with(SystemTime::now);
-                    match self.lets_in(&own, limit.saturating_sub(began.elapsed())).await {
+                    let left = limit.saturating_sub(began.elapsed());
+                    match self.lets_in(&own, left).await {
                         Ok(()) => return Ok(first),
-                        Err(why) => NotRefused::Everybody { address, why },
+                        Err(why) => {
+                            NotRefused::Everybody { address, why }.unless_cut_short(left, before.take())
+                        }
                     }
                 }
                 Knocked::LetIn => {
                     first = None;
                     NotRefused::LetIn { address }
                 }
-                // A question that the limit cuts short says less than the one before.
-                Knocked::Unknown(why) => match before.take().filter(|_| left < QUESTION) {
-                    Some(before) => before,
-                    None => NotRefused::Unknown { address, why },
-                },
+                Knocked::Unknown(why) => {
+                    NotRefused::Unknown { address, why }.unless_cut_short(left, before.take())
+                }
             };
             let pause = if began.elapsed() < OFTEN_FOR { OFTEN } else { THEN };
             if began.elapsed() + pause >= limit {
@@ -132,5 +144,30 @@ fn told(trouble: &Trouble) -> String {
         Trouble::Untrusted(error) => Chain(error).to_string(),
         Trouble::Garbled(error) => error.to_string(),
         Trouble::Identity(error) => Chain(error).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn everybody(why: &str) -> NotRefused {
+        NotRefused::Everybody { address: ([127, 0, 0, 1], 8140).into(), why: why.to_owned() }
+    }
+
+    fn told(left: Duration, now: NotRefused, before: NotRefused) -> String {
+        now.unless_cut_short(left, Some(before)).to_string()
+    }
+
+    /// Regression: how short the last question was became the reason, a new one in the controller's journal each time.
+    #[test]
+    fn a_question_that_was_cut_short_does_not_replace_the_reason_before() {
+        let (cut, whole) = (Duration::from_millis(40), QUESTION);
+        let (before, now) = (|| everybody("refused"), || everybody("no answer within 40ms"));
+        assert_eq!(told(cut, now(), before()), before().to_string());
+        assert_eq!(told(whole, now(), before()), now().to_string());
+        // What is seen now counts: it was let in before.
+        let let_in = NotRefused::LetIn { address: ([127, 0, 0, 1], 8140).into() };
+        assert_eq!(told(cut, now(), let_in), now().to_string());
     }
 }
