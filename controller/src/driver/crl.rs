@@ -66,10 +66,14 @@ impl Hands {
         generation: Generation,
         term: Term,
     ) -> Option<Event> {
-        let known = self.revocations()?;
-        let certificate = &known.canaries.get(canary)?.certificate;
-        let crls = self.crls.read(&known.wanted.as_ref()?.crl)?;
-        let keys = match self.stock.keys(certificate, &crls) {
+        let (certificate, wanted) = {
+            let shared = self.shared.upgrade()?;
+            let state = shared.state();
+            let known = state.revocations();
+            (known.canaries.get(canary)?.certificate.clone(), known.wanted.as_ref()?.crl)
+        };
+        let crls = self.crls.read(&wanted)?;
+        let keys = match self.stock.keys(&certificate, &crls) {
             Ok(keys) => keys,
             Err(CanaryError::Unknown { .. }) => {
                 return Some(Event::Crl(CrlEvent::CanaryGone { name: canary.to_owned() }));

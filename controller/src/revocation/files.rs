@@ -6,6 +6,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use bunraku_certificates::Crls;
@@ -15,13 +16,15 @@ use bunraku_common::Digest;
 #[derive(Debug, Clone)]
 pub(crate) struct CrlFiles {
     dir: PathBuf,
+    /// Every node is sent the same: it is read and parsed once.
+    newest: Arc<Mutex<Option<(Digest, Arc<Crls>)>>>,
 }
 
 impl CrlFiles {
     pub(crate) fn open(data_dir: &Path) -> io::Result<Self> {
         let dir = data_dir.join("crls");
         DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
-        Ok(Self { dir })
+        Ok(Self { dir, newest: Arc::default() })
     }
 
     /// On disk when it returns, beside `known`; all others are removed. Nobody else removes any: until a record speaks of
@@ -29,7 +32,7 @@ impl CrlFiles {
     pub(crate) fn keep(&self, crls: &Crls, known: &BTreeSet<Digest>) -> io::Result<()> {
         let digest = crls.digest();
         self.sweep(|named| named == digest || known.contains(&named))?;
-        if self.read(&digest).is_some() {
+        if self.has(&digest) && self.read(&digest).is_some() {
             return Ok(());
         }
         let path = self.path(&digest);
@@ -46,9 +49,15 @@ impl CrlFiles {
     }
 
     /// `None` when it is not there, or not what its name says.
-    pub(crate) fn read(&self, digest: &Digest) -> Option<Crls> {
+    pub(crate) fn read(&self, digest: &Digest) -> Option<Arc<Crls>> {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, crls)) = newest.as_ref().filter(|(kept, _)| kept == digest) {
+            return Some(crls.clone());
+        }
         let crls = Crls::parse(&fs::read(self.path(digest)).ok()?).ok()?;
-        (crls.digest() == *digest).then_some(crls)
+        let crls = (crls.digest() == *digest).then(|| Arc::new(crls))?;
+        *newest = Some((*digest, crls.clone()));
+        Some(crls)
     }
 
     fn sweep(&self, keep: impl Fn(Digest) -> bool) -> io::Result<()> {

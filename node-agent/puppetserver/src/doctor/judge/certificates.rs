@@ -128,6 +128,9 @@ pub(super) fn clock(facts: &Facts) -> Finding {
 pub(super) fn certificate(facts: &Facts) -> Finding {
     let check = "certificate";
     let certname = &facts.settings.certname;
+    let in_time = format!(
+        "a new one, while this one serves, on the main server: bunraku cert request {certname} --dns-alt-names …"
+    );
     let mend = format!(
         "a new one: first on the CA `puppetserver ca clean --certname {certname}`, then here:\n\
          puppet ssl clean && puppet ssl bootstrap && systemctl restart puppetserver"
@@ -138,7 +141,7 @@ pub(super) fn certificate(facts: &Facts) -> Finding {
             bad(check, Severity::Error, format!("expired {} days ago", -left / DAY), mend)
         }
         Ok(left) if *left < EXPIRES_SOON => {
-            bad(check, Severity::Warning, format!("expires in {} days", left / DAY), mend)
+            bad(check, Severity::Warning, format!("expires in {} days", left / DAY), in_time)
         }
         Ok(left) => ok(check, format!("valid for {} days", left / DAY)),
     }
