@@ -93,7 +93,7 @@ fn params(names: &[&str], serial: u64) -> CertificateParams {
 
 /// A Puppet Server that reads its CRL file for every connection.
 ///
-/// It shows `served.pem` with `served.key`, where a start of the service beside has put them, else what it had at first.
+/// It shows the pair in `served.pem`, where a start of the service beside has put it, else what it had at first.
 async fn puppet_server(listener: TcpListener, ca: String, own: (String, String), dir: PathBuf) {
     let crl = dir.join("crl.pem");
     let mut connections = JoinSet::new();
@@ -101,9 +101,8 @@ async fn puppet_server(listener: TcpListener, ca: String, own: (String, String),
         let provider = Arc::new(ring::default_provider());
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(ca.as_bytes()).unwrap()).unwrap();
-        let served = ["served.pem", "served.key"].map(|name| fs::read_to_string(dir.join(name)));
-        let [certificate, key] = served;
-        let shown = certificate.ok().zip(key.ok()).unwrap_or_else(|| own.clone());
+        let served = fs::read_to_string(dir.join("served.pem"));
+        let shown = served.map_or_else(|_| own.clone(), |both| (both.clone(), both));
         let crls = fs::read(&crl).ok().map(|pem| CertificateRevocationListDer::from_pem_slice(&pem).unwrap());
         let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider.clone());
         let config = ServerConfig::builder_with_provider(provider)

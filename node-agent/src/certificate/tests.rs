@@ -25,7 +25,7 @@ const ALIAS: &str = "puppet.example";
 
 /// Reads certificate and key at its start, and counts that.
 const SERVER: &str = r#"
-cd "$1"; cp cert.pem served.new; cp key.pem served.key; mv served.new served.pem; echo started >> starts
+cd "$1"; cat cert.pem key.pem > served.new; mv served.new served.pem; echo started >> starts
 printf 1 > restart; trap 'echo reloaded >> reloads' HUP; trap 'exit 0' TERM
 while :; do sleep 600 & wait $!; kill $! 2>/dev/null; done"#;
 
@@ -37,7 +37,7 @@ fn serving(dir: &Path) -> impl FnOnce(&mut Config) + use<> {
     let words =
         ["/bin/sh", "-c", SERVER, "java", &path(""), "--restart-file", &path("restart")].map(str::to_owned);
     let grant = serde_json::json!({
-        "driver": "process", "pid_file": path("pid"), "command": words, "stop_seconds": 20,
+        "driver": "process", "pid_file": path("pid"), "command": words, "restart_file": path("restart"), "stop_seconds": 20,
     });
     let (grant, conf_d): (Grant, PathBuf) = (serde_json::from_value(grant).unwrap(), dir.join("conf.d"));
     move |config| {
@@ -52,9 +52,12 @@ async fn compiler() -> Host {
     let host = host.again(|_| (), serving(&dir)).await;
     let service = host.service.node.turns.service("puppetserver").unwrap();
     service.act(Verb::Start, std::time::Duration::from_secs(60)).await.unwrap();
-    let up = || async { host.dir.path().join("served.pem").exists() };
-    until("the service has begun", up).await;
+    until("the service has begun", || async { has_begun(host.dir.path()) }).await;
     host
+}
+
+fn has_begun(dir: &Path) -> bool {
+    fs::read_to_string(dir.join("restart")).is_ok_and(|text| text == "1")
 }
 
 async fn request(
@@ -325,7 +328,7 @@ async fn copies_follow_the_certificate_and_their_service_is_told_once() {
         .await;
     let service = host.service.node.turns.service("puppetserver").unwrap();
     service.act(Verb::Start, std::time::Duration::from_secs(60)).await.unwrap();
-    until("the service has begun", || async { dir.join("restart").exists() }).await;
+    until("the service has begun", || async { has_begun(&dir) }).await;
     let node = host.service.node.clone();
     host.tasks.spawn(super::keep(node.clone()));
     host.tasks.spawn(super::reload(node.clone()));
