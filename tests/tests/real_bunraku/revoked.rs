@@ -61,7 +61,18 @@ pub(crate) fn puppet_certificate(site: &mut Site) -> Result<()> {
         &["enrolled"],
     )?;
     site.bunraku.wait_for_nodes(&[C2.to_owned()])?;
-    site.bunraku.wait_until_proven("production").map(drop)
+    refused_by_its_own_server(site)
+}
+
+/// It is connected, and no compiler any more: with the CRL its own Puppet Server refuses it, as every Puppet agent does.
+fn refused_by_its_own_server(site: &Site) -> Result<()> {
+    let told = "refuses the canary, and does not let this host in";
+    wait_for("the status to say that c2 cannot be proven", Duration::from_secs(60), || {
+        Ok(site.bunraku.tell(&["status"])?.out.contains(told).then_some(()))
+    })?;
+    let row = site.row("production", C2)?;
+    ensure!(row["proven"] == false, "its Puppet Server was flushed with a revoked certificate: {row}");
+    Ok(())
 }
 
 fn cut_since(site: &Site, since: Instant) -> Result<()> {
