@@ -49,11 +49,10 @@ pub(crate) fn shared(site: &mut Site) -> Result<()> {
         watched.done
     );
     ensure!(site.count("canary-chosen")? == chosen + 1, "not one canary for both");
-    ensure!(!site.stack.main.crl_file().with_extension("tmp").exists(), "something is left");
     Ok(())
 }
 
-/// T: what of a canary is where, after everything that the tests before did.
+/// What of a canary is where, after everything that the tests before did.
 pub(crate) fn keys(site: &mut Site) -> Result<()> {
     site.ready()?;
     let dir = site.bunraku.directory().join("controller/canaries");
