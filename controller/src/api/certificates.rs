@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// A node asks its own servers side by side.
-const DEADLINE: Duration = Duration::from_secs(20);
+const DEADLINE: Duration = Duration::from_secs(30);
 const ASKED_AT_ONCE: usize = 32;
 
 impl Api {

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use bunraku_certificates::AltName;
-use bunraku_common::NodeName;
+use bunraku_common::{NodeName, limits};
 
 use super::CertificateFact;
 use crate::{Fact, Millis, NodeRecord, Refusal, RefusalCode, State};
 
 /// More names than this are a mistake.
-const NAMES: usize = 100;
+const NAMES: usize = limits::ALT_NAMES;
 /// A certificate is renewed when so little of its life is left, whatever its life, in seconds, …
 const RENEWED_S: u64 = 60 * 86_400;
 /// … or this part of it, where that is less.
