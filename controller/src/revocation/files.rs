@@ -17,7 +17,13 @@ use bunraku_common::Digest;
 pub(crate) struct CrlFiles {
     dir: PathBuf,
     /// Every node is sent the same: it is read and parsed once.
-    newest: Arc<Mutex<Option<(Digest, Arc<Crls>)>>>,
+    newest: Arc<Mutex<Option<Newest>>>,
+}
+
+#[derive(Debug)]
+struct Newest {
+    digest: Digest,
+    crls: Arc<Crls>,
 }
 
 impl CrlFiles {
@@ -51,12 +57,12 @@ impl CrlFiles {
     /// `None` when it is not there, or not what its name says.
     pub(crate) fn read(&self, digest: &Digest) -> Option<Arc<Crls>> {
         let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, crls)) = newest.as_ref().filter(|(kept, _)| kept == digest) {
-            return Some(crls.clone());
+        if let Some(kept) = newest.as_ref().filter(|kept| kept.digest == *digest) {
+            return Some(kept.crls.clone());
         }
         let crls = Crls::parse(&fs::read(self.path(digest)).ok()?).ok()?;
         let crls = (crls.digest() == *digest).then(|| Arc::new(crls))?;
-        *newest = Some((*digest, crls.clone()));
+        *newest = Some(Newest { digest: *digest, crls: crls.clone() });
         Some(crls)
     }
 
