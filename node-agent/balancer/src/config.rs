@@ -32,6 +32,11 @@ pub struct BalancerConfig {
     pub hook: HookConfig,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
 fn one() -> u32 {
     1
 }
@@ -56,6 +61,10 @@ pub struct HaproxyConfig {
     /// HAProxy's `server-state-file`, rewritten after every change.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_file: Option<PathBuf>,
+    /// Sessions of compilers that are open for longer, in seconds, are ended: one from before a revocation of its Puppet
+    /// certificate would be served for as long as its holder likes. 0: none is.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub longest_session_s: u64,
     /// Servers that HAProxy is given while it runs, where its own configuration lacks them: `ADDRESS:PORT`, then
     /// parameters as in a `server` line.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
@@ -68,6 +77,7 @@ impl Default for HaproxyConfig {
             socket: "/run/haproxy/admin.sock".into(),
             master_socket: None,
             state_file: None,
+            longest_session_s: 0,
             add: BTreeMap::new(),
         }
     }

@@ -26,6 +26,12 @@ pub trait Driver: fmt::Debug + Send + Sync {
         Box::pin(async move { Err(Trouble::CannotDo { what }) })
     }
 
+    /// Ends sessions of these servers that are older than its configuration allows; asked every second. How many there
+    /// were.
+    fn end_old<'a>(&'a self, _servers: &'a [ServerName]) -> BoxFuture<'a, Result<usize, Trouble>> {
+        Box::pin(std::future::ready(Ok(0)))
+    }
+
     /// Whether the balancer can give a server a part of its weight.
     fn weighs(&self) -> bool {
         false

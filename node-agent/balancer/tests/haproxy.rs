@@ -243,6 +243,31 @@ async fn closed_sessions_end_in_old_workers_too_and_no_new_one_is_made_there() {
     assert_eq!(keeper.close(&node("c1.example"), || true).await.unwrap(), "");
 }
 
+/// In the worker of before a reload, too; without the master's socket that one is out of reach.
+#[tokio::test]
+async fn sessions_that_are_open_for_longer_than_allowed_are_ended_and_younger_ones_are_not() {
+    let site = Site::start().await;
+    let mut config = site.config(Told::Everything, "");
+    let (mut old, mut other) = (site.session_on("c1"), site.session_on("c2"));
+    site.reload().await;
+    site.until_up().await;
+    config.haproxy.longest_session_s = 3600;
+    let patient = site.keeper_with(config.clone());
+    patient.look().await;
+    assert_eq!([old.ask(), other.ask()].map(|answer| answer.is_some()), [true; 2]);
+    config.haproxy.longest_session_s = 1;
+    let strict = site.keeper_with(config);
+    until("the old sessions to be ended", || async {
+        strict.look().await;
+        strict.status().await.servers.iter().all(|server| server.seen.as_ref().unwrap().sessions == 0)
+    })
+    .await;
+    assert_eq!([old.ask(), other.ask()], [None, None]);
+    let mut young = site.session_on("c1");
+    patient.look().await;
+    assert_eq!(young.ask().as_deref(), Some("c1"));
+}
+
 #[tokio::test]
 async fn i3_sessions_of_a_compiler_that_nobody_wants_drained_are_never_closed() {
     let site = Site::start().await;

@@ -10,7 +10,7 @@ mod tables;
 use std::{
     path::PathBuf,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bunraku_common::crash;
@@ -35,7 +35,13 @@ pub struct Haproxy {
     state_file: Option<PathBuf>,
     /// What the server-state file says; `None`: to be written.
     saved: Mutex<Option<Vec<State>>>,
+    longest_session: Option<Duration>,
+    /// When old sessions were last looked for.
+    looked: Mutex<Option<Instant>>,
 }
+
+/// A session may be open for so much longer than allowed.
+const LOOKED_FOR: Duration = Duration::from_secs(60);
 
 impl Haproxy {
     pub fn new(config: &HaproxyConfig) -> Self {
@@ -44,6 +50,8 @@ impl Haproxy {
             master: config.master_socket.clone().map(Socket::new),
             state_file: config.state_file.clone(),
             saved: Mutex::default(),
+            longest_session: Some(Duration::from_secs(config.longest_session_s)).filter(|it| !it.is_zero()),
+            looked: Mutex::default(),
         }
     }
 
@@ -140,6 +148,45 @@ impl Haproxy {
         Ok(())
     }
 
+    /// In this worker, or in all of them where the master is known.
+    async fn end_older(&self, servers: &[ServerName], than: Duration) -> Result<usize, Trouble> {
+        let Some(master) = &self.master else { return Self::end_in(&self.socket, "", servers, than).await };
+        let mut ended = 0;
+        for pid in Self::workers(master).await? {
+            match Self::end_in(master, &format!("@!{pid} "), servers, than).await {
+                Ok(some) => ended += some,
+                // With its last session an old worker ends.
+                Err(_) if !Self::workers(master).await?.contains(&pid) => {}
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        Ok(ended)
+    }
+
+    async fn end_in(
+        socket: &Socket,
+        worker: &str,
+        servers: &[ServerName],
+        than: Duration,
+    ) -> Result<usize, Trouble> {
+        let answer = socket.ask(&[&format!("{worker}show sess")]).await?.concat();
+        let old: Vec<&str> =
+            servers.iter().flat_map(|server| tables::sessions_older(&answer, server, than)).collect();
+        for session in &old {
+            socket.tell(&format!("{worker}shutdown session {session}")).await?;
+        }
+        Ok(old.len())
+    }
+
+    fn is_time_to_look(&self, longest: Duration) -> bool {
+        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = looked.is_none_or(|at| at.elapsed() >= LOOKED_FOR.min(longest));
+        if due {
+            *looked = Some(Instant::now());
+        }
+        due
+    }
+
     /// A command that HAProxy answers with nothing, or with a refusal.
     async fn tell(&self, command: &str) -> Result<(), Trouble> {
         self.tell_and_hear(command, "").await
@@ -211,6 +258,15 @@ impl Driver for Haproxy {
                 self.close_sessions(server).await?;
             }
             Ok(())
+        })
+    }
+
+    fn end_old<'a>(&'a self, servers: &'a [ServerName]) -> BoxFuture<'a, Result<usize, Trouble>> {
+        Box::pin(async move {
+            match self.longest_session {
+                Some(longest) if self.is_time_to_look(longest) => self.end_older(servers, longest).await,
+                Some(_) | None => Ok(0),
+            }
         })
     }
 

@@ -1,6 +1,6 @@
 //! HAProxy's answers: tables whose columns are found by name, because their number and order change with its version.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use crate::{
     driver::{Admin, Health, Server},
@@ -193,16 +193,49 @@ fn health(seen: &Statistics, state: &State) -> Health {
 
 /// Identifiers of the sessions that `show sess` has of one server.
 pub(super) fn sessions<'a>(text: &'a str, server: &ServerName) -> Vec<&'a str> {
+    lines_of(text, server).map(|(id, _)| id).collect()
+}
+
+/// Those that are older. One whose age is not understood is not.
+pub(super) fn sessions_older<'a>(text: &'a str, server: &ServerName, than: Duration) -> Vec<&'a str> {
+    let is_older = |line: &str| {
+        let age = line.split(' ').find_map(|field| field.strip_prefix("age="));
+        age.and_then(span).is_some_and(|age| age > than)
+    };
+    lines_of(text, server).filter(|(_, line)| is_older(line)).map(|(id, _)| id).collect()
+}
+
+fn lines_of<'a>(text: &'a str, server: &ServerName) -> impl Iterator<Item = (&'a str, &'a str)> {
     let (backend, name) = (format!("be={}", server.backend()), format!("srv={}", server.server()));
-    let of_server = |line: &&str| {
+    let of_server = move |line: &&str| {
         let has = |wanted: &str| line.split(' ').any(|field| field == wanted);
         has(&backend) && has(&name)
     };
-    let lines = text.lines().filter(of_server).filter_map(|line| line.split_once(':'));
-    let is_one = |id: &&str| {
+    let is_one = |id: &str| {
         id.strip_prefix("0x").is_some_and(|digits| digits.chars().all(|digit| digit.is_ascii_hexdigit()))
     };
-    lines.map(|(id, _)| id).filter(is_one).collect()
+    let lines = text.lines().filter(of_server).filter_map(|line| Some((line.split_once(':')?.0, line)));
+    lines.filter(move |(id, _)| is_one(id))
+}
+
+/// As HAProxy writes a length of time: the two largest units of `1d2h`, `3m4s`, `0s`.
+fn span(text: &str) -> Option<Duration> {
+    let mut seconds = 0_u64;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u64 = rest[..end].parse().ok()?;
+        let unit = match rest.as_bytes()[end] {
+            b'd' => 86_400,
+            b'h' => 3_600,
+            b'm' => 60,
+            b's' => 1,
+            _ => return None,
+        };
+        seconds = seconds.checked_add(number.checked_mul(unit)?)?;
+        rest = &rest[end + 1..];
+    }
+    (!text.is_empty()).then(|| Duration::from_secs(seconds))
 }
 
 /// Pids of all workers in `show proc`, old ones included.
@@ -282,6 +315,19 @@ mod tests {
         let text = "0x1a: proto=tcpv4 src=127.0.0.1:4 fe=f be=p srv=c1 ts=00\n0x2: proto=tcpv4 fe=f be=p srv=c11 ts=00\n\
                     0x3: proto=tcpv4 fe=f be=pp srv=c1 ts=00\nquit;0x4: fe=f be=p srv=c1\n0x5: fe=GLOBAL be=<NONE> srv=<none>";
         assert_eq!(sessions(text, &name("p", "c1").unwrap()), ["0x1a"]);
+    }
+
+    #[test]
+    fn sessions_have_an_age() {
+        let text = "0x1: fe=f be=p srv=c1 ts=00 age=1h2m calls=1\n0x2: fe=f be=p srv=c1 age=59s x\n0x3: be=p srv=c1 age=1d3h\n\
+                    0x4: be=p srv=c1 age=? x\n0x5: be=p srv=c1 x\n0x6: be=p srv=c2 age=9d";
+        let older = |seconds| sessions_older(text, &name("p", "c1").unwrap(), Duration::from_secs(seconds));
+        assert_eq!(older(58), ["0x1", "0x2", "0x3"]);
+        assert_eq!(older(59), ["0x1", "0x3"]);
+        assert_eq!(older(3_720), ["0x3"]);
+        assert_eq!(older(97_200), [""; 0]);
+        assert_eq!(["", "5", "s", "4x", "1h99999999999999999999s"].map(span), [None; 5]);
+        assert_eq!(span("0s"), Some(Duration::ZERO));
     }
 
     #[test]

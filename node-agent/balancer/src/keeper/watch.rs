@@ -6,7 +6,10 @@ use bunraku_common::{Chain, NodeName};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::{BalanceError, Keeper, Turn, corrections, wishes::Part};
-use crate::driver::{Observed, Wanted};
+use crate::{
+    driver::{Observed, Wanted},
+    name::ServerName,
+};
 
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -29,6 +32,9 @@ impl Keeper {
     pub async fn look(&self) {
         let mut turn = self.turn.lock().await;
         let trouble = self.reconcile(&mut turn).await.err().map(|error| Chain(&error).to_string());
+        if trouble.is_none() {
+            self.end_old_sessions().await;
+        }
         let mut told = self.told();
         if told.trouble != trouble {
             match &trouble {
@@ -36,6 +42,16 @@ impl Keeper {
                 None => tracing::info!(driver = self.driver.kind(), "the balancer answers again"),
             }
             told.trouble = trouble;
+        }
+    }
+
+    /// Whether it succeeds says nothing about what is in service.
+    async fn end_old_sessions(&self) {
+        let servers: Vec<ServerName> = self.config.compilers.values().flatten().cloned().collect();
+        match self.driver.end_old(&servers).await {
+            Ok(0) => {}
+            Ok(ended) => tracing::info!(ended, "sessions that were open for longer than allowed"),
+            Err(error) => tracing::warn!(error = %Chain(&error), "old sessions could not be ended"),
         }
     }
 
