@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use bunraku_common::Digest;
 use serde::{Deserialize, Serialize};
+use x509_parser::time::ASN1Time;
 
 use crate::{
     Authorities, Certificate, Crl, IssuerId, Numbers, PemError, key::Unverified, limits::CLOCK_S, pem,
@@ -159,12 +160,18 @@ fn signer(crl: &Crl, authorities: &Authorities) -> Result<usize, CrlError> {
 fn check_time(crl: &Crl, now_s: u64) -> Result<(), CrlError> {
     let issuer = || crl.issuer.shown.clone();
     if crl.this_update_s() > now_s.saturating_add(CLOCK_S) {
-        return Err(CrlError::Ahead { issuer: issuer(), by_s: crl.this_update_s() - now_s });
+        return Err(CrlError::Ahead { issuer: issuer(), at_s: crl.this_update_s() });
     }
     if crl.next_update_s() <= now_s {
-        return Err(CrlError::Ended { issuer: issuer(), since_s: now_s - crl.next_update_s() });
+        return Err(CrlError::Ended { issuer: issuer(), at_s: crl.next_update_s() });
     }
     Ok(())
+}
+
+/// For people: `Nov 28 20:24:32 2026 +00:00`.
+fn utc(at_s: u64) -> String {
+    let at = i64::try_from(at_s).ok().and_then(|at| ASN1Time::from_timestamp(at).ok());
+    at.map_or_else(|| format!("in second {at_s}"), |at| at.to_string())
 }
 
 /// Why a file of CRLs is not accepted. Blocks are counted from 1.
@@ -206,10 +213,10 @@ pub enum CrlError {
     /// Every authority of the bundle needs one.
     #[error("the chain is incomplete: there is no CRL of {authority}")]
     Missing { authority: String },
-    /// Seconds.
-    #[error("the CRL of {issuer} was issued {by_s} s ahead of this clock")]
-    Ahead { issuer: String, by_s: u64 },
-    /// Seconds.
-    #[error("the CRL of {issuer} ended {since_s} s ago")]
-    Ended { issuer: String, since_s: u64 },
+    /// Unix seconds. An instant and no difference: the same words for as long as it is so.
+    #[error("the CRL of {issuer} was issued {}, which is ahead of this clock", utc(*.at_s))]
+    Ahead { issuer: String, at_s: u64 },
+    /// Unix seconds.
+    #[error("the CRL of {issuer} ended {}", utc(*.at_s))]
+    Ended { issuer: String, at_s: u64 },
 }

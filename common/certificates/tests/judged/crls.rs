@@ -122,11 +122,11 @@ fn a_crl_is_good_from_minutes_before_it_was_issued_until_it_ends() {
     let crls = parsed(&signed(&params, &root));
     let check = |now_s| crls.check(&authorities, now_s);
     let issuer = || "CN=root".to_owned();
-    assert_eq!(check(0), Err(CrlError::Ahead { issuer: issuer(), by_s: NOW_S }));
-    assert_eq!(check(NOW_S - CLOCK_S - 1), Err(CrlError::Ahead { issuer: issuer(), by_s: CLOCK_S + 1 }));
+    assert_eq!(check(0), Err(CrlError::Ahead { issuer: issuer(), at_s: NOW_S }));
+    assert_eq!(check(NOW_S - CLOCK_S - 1), Err(CrlError::Ahead { issuer: issuer(), at_s: NOW_S }));
     assert_eq!(check(NOW_S - CLOCK_S), Ok(()));
     assert_eq!(check(NOW_S + DAY_S - 1), Ok(()));
-    assert_eq!(check(NOW_S + DAY_S), Err(CrlError::Ended { issuer: issuer(), since_s: 0 }));
+    assert_eq!(check(NOW_S + DAY_S), Err(CrlError::Ended { issuer: issuer(), at_s: NOW_S + DAY_S }));
     assert_eq!(check(u64::MAX).unwrap_err().to_string().split(" ended ").next(), Some("the CRL of CN=root"));
 }
 

@@ -33,7 +33,7 @@ fn i11_what_is_empty_truncated_forged_ended_or_incomplete_never_reaches_a_file()
         (next.replace("X509 CRL", "CERTIFICATE"), "`X509 CRL` is expected"),
         (forged, "not of an authority in the CA bundle"),
         (host.chain.first(3), "the chain is incomplete"),
-        (host.chain.until(3, &[], NOW_S - 60), "ended 60 s ago"),
+        (host.chain.until(3, &[], NOW_S - 60), " ended "),
     ] {
         let refused = host.refused(&bad, 2);
         assert!(refused.contains(why), "{why}: {refused}");
