@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName};
 
 use crate::{
-    Balance, Built, Commit, Committed, Deploy, DeployId, Environment, Fact, Held, Kind, Millis, Outcome,
-    Phase, Policy, Proof, Retained, RolloutPhase, Stage, State, deploy::JOINED_SHOWN, environment::Discard,
-    fact::Serving, renewal::StaleRuby,
+    Balance, Built, Commit, Committed, Deploy, DeployId, DrainOwner, Environment, Fact, Held, Kind, Millis,
+    Outcome, Phase, Policy, Proof, Retained, RolloutPhase, Stage, State, Wanted, deploy::JOINED_SHOWN,
+    environment::Discard, fact::Serving, renewal::StaleRuby,
 };
 
 impl State {
@@ -110,7 +110,11 @@ impl State {
                     agreed_at: None,
                     undone: undone.clone(),
                 };
-                self.balance.insert(compiler.clone(), balance);
+                let before = self.balance.insert(compiler.clone(), balance);
+                let was_ours = before.is_some_and(|before| before.owner() == Some(&DrainOwner::Crl));
+                if was_ours && *wanted == Wanted::Ready && undone.is_none() {
+                    self.revocations.overruled(compiler);
+                }
             }
             Fact::BalanceAgreed { compiler, generation } => {
                 let balance = self.balance.get_mut(compiler);

@@ -31,6 +31,8 @@ impl State {
                 record.enrolled = true;
                 record.expires_s = *expires_s;
                 if !matches!(by, EnrolledBy::Renewal { .. }) {
+                    // It may be another host: nothing that was proven of the one before is true of it.
+                    self.revocations.nodes.remove(node);
                     record.roles = roles.clone();
                     record.by = by.clone();
                     record.enrolled_at = at;

@@ -44,7 +44,7 @@ impl Api {
             alarms.push(hint::join(&lost, look));
         }
         alarms.extend(self.identities.alarms());
-        alarms.extend(state.crl_alarms(now, wall_s()));
+        alarms.extend(state.crl_alarms(&shared.presence(), now, wall_s()));
         alarms.extend(state.certificate_alarms(wall_s()));
         alarms.extend(state.balance_alarms(&shared.presence(), now));
         alarms.extend(self.reporter.rollout_alarms(&state));

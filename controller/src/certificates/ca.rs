@@ -42,6 +42,10 @@ impl MainCa {
         Self { config, ca: OnceLock::new() }
     }
 
+    pub(crate) fn config(&self) -> Option<&PuppetConfig> {
+        self.config.as_ref()
+    }
+
     pub(crate) fn get(&self) -> Result<&PuppetCa, MainCaError> {
         if let Some(ca) = self.ca.get() {
             return Ok(ca);

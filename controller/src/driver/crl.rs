@@ -30,7 +30,11 @@ impl Hands {
                 let known = self.revocations()?;
                 Some(Event::Crl(self.stock.make(&known).await))
             }
-            Step::RevokeCanary { name } => Some(Event::Crl(self.stock.revoke(&name).await)),
+            Step::RevokeCanary { name } => {
+                let known = self.revocations()?;
+                let canary = known.canaries.get(&name)?;
+                Some(Event::Crl(self.stock.revoke(&name, &canary.certificate).await))
+            }
             Step::ForgetCanary { name } => {
                 let known = self.revocations()?;
                 let canary = known.canaries.get(&name)?;
@@ -79,8 +83,8 @@ impl Hands {
                 return Some(Event::Crl(CrlEvent::CanaryGone { name: canary.to_owned() }));
             }
             Err(error) => {
-                tracing::error!(error = %Chain(&error), "no proof can be asked for");
-                return None;
+                let reason = Chain(&error).to_string();
+                return Some(Event::Crl(CrlEvent::CanaryTrouble { reason }));
             }
         };
         let request = ProveCrlRequest {
@@ -118,8 +122,11 @@ impl Hands {
             .await;
         let event = match reply {
             // They count also where a file did not get them, which the node then owes.
-            Ok(reply) if reply.refused.is_empty() || has(&reply, &crl) => {
-                CrlEvent::OnNode { node, holds: reply.crl.as_ref().map(held) }
+            Ok(reply) if has(&reply, &crl) => CrlEvent::OnNode { node, holds: reply.crl.as_ref().map(held) },
+            // Its own Puppet agent was first. The CA's file shows them here, too, or they are held back.
+            Ok(reply) if reply.refused.is_empty() => {
+                let reason = "it keeps newer CRLs than those that are sent out".to_owned();
+                CrlEvent::Refused { node, reason }
             }
             Ok(reply) => {
                 let reason = plain(&reply.refused);

@@ -1,21 +1,29 @@
 //! The stock of canaries, and Puppet's CA that signs and revokes them.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use bunraku_certificates::{Crls, Revoked};
 use bunraku_common::{Chain, NodeName};
 use bunraku_engine::{CrlEvent, Revocations};
-use bunraku_puppet_ca::{Canaries, Canary, CanaryError, PuppetCa, RevokedKeys, State as CaState};
+use bunraku_puppet_ca::{Canaries, Canary, CanaryError, PuppetCa, RevokedKeys, State as CaState, Why};
 
 use crate::certificates::{MainCa, MainCaError};
 
 /// Half a year: a node that was away for longer is proven with a fresh one.
 const LIFE: Duration = Duration::from_secs(180 * 86_400);
+/// The CA writes its file before it answers; the watch looks every ten seconds at the latest.
+const SEEN_WITHIN: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
 pub(crate) struct Stock {
     ca: Arc<MainCa>,
     canaries: Canaries,
+    /// The canary that was revoked last, and when that was first told.
+    revoked: Mutex<Option<(String, Instant)>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -28,7 +36,8 @@ pub(crate) enum StockError {
 
 impl Stock {
     pub(crate) fn open(ca: Arc<MainCa>, data_dir: &Path) -> Result<Self, StockError> {
-        Ok(Self { ca, canaries: Canaries::open(&data_dir.join("canaries"))? })
+        let canaries = Canaries::open(&data_dir.join("canaries"))?;
+        Ok(Self { ca, canaries, revoked: Mutex::default() })
     }
 
     /// One more: of those that a lost journal does not know, or a new one.
@@ -64,17 +73,42 @@ impl Stock {
         Ok(None)
     }
 
-    /// What the CA then writes is seen in its file.
-    pub(crate) async fn revoke(&self, name: &str) -> CrlEvent {
-        let Ok(name) = NodeName::parse(name) else { return CrlEvent::CanaryGone { name: name.to_owned() } };
+    /// What the CA then writes is seen in its file. One that the CA does not know any more (it was restored, or somebody
+    /// deleted it) is of no use.
+    pub(crate) async fn revoke(&self, canary: &str, certificate: &Revoked) -> CrlEvent {
+        let Ok(name) = NodeName::parse(canary) else {
+            return CrlEvent::CanaryGone { name: canary.to_owned() };
+        };
         let revoked = match self.ca.get() {
             Ok(ca) => ca.revoke(&name).await,
             Err(error) => return trouble(&error),
         };
         match revoked {
-            Ok(()) => CrlEvent::CanaryTrouble { reason: String::new() },
+            Ok(()) => CrlEvent::CanaryTrouble { reason: self.unseen(canary) },
+            Err(error) if matches!(error.why(), Why::NoCertificate { .. }) => {
+                self.forget(canary, certificate).await
+            }
             Err(error) => trouble(&error),
         }
+    }
+
+    /// Why its revocation is not seen though the CA made it a while ago; empty: it is about to be.
+    fn unseen(&self, canary: &str) -> String {
+        let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = match revoked.take() {
+            Some((name, since)) if name == canary => since,
+            Some(_) | None => Instant::now(),
+        };
+        let is_late = since.elapsed() > SEEN_WITHIN;
+        *revoked = Some((canary.to_owned(), since));
+        let path = self.ca.config().map(|config| config.crl.display().to_string()).unwrap_or_default();
+        if !is_late {
+            return String::new();
+        }
+        format!(
+            "{path} does not show what Puppet's CA has revoked\nhint: [puppet] crl must be the CA's own file: puppet config print \
+             --section server cacrl"
+        )
     }
 
     pub(crate) async fn forget(&self, name: &str, certificate: &Revoked) -> CrlEvent {

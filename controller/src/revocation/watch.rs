@@ -47,15 +47,15 @@ impl CrlWatch {
         let told = watch.told_by_the_kernel();
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut read = None;
+        let mut read: Option<([Option<Stamp>; 2], CrlEvent)> = None;
         loop {
-            if watch.has_lost_its_file() {
-                read = None;
-            }
             let stamps = [&watch.crl, &watch.ca].map(|path| Stamp::of(path));
-            if read.as_ref() != Some(&stamps) {
-                read = Some(stamps);
-                watch.driver.event(Event::Crl(watch.seen().await));
+            let is_known =
+                |(at, told): &([Option<Stamp>; 2], CrlEvent)| *at == stamps && watch.is_heard(told);
+            if !read.as_ref().is_some_and(is_known) {
+                let seen = watch.seen().await;
+                watch.driver.event(Event::Crl(seen.clone()));
+                read = Some((stamps, seen));
             }
             tokio::select! {
                 _ = look.tick() => {
@@ -68,10 +68,17 @@ impl CrlWatch {
         }
     }
 
-    /// Somebody removed what is still to be sent out: as long as the CA has it, it is kept anew.
-    fn has_lost_its_file(&self) -> bool {
+    /// Whether what was told has come to the journal, and is kept. It has not where the journal's disk was full; and a file
+    /// that could not be used may be good by now though nobody touched it: a clock was set right, a disk has room.
+    fn is_heard(&self, told: &CrlEvent) -> bool {
+        let CrlEvent::Seen(seen) = told else { return false };
         let state = self.driver.shared.state();
-        state.revocations().wanted.as_ref().is_some_and(|wanted| !self.files.has(&wanted.crl))
+        let known = state.revocations();
+        let rejected = known.rejected.as_ref().and_then(|rejected| rejected.seen.as_ref());
+        let wanted = known.wanted.as_ref().map(|wanted| wanted.crl);
+        let is_kept = wanted.is_some_and(|wanted| self.files.has(&wanted));
+        let is_known = wanted == Some(seen.crl) || rejected.is_some_and(|rejected| rejected.crl == seen.crl);
+        is_kept && (is_known || seen.same_content)
     }
 
     fn told_by_the_kernel(&self) -> Option<AsyncFd<Changes>> {

@@ -1,7 +1,9 @@
 //! What an operator must know of Puppet's CRLs though nobody asked.
 
+use bunraku_common::NodeName;
+
 use super::Revocations;
-use crate::{Millis, State, deploy::span};
+use crate::{Millis, Presence, State, deploy::span};
 
 /// An authority that ends within this is an alarm, in seconds: its renewal is a project.
 const CA_ALARM_S: u64 = 180 * 86_400;
@@ -11,10 +13,18 @@ const CRL_ALARM_S: u64 = 30 * 86_400;
 
 impl State {
     /// One line each, for people. `now_s`: Unix seconds, for the ends of certificates.
-    pub fn crl_alarms(&self, now: Millis, now_s: u64) -> Vec<String> {
+    pub fn crl_alarms(&self, presence: &Presence, now: Millis, now_s: u64) -> Vec<String> {
         let known = &self.revocations;
         let mut alarms: Vec<String> = known.rejected_alarm().into_iter().collect();
         alarms.extend(known.ending_alarms(now_s));
+        let takes_none = |node: &&NodeName| presence.is_connected(node) && !known.nodes.contains_key(*node);
+        let compilers = self.fleet.compilers().map(|(node, _)| node).filter(|_| known.wanted.is_some());
+        alarms.extend(compilers.filter(takes_none).map(|node| {
+            format!(
+                "{node} takes no CRLs: it learns of revocations when its own Puppet agent does\nhint: there, [crl] enabled = \
+                 true in agent.toml; an older agent: bunraku rollout start agent-update VERSION"
+            )
+        }));
         for (name, node) in &known.nodes {
             let active =
                 self.fleet.nodes.get(name).is_some_and(|record| record.enrolled && record.held.is_none());

@@ -58,6 +58,7 @@ impl Revocations {
             CrlFact::CanaryGone { name } => {
                 self.loses(name, at);
                 self.canaries.remove(name);
+                self.trouble.clear();
             }
             CrlFact::CanaryTrouble { reason } => self.trouble.clone_from(reason),
         }
@@ -107,6 +108,14 @@ impl Revocations {
         any
     }
 
+    /// An operator has put a compiler back into service that was out for want of a revocation.
+    pub(crate) fn overruled(&mut self, compiler: &NodeName) {
+        let news = self.wanted.as_ref().map(|wanted| wanted.news.generation);
+        if let Some(node) = self.nodes.get_mut(compiler).filter(|node| node.exposed.is_some()) {
+            node.overruled = news;
+        }
+    }
+
     /// Without the newest spent canary nobody can be proven: another one is to be revoked.
     fn loses(&mut self, canary: &str, at: Millis) {
         let is_newest = self.spent().is_some_and(|(name, _)| name == canary);
@@ -125,11 +134,15 @@ impl Revocations {
             Some(known) if same => known.delivered_at,
             Some(_) | None => holds.crl.map(|_| at),
         };
-        // What was proven stays so: a node never goes back, and one whose file is wrong says so.
+        // What was proven stays so: a node never goes back, and one whose file is wrong says so. One that knows nothing of
+        // it is another host, or was set up anew.
         let proof = known.and_then(|known| known.proof);
+        let proof = proof.filter(|proof| holds.crl.is_some() && holds.generation >= proof.generation);
+        let overruled = known.and_then(|known| known.overruled);
         let unproven = known.map(|known| known.unproven.clone()).unwrap_or_default();
         let refused = known.filter(|_| lacks).map(|known| known.refused.clone()).unwrap_or_default();
-        let node = CrlNode { holds: holds.clone(), delivered_at, exposed, proof, refused, unproven };
+        let node =
+            CrlNode { holds: holds.clone(), delivered_at, exposed, overruled, proof, refused, unproven };
         self.nodes.insert(name.clone(), node);
     }
 

@@ -49,12 +49,13 @@ impl State {
         let drained = self.balance.iter().filter(|(_, known)| known.owner() == Some(&DrainOwner::Crl));
         let mut back = drained.filter(|(name, _)| {
             let active = self.fleet.nodes.get(*name).is_some_and(NodeRecord::is_active_compiler);
-            active && presence.is_connected(name) && self.has_caught_up(name)
+            active && presence.is_connected(name) && self.has_caught_up(name) && self.is_proven(name)
         });
         back.next().map(|(name, _)| self.wanted(name, Wanted::Ready, 0, None, presence))
     }
 
-    fn has_caught_up(&self, name: &NodeName) -> bool {
+    /// Whether a compiler has what was revoked, and is proven to enforce it where that can be had.
+    pub(crate) fn has_caught_up(&self, name: &NodeName) -> bool {
         let known = &self.revocations;
         let Some(node) = known.nodes.get(name) else { return true };
         let proof_can_be_had = self.settings.crl_proof && node.holds.provable && known.spent().is_some();
@@ -66,7 +67,8 @@ impl State {
             return None;
         }
         let exposed = self.revocations.nodes.iter().filter(|(name, node)| {
-            self.may_be_drained_for_crl(name) && self.drained_at(node, presence).is_some_and(|at| at <= now)
+            self.may_be_drained_for_crl(name, node, now)
+                && self.drained_at(node, presence).is_some_and(|at| at <= now)
         });
         exposed.map(|(name, _)| name).find_map(|name| {
             let reason = "it lacks a revocation that Puppet's CA has made";
@@ -75,12 +77,15 @@ impl State {
         })
     }
 
-    /// Whoever enables it by hand has the last word.
-    fn may_be_drained_for_crl(&self, name: &NodeName) -> bool {
+    /// Whoever enables it by hand has the last word, until the next revocation. A drain that came to nothing is tried again
+    /// after a while.
+    fn may_be_drained_for_crl(&self, name: &NodeName, node: &CrlNode, now: Millis) -> bool {
         let active = self.fleet.nodes.get(name).is_some_and(NodeRecord::is_active_compiler);
-        let since = self.revocations.wanted.as_ref().map_or(0, |wanted| wanted.news.at);
-        let decided = self.balance.get(name).is_some_and(|known| known.decided_at >= since);
-        active && !decided
+        let news = self.revocations.wanted.as_ref().map(|wanted| wanted.news.generation);
+        let tried = self.balance.get(name).filter(|known| known.undone.is_some());
+        let rests =
+            tried.is_some_and(|known| now < known.decided_at.saturating_add(self.settings.balance_deadline));
+        active && !rests && (node.overruled.is_none() || node.overruled < news)
     }
 
     /// When a compiler that lacks a revocation is taken out of service. A controller that was away gives all of them

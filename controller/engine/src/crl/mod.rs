@@ -88,6 +88,9 @@ pub struct CrlNode {
     pub delivered_at: Option<Millis>,
     /// Since when it lacks a change that is more than our own canaries.
     pub exposed: Option<Millis>,
+    /// An operator enabled it though it lacked this change.
+    #[serde(default)]
+    pub overruled: Option<Generation>,
     pub proof: Option<CrlProof>,
     /// Why it did not take what is wanted; empty when it did, or nobody has tried.
     pub refused: String,

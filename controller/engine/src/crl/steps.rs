@@ -13,7 +13,8 @@ impl State {
                     node: name.clone(),
                     crl: wanted.crl,
                     generation: wanted.generation,
-                    number_reset: node.holds.generation < wanted.reset,
+                    // One that was never given any has nothing to go back from.
+                    number_reset: node.holds.crl.is_some() && node.holds.generation < wanted.reset,
                 });
             } else if let Some((canary, revoked)) = known.spent()
                 && self.settings.crl_proof

@@ -105,7 +105,7 @@ fn i3_where_the_floor_forbids_it_the_compiler_stays_and_is_an_alarm() {
     until_it_is_due(&mut site);
     assert_eq!(owner(&site), None);
     assert!(site.in_service("c2"));
-    let alarms = site.state.crl_alarms(site.now, 0);
+    let alarms = site.state.crl_alarms(&site.presence, site.now, 0);
     assert!(alarms[0].contains("c2 lacks what Puppet's CA revoked 10 s ago"), "{alarms:?}");
     // As soon as it may go, it goes.
     site.balancer("lb2").floor = 1;
@@ -138,4 +138,36 @@ fn a_controller_that_was_away_gives_compilers_their_time_again() {
     assert_eq!(owner(&site), None);
     until_it_is_due(&mut site);
     assert_eq!(owner(&site), Some(DrainOwner::Crl));
+}
+
+/// Regression: any decision about the compiler after the revocation ended its drain for good.
+#[test]
+fn a_drain_that_a_balancer_did_not_do_is_tried_again_after_a_while() {
+    let mut site = one_lacks_a_revocation();
+    until_it_is_due(&mut site);
+    site.wait(site.state.settings().balance_deadline);
+    assert_eq!(owner(&site), None, "undone: no balancer has heard of it");
+    site.look();
+    assert_eq!(owner(&site), None, "not at once");
+    site.now += site.state.settings().balance_deadline;
+    site.look();
+    assert_eq!(owner(&site), Some(DrainOwner::Crl));
+    balancers_hear(&mut site);
+    assert!(!site.in_service("c2"));
+}
+
+/// Regression: the CRL came first, and with it the compiler came back, with the code of before.
+#[test]
+fn i2_a_compiler_that_was_drained_for_a_revocation_comes_back_when_it_serves_what_is_committed_too() {
+    let mut site = one_lacks_a_revocation();
+    until_it_is_due(&mut site);
+    balancers_hear(&mut site);
+    site.commit_on_all_but("c2");
+    site.connect_all();
+    holds(&mut site, "c2", 2);
+    balancers_hear(&mut site);
+    assert!(!site.in_service("c2"), "it serves the code of before");
+    site.prove("c2");
+    balancers_hear(&mut site);
+    assert!(site.in_service("c2"));
 }

@@ -167,7 +167,7 @@ fn i11_a_file_that_goes_backwards_reaches_nobody_until_an_administrator_accepts_
     desk.holds("c1", held(5, 2));
     desk.seen(file(3));
     assert_eq!(desk.crl_steps(), [install("c2", 5, 2, false)], "what was sent out stays");
-    let alarms = desk.state.crl_alarms(desk.now, 0).join("\n");
+    let alarms = desk.state.crl_alarms(&desk.presence, desk.now, 0).join("\n");
     assert!(alarms.contains("has number 3, and 5 was sent out before"), "{alarms}");
     assert!(alarms.contains("bunraku crl accept --number-reset"), "{alarms}");
     assert_eq!(desk.seen(file(3)), [], "told once");
@@ -177,7 +177,7 @@ fn i11_a_file_that_goes_backwards_reaches_nobody_until_an_administrator_accepts_
     // Who was away during the change still goes back; whoever made it does not.
     desk.seen(file(4));
     assert_eq!(desk.crl_steps(), [install("c1", 4, 4, false), install("c2", 4, 4, true)]);
-    assert_eq!(desk.state.crl_alarms(desk.now, 0), Vec::<String>::new());
+    assert_eq!(desk.state.crl_alarms(&desk.presence, desk.now, 0), Vec::<String>::new());
 }
 
 #[test]
@@ -186,12 +186,12 @@ fn a_restored_file_ends_the_alarm_by_itself() {
     desk.seen(file(5));
     let reason = "it is empty".to_owned();
     desk.hear(Event::Crl(CrlEvent::Unusable { reason, hint: "restore it".to_owned() }));
-    let alarms = desk.state.crl_alarms(desk.now, 0).join("\n");
+    let alarms = desk.state.crl_alarms(&desk.presence, desk.now, 0).join("\n");
     assert!(alarms.contains("not sent to anybody: it is empty\nhint: restore it"), "{alarms}");
     let refused = desk.ask(Request::AcceptCrl).unwrap_err();
     assert!(refused.reason.contains("no server could use"), "{refused}");
     desk.seen(file(5));
-    assert_eq!(desk.state.crl_alarms(desk.now, 0), Vec::<String>::new());
+    assert_eq!(desk.state.crl_alarms(&desk.presence, desk.now, 0), Vec::<String>::new());
     let Refusal { code, .. } = desk.ask(Request::AcceptCrl).unwrap_err();
     assert_eq!(code, RefusalCode::NotFound);
 }
@@ -201,9 +201,9 @@ fn a_file_of_other_authorities_or_of_equal_numbers_is_not_sent() {
     let mut desk = desk();
     let numbers = [(issuer("another"), "7".parse().unwrap())].into_iter().collect();
     desk.seen(SeenCrl { crl: crl(70), numbers, ..file(2) });
-    assert!(desk.state.crl_alarms(desk.now, 0)[0].contains("other authorities"));
+    assert!(desk.state.crl_alarms(&desk.presence, desk.now, 0)[0].contains("other authorities"));
     desk.seen(SeenCrl { crl: crl(71), ..file(1) });
-    assert!(desk.state.crl_alarms(desk.now, 0)[0].contains("says something else"));
+    assert!(desk.state.crl_alarms(&desk.presence, desk.now, 0)[0].contains("says something else"));
     assert_eq!(desk.crl_steps(), []);
 }
 
@@ -320,31 +320,31 @@ fn what_is_not_proven_is_an_alarm_and_the_same_excuse_is_journalled_once() {
     };
     assert_eq!(excuse(&mut desk).len(), 1);
     assert_eq!(excuse(&mut desk), []);
-    let alarms = desk.state.crl_alarms(desk.now, 0).join("\n");
+    let alarms = desk.state.crl_alarms(&desk.presence, desk.now, 0).join("\n");
     assert!(
         alarms.contains("not proven that c1 refuses") && alarms.contains("lets the canary in"),
         "{alarms}"
     );
     desk.refuses("c1", 2);
-    assert_eq!(desk.state.crl_alarms(desk.now, 0), Vec::<String>::new());
+    assert_eq!(desk.state.crl_alarms(&desk.presence, desk.now, 0), Vec::<String>::new());
 }
 
 #[test]
 fn a_node_whose_file_is_not_right_is_an_alarm_after_a_while() {
     let mut desk = desk();
     desk.holds("c1", CrlHeld { owed: "crl.pem: read-only file system".into(), ..held(1, 1) });
-    assert_eq!(desk.state.crl_alarms(desk.now, 0), Vec::<String>::new());
+    assert_eq!(desk.state.crl_alarms(&desk.presence, desk.now, 0), Vec::<String>::new());
     desk.now += 11 * SECOND;
-    let alarms = desk.state.crl_alarms(desk.now, 0).join("\n");
+    let alarms = desk.state.crl_alarms(&desk.presence, desk.now, 0).join("\n");
     assert!(alarms.contains("c1 lacks what") && alarms.contains("read-only file system"), "{alarms}");
     desk.holds("c1", held(1, 1));
-    assert_eq!(desk.state.crl_alarms(desk.now, 0), Vec::<String>::new());
+    assert_eq!(desk.state.crl_alarms(&desk.presence, desk.now, 0), Vec::<String>::new());
 }
 
 #[test]
 fn t17_an_ending_crl_or_ca_is_an_alarm_long_before() {
     let desk = desk();
-    let alarms = |years: u64| desk.state.crl_alarms(desk.now, years * YEAR_S).join("\n");
+    let alarms = |years: u64| desk.state.crl_alarms(&desk.presence, desk.now, years * YEAR_S).join("\n");
     assert_eq!(alarms(4), "");
     assert!(alarms(5).contains("CRL ends in 1825 days, and no newer one has come"), "{}", alarms(5));
     assert!(
@@ -353,6 +353,40 @@ fn t17_an_ending_crl_or_ca_is_an_alarm_long_before() {
         alarms(10)
     );
     assert!(alarms(20).contains("CA certificate ends in 0 days"), "{}", alarms(20));
+}
+
+/// Regression: a rebuilt host counted as proven though nobody had asked its Puppet Server anything.
+#[test]
+fn what_was_proven_of_a_host_is_not_true_of_another_one_with_its_name() {
+    let mut desk = proving();
+    desk.wait(SECOND);
+    desk.seen(SeenCrl { canaries: ["a".to_owned()].into(), ..file(2) });
+    desk.holds("c1", held(2, 2));
+    desk.refuses("c1", 2);
+    let is_proven = |desk: &Desk| {
+        let known = desk.state.revocations();
+        known.nodes.get(&node("c1")).is_some_and(|on_node| known.is_proven(on_node))
+    };
+    assert!(is_proven(&desk));
+    desk.enrol("c1").unwrap();
+    desk.holds("c1", CrlHeld { provable: true, ..CrlHeld::default() });
+    assert!(!is_proven(&desk));
+    desk.holds("c1", held(2, 2));
+    assert!(desk.crl_steps().contains(&prove("c1", "a", 2, 2)));
+    // The same without an enrolment: its files were removed.
+    desk.refuses("c1", 2);
+    desk.holds("c1", CrlHeld { provable: true, ..CrlHeld::default() });
+    assert!(!is_proven(&desk));
+}
+
+#[test]
+fn a_connected_compiler_that_takes_no_crls_is_an_alarm() {
+    let mut desk = desk();
+    desk.enrol("c3").unwrap();
+    assert_eq!(desk.state.crl_alarms(&desk.presence, desk.now, 0), Vec::<String>::new());
+    desk.presence.connected(node("c3"));
+    let alarms = desk.state.crl_alarms(&desk.presence, desk.now, 0);
+    assert!(alarms[0].starts_with("c3 takes no CRLs") && alarms.len() == 1, "{alarms:?}");
 }
 
 #[test]
