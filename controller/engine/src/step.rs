@@ -138,8 +138,9 @@ pub enum Step {
         alt_names: BTreeSet<String>,
         /// PEM.
         request: String,
-        /// Fingerprint of the certificate that the compiler has now; empty: none that is known.
-        in_service: String,
+        /// Fingerprints of what the CA may have of this name and forget: what earlier attempts left, and what the compiler
+        /// has now.
+        ours: BTreeSet<String>,
     },
     StageCertificate {
         node: NodeName,

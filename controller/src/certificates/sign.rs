@@ -34,19 +34,19 @@ pub(crate) fn wanted(certname: &NodeName, declared: &BTreeSet<String>) -> Result
     }
 }
 
-/// `in_service`: fingerprint of the certificate that the node has now; empty: none.
+/// `known`: fingerprints of requests and certificates of this name that the CA may forget.
 pub(crate) async fn sign(
     ca: &PuppetCa,
     wanted: &Wanted,
     request: &str,
-    in_service: &str,
+    known: &BTreeSet<String>,
 ) -> Result<Signed, SignError> {
     let ours =
         SigningRequest::parse(request.as_bytes()).map_err(|error| fatal(Chain(&error).to_string(), ""))?;
     may_be_signed(ca, wanted)?;
     let name = &wanted.certname;
-    let known = ca.status(name).await?;
-    if let Some(issued) = make_room(ca, name, known, &ours, in_service).await? {
+    let status = ca.status(name).await?;
+    if let Some(issued) = make_room(ca, name, status, &ours, known).await? {
         return Ok(signed(&issued));
     }
     ca.submit(name, request).await?;
@@ -99,27 +99,33 @@ pub(crate) fn may_be_signed(ca: &PuppetCa, wanted: &Wanted) -> Result<(), SignEr
 async fn make_room(
     ca: &PuppetCa,
     name: &NodeName,
-    known: Option<CertificateStatus>,
+    status: Option<CertificateStatus>,
     ours: &SigningRequest,
-    in_service: &str,
+    known: &BTreeSet<String>,
 ) -> Result<Option<Issued>, SignError> {
-    let Some(known) = known else { return Ok(None) };
-    match known.state {
+    let Some(status) = status else { return Ok(None) };
+    match status.state {
         State::Requested => {
-            let pending = ca.request(name).await?;
-            match pending.is_none_or(|pending| pending.fingerprint() == ours.fingerprint()) {
-                true => Ok(None),
-                false => Err(other_request(name)),
+            let Some(pending) = ca.request(name).await? else { return Ok(None) };
+            let pending = pending.fingerprint();
+            if pending == ours.fingerprint() {
+                return Ok(None);
             }
+            // What an attempt before this one left, when it failed: its key is gone.
+            if !known.contains(&pending.hex()) {
+                return Err(other_request(name));
+            }
+            ca.forget(name).await?;
+            Ok(None)
         }
         State::Signed => {
             let Some(issued) = ca.certificate(name).await? else { return Ok(None) };
             if issued.certificate.has_key_of(ours) {
                 return Ok(Some(issued));
             }
-            if issued.certificate.fingerprint().hex() != in_service {
+            if !known.contains(&issued.certificate.fingerprint().hex()) {
                 let reason = format!("Puppet's CA has a certificate of {name} that {name} does not have");
-                let hint = format!("if nobody uses it: puppetserver ca clean --certname {name}");
+                let hint = format!("find out whose it is: puppetserver ca list --all --certname {name}");
                 return Err(fatal(reason, &hint));
             }
             ca.forget(name).await?;
@@ -142,7 +148,7 @@ fn signed(issued: &Issued) -> Signed {
 
 fn other_request(name: &NodeName) -> SignError {
     let reason = format!("a request of {name} that {name} did not make waits at Puppet's CA");
-    fatal(reason, &format!("find out who made it, then: puppetserver ca clean --certname {name}"))
+    fatal(reason, &format!("find out who made it, and remove {name}.pem from the CA's directory `requests`"))
 }
 
 fn fatal(reason: String, hint: &str) -> SignError {

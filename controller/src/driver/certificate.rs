@@ -24,8 +24,8 @@ impl Hands {
             Step::RequestCertificate { node, generation, alt_names } => {
                 self.request_certificate(node, generation, &alt_names, term).await?
             }
-            Step::SignCertificate { certname, generation, alt_names, request, in_service } => {
-                self.sign_certificate(certname, generation, &alt_names, &request, &in_service).await
+            Step::SignCertificate { certname, generation, alt_names, request, ours } => {
+                self.sign_certificate(certname, generation, &alt_names, &request, &ours).await
             }
             Step::StageCertificate { node, generation, certificate } => {
                 self.stage_certificate(node, generation, certificate, term).await?
@@ -75,11 +75,14 @@ impl Hands {
         let judged = SigningRequest::parse(&reply.request).map_err(|error| Chain(&error).to_string());
         let judged = judged.and_then(|request| {
             let wanted = wanted(&node, alt_names).map_err(|error| format!("{error:?}"))?;
-            request.judge(&wanted).map_err(|refusal| Chain(&refusal).to_string())
+            request.judge(&wanted).map_err(|refusal| Chain(&refusal).to_string())?;
+            Ok(request.fingerprint().hex())
         });
         let text = String::from_utf8(reply.request).map_err(|_| "it is no text".to_owned());
-        match judged.and(text) {
-            Ok(request) => Some(CertificateEvent::Requested { node, generation, request }),
+        match judged.and_then(|fingerprint| Ok((fingerprint, text?))) {
+            Ok((fingerprint, request)) => {
+                Some(CertificateEvent::Requested { node, generation, request, fingerprint })
+            }
             Err(why) => {
                 let reason = format!("the node's request cannot be signed: {why}");
                 Some(CertificateEvent::Failed { node, generation, reason, hint: String::new() })
@@ -93,11 +96,11 @@ impl Hands {
         generation: Generation,
         alt_names: &BTreeSet<String>,
         request: &str,
-        in_service: &str,
+        ours: &BTreeSet<String>,
     ) -> CertificateEvent {
         let signed = async {
             let ca = self.puppet_ca.get().map_err(|error| SignError::Trouble(Chain(&error).to_string()))?;
-            sign(ca, &wanted(&node, alt_names)?, request, in_service).await
+            sign(ca, &wanted(&node, alt_names)?, request, ours).await
         };
         match signed.await {
             Ok(Signed { pem, fingerprint }) => {

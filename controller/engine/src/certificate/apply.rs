@@ -3,6 +3,9 @@
 use super::{Attempt, CertificateFact, CertificatePhase, Certificates};
 use crate::{Action, Millis, Rollout};
 
+/// Of one node that are remembered: Puppet's CA has one request and one certificate of a name at most.
+const LEFT: usize = 16;
+
 impl Certificates {
     pub(crate) fn apply(&mut self, fact: &CertificateFact, at: Millis) {
         match fact {
@@ -20,6 +23,14 @@ impl Certificates {
                 });
             }
             CertificateFact::Moved { node, generation, to } => {
+                if let CertificatePhase::Signing { fingerprint, .. }
+                | CertificatePhase::Staging { fingerprint, .. } = to
+                    && let Some(known) = self.nodes.get_mut(node)
+                {
+                    known.left.push(fingerprint.clone());
+                    let surplus = known.left.len().saturating_sub(LEFT);
+                    known.left.drain(..surplus);
+                }
                 let known = self.nodes.get_mut(node).and_then(|known| known.attempt.as_mut());
                 if let Some(attempt) = known.filter(|attempt| attempt.generation == *generation) {
                     (attempt.phase, attempt.since) = (to.clone(), at);

@@ -9,7 +9,7 @@ use crate::{Fact, State};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CertificateEvent {
     /// The node made a request (PEM), which asks for what was declared and nothing else.
-    Requested { node: NodeName, generation: Generation, request: String },
+    Requested { node: NodeName, generation: Generation, request: String, fingerprint: String },
     /// Puppet's CA signed it (PEM), for the key of the request.
     Signed { node: NodeName, generation: Generation, certificate: String, fingerprint: String },
     /// It lies on the node.
@@ -27,10 +27,10 @@ impl State {
         use CertificatePhase::{Failed, Ready, Requesting, Signing, Staging};
         let known = &self.certificates;
         let fact = match event {
-            CertificateEvent::Requested { node, generation, request } => {
+            CertificateEvent::Requested { node, generation, request, fingerprint } => {
                 let open = known.open(&node, generation)?;
                 (open.phase == Requesting).then_some(())?;
-                CertificateFact::Moved { node, generation, to: Signing { request } }
+                CertificateFact::Moved { node, generation, to: Signing { request, fingerprint } }
             }
             CertificateEvent::Signed { node, generation, certificate, fingerprint } => {
                 let open = known.open(&node, generation)?;
@@ -54,7 +54,9 @@ impl State {
             CertificateEvent::Host { node, host } => {
                 let record = self.fleet.nodes.get(&node)?;
                 let before = known.nodes.get(&node).and_then(|known| known.host.as_ref());
-                (record.is_compiler() && before != host.as_ref()).then_some(())?;
+                // A node that cannot tell at the moment says the same as one that has none.
+                let is_news = host.is_some() && before != host.as_ref();
+                (record.is_compiler() && is_news).then_some(())?;
                 CertificateFact::Host { node, host }
             }
         };

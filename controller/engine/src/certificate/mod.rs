@@ -38,6 +38,10 @@ pub struct NodeCertificate {
     pub declared: Option<BTreeSet<String>>,
     /// The newest one.
     pub attempt: Option<Attempt>,
+    /// Fingerprints of what attempts have left at Puppet's CA: requests and certificates, the newest last. Ours to be
+    /// forgotten, the one in service among them.
+    #[serde(default)]
+    pub left: Vec<String>,
 }
 
 /// A Puppet certificate as a node describes its own.
@@ -76,6 +80,8 @@ pub enum CertificatePhase {
     Signing {
         /// PEM.
         request: String,
+        /// Of the request: SHA-256 of the DER, hex.
+        fingerprint: String,
     },
     /// The node lays the certificate beside.
     Staging {
@@ -117,6 +123,14 @@ impl CertificatePhase {
 
     pub fn is_ended(&self) -> bool {
         matches!(self, Self::Done { .. } | Self::Failed { .. })
+    }
+}
+
+impl NodeCertificate {
+    /// Fingerprints of what Puppet's CA may have of this name, and may forget.
+    pub(crate) fn ours(&self) -> BTreeSet<String> {
+        let host = self.host.iter().map(|host| host.fingerprint.clone());
+        self.left.iter().cloned().chain(host).collect()
     }
 }
 

@@ -13,12 +13,12 @@ impl State {
                 CertificatePhase::Requesting if is_there => {
                     steps.push(Step::RequestCertificate { node, generation, alt_names: declared.clone() });
                 }
-                CertificatePhase::Signing { request } => steps.push(Step::SignCertificate {
+                CertificatePhase::Signing { request, .. } => steps.push(Step::SignCertificate {
                     certname: node,
                     generation,
                     alt_names: declared.clone(),
                     request: request.clone(),
-                    in_service: known.host.as_ref().map(|host| host.fingerprint.clone()).unwrap_or_default(),
+                    ours: known.ours(),
                 }),
                 CertificatePhase::Staging { certificate, .. } if is_there => {
                     let certificate = certificate.clone();

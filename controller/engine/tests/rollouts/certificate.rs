@@ -49,7 +49,8 @@ fn staged(site: &mut Site, name: &str) {
     let generation = attempt(site, name).generation;
     let node = node(name);
     let request = format!("request of {name}");
-    hear(site, CertificateEvent::Requested { node: node.clone(), generation, request });
+    let fingerprint = format!("r{name}");
+    hear(site, CertificateEvent::Requested { node: node.clone(), generation, request, fingerprint });
     let (certificate, fingerprint) = (format!("certificate of {name}"), format!("f{name}"));
     hear(site, CertificateEvent::Signed { node: node.clone(), generation, certificate, fingerprint });
     hear(site, CertificateEvent::Staged { node, generation });
@@ -90,13 +91,21 @@ fn a_certificate_is_requested_signed_staged_and_put_in_place_by_a_rollout_of_one
         steps(&site),
         [Step::RequestCertificate { node: node("c1"), generation, alt_names: declared.clone() }]
     );
-    hear(&mut site, CertificateEvent::Requested { node: node("c1"), generation, request: "csr".into() });
+    hear(
+        &mut site,
+        CertificateEvent::Requested {
+            node: node("c1"),
+            generation,
+            request: "csr".into(),
+            fingerprint: "rc1".into(),
+        },
+    );
     let sign = Step::SignCertificate {
         certname: node("c1"),
         generation,
         alt_names: declared,
         request: "csr".into(),
-        in_service: "old c1".into(),
+        ours: names(&["old c1", "rc1"]),
     };
     assert_eq!(steps(&site), [sign]);
     let (certificate, fingerprint) = ("pem".to_owned(), "fc1".to_owned());
@@ -184,6 +193,33 @@ fn a_failed_installation_is_brought_back_ends_its_rollout_and_makes_room_for_ano
     everything_is_as_before(&mut site);
 }
 
+/// Regression: what a failed attempt had left at Puppet's CA was taken for somebody else's, and every later one failed.
+#[test]
+fn what_attempts_have_left_at_the_ca_is_ours_to_be_forgotten() {
+    let mut site = Site::new();
+    host(&mut site, "c1", 300, 1_800_000_000);
+    ask(&mut site, "c1", &["puppet"]).unwrap();
+    let fail = |site: &mut Site| {
+        let generation = attempt(site, "c1").generation;
+        let (reason, hint) = ("no".to_owned(), String::new());
+        hear(site, CertificateEvent::Failed { node: node("c1"), generation, reason, hint });
+    };
+    staged(&mut site, "c1");
+    fail(&mut site);
+    ask(&mut site, "c1", &["puppet"]).unwrap();
+    let generation = attempt(&site, "c1").generation;
+    let (request, fingerprint) = ("csr".to_owned(), "r2".to_owned());
+    hear(&mut site, CertificateEvent::Requested { node: node("c1"), generation, request, fingerprint });
+    let ours = |site: &Site| match &steps(site)[..] {
+        [Step::SignCertificate { ours, .. }] => ours.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(ours(&site), names(&["old c1", "rc1", "fc1", "r2"]));
+    // A node that cannot tell what it has at the moment has not lost it.
+    hear(&mut site, CertificateEvent::Host { node: node("c1"), host: None });
+    assert!(ours(&site).contains("old c1"));
+}
+
 #[test]
 fn two_certificates_are_put_in_place_one_after_the_other() {
     let mut site = Site::new();
@@ -228,7 +264,15 @@ fn i7_an_attempt_that_nobody_answers_ends_with_its_trouble() {
     let mut site = Site::new();
     ask(&mut site, "c1", &["puppet"]).unwrap();
     let (node, generation) = (node("c1"), Generation(1));
-    hear(&mut site, CertificateEvent::Requested { node: node.clone(), generation, request: "csr".into() });
+    hear(
+        &mut site,
+        CertificateEvent::Requested {
+            node: node.clone(),
+            generation,
+            request: "csr".into(),
+            fingerprint: "rc1".into(),
+        },
+    );
     let reason = "Puppet Server does not answer".to_owned();
     hear(&mut site, CertificateEvent::Trouble { node, generation, reason });
     site.wait(14 * MINUTE);
