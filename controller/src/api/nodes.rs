@@ -1,9 +1,9 @@
 //! Nodes: changing what they may do, and asking them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bunraku_common::{Chain, EnvironmentName, NodeName};
-use bunraku_engine::{CertificateEvent, CrlEvent, Event, Request, Seen};
+use bunraku_engine::{CertificateEvent, CrlEvent, Event, OnNode, Request, Seen};
 use bunraku_proto::v1;
 use futures_util::StreamExt;
 use tonic::Status;
@@ -49,16 +49,26 @@ impl Api {
     /// Asks a connected node what it serves; what differs from what was known becomes an event.
     pub(crate) async fn ask_again(&self, node: &NodeName) {
         let Some(mut client) = self.connections.client(node) else { return };
+        let before = self.known_of(node);
         match client.observe(deadline(v1::ObserveRequest {}, OBSERVE_DEADLINE)).await {
             Ok(reply) => {
                 let observed = words::observed(reply.into_inner());
-                self::observed(node, &observed).into_iter().for_each(|event| self.driver.event(event));
+                // What was proven while the node answered is newer than its answer, which may be from before. It is asked
+                // again soon.
+                if before == self.known_of(node) {
+                    self::observed(node, &observed).into_iter().for_each(|event| self.driver.event(event));
+                }
                 self.connections.observed(node, observed);
             }
             Err(status) => {
                 tracing::info!(%node, reason = status.message(), "could not ask the node what it serves")
             }
         }
+    }
+
+    fn known_of(&self, node: &NodeName) -> Option<BTreeMap<EnvironmentName, OnNode>> {
+        let state = self.driver.shared.state();
+        Some(state.fleet().nodes.get(node)?.environments.clone())
     }
 
     pub(super) async fn heal(

@@ -6,12 +6,13 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     sync::Mutex,
+    time::{Duration, Instant},
 };
 
 use bunraku_common::Digest;
 use bunraku_proto::v1;
 use bunraku_tests::{
-    fleet::{Fleet, MainServer, Node, digest_of, found, grant, until},
+    fleet::{Fleet, MainServer, Node, PATIENCE, digest_of, found, grant, until},
     installed::program,
     own_apt::allow,
     process::{Service, tail},
@@ -359,7 +360,14 @@ impl World {
         self.kill("controller");
         self.start("controller", None).await;
         self.until_all_are_connected().await;
-        assert_eq!(before, self.state().await, "the same journal, the same state");
+        // Who is connected comes to the state a moment after the connection.
+        let mut now = self.state().await;
+        let until = Instant::now() + PATIENCE;
+        while now != before && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            now = self.state().await;
+        }
+        assert_eq!(before, now, "the same journal, the same state");
         assert_eq!(flushed, self.flushes_now(), "I5: an order took effect twice");
     }
 
