@@ -95,6 +95,8 @@ impl State {
             | Fact::NodeLabelled { .. }
             | Fact::NodeRemoved { .. }
             | Fact::HealAsked { .. }
+            | Fact::CompilerSetUp { .. }
+            | Fact::PuppetCertificateRevoked { .. }
             | Fact::TokenCreated { .. }
             | Fact::TokenRevoked { .. }
             | Fact::OperatorAdded { .. }

@@ -155,6 +155,8 @@ impl State {
             | Fact::EnvironmentAdopted { .. }
             | Fact::NodeObserved { .. }
             | Fact::HealAsked { .. }
+            | Fact::CompilerSetUp { .. }
+            | Fact::PuppetCertificateRevoked { .. }
             | Fact::BalanceWanted { .. }
             | Fact::BalanceAgreed { .. }
             | Fact::RolloutStarted { .. }

@@ -111,10 +111,10 @@ impl State {
         if let Some(Wanted::Drained { owner: holder, reason: why, since }) =
             known.map(|balance| &balance.wanted)
         {
-            if *holder != owner {
+            if *holder != owner && !outlives(&owner, holder) {
                 return Err(self.held_by(compiler, holder, why));
             }
-            if why == reason && known.is_some_and(|balance| balance.min_available >= min_available) {
+            if *holder == owner && why == reason && known.is_some_and(|balance| balance.min_available >= min_available) {
                 return Ok(Vec::new());
             }
             // It is out already: what it needs is checked again, but it is out since then.
@@ -160,6 +160,10 @@ impl State {
     ) -> Result<Vec<Fact>, Refusal> {
         let known = self.balance.get(compiler);
         match known.map(|balance| &balance.wanted) {
+            Some(Wanted::Drained { .. }) if let Some(id) = self.leans_on_the_drain_of(compiler) => {
+                let reason = format!("rollout {id} changes {compiler} while it is drained");
+                Err(Refusal::new(RefusalCode::Conflict, reason, format!("bunraku rollout show {id}")))
+            }
             Some(Wanted::Drained { owner, reason, .. }) => match self.holds(owner) {
                 true => Err(self.held_by(compiler, owner, reason)),
                 false => Ok(vec![self.wanted(compiler, Wanted::Ready, 0, None, presence)]),
@@ -374,6 +378,11 @@ impl State {
         }
         alarms
     }
+}
+
+/// What a compiler lacks may come at any moment; what an operator wants it out for is still to be done then.
+fn outlives(owner: &DrainOwner, holder: &DrainOwner) -> bool {
+    matches!((owner, holder), (DrainOwner::Operator(_), DrainOwner::Crl))
 }
 
 impl Balance {

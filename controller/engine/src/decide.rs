@@ -54,6 +54,8 @@ impl State {
             | Request::LabelNode { .. }
             | Request::RemoveNode { .. }
             | Request::HealNode { .. }
+            | Request::SetUpCompiler { .. }
+            | Request::RevokePuppetCertificate { .. }
             | Request::CreateToken { .. }
             | Request::RevokeToken { .. }
             | Request::AddOperator { .. }

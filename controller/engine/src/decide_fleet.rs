@@ -69,6 +69,18 @@ impl State {
                 self.known_node(&node)?;
                 Fact::HealAsked { node, who: who() }
             }
+            Request::SetUpCompiler { node } => {
+                let record = self.known_compiler(&node)?;
+                if !record.is_active_compiler() {
+                    let reason = format!("{node} is held, or has no identity");
+                    return Err(conflict(reason, format!("bunraku nodes show {node}")));
+                }
+                Fact::CompilerSetUp { node, who: who() }
+            }
+            Request::RevokePuppetCertificate { node } => {
+                self.known_compiler(&node)?;
+                Fact::PuppetCertificateRevoked { node, who: who() }
+            }
             Request::RemoveNode { node } => {
                 self.known_node(&node)?;
                 Fact::NodeRemoved { node, who: who() }
@@ -280,6 +292,14 @@ impl State {
     pub(crate) fn known_node(&self, node: &NodeName) -> Result<&crate::NodeRecord, Refusal> {
         let found = self.fleet.nodes.get(node);
         found.ok_or_else(|| not_found(format!("node {node} is not known here"), "bunraku nodes list"))
+    }
+
+    fn known_compiler(&self, node: &NodeName) -> Result<&crate::NodeRecord, Refusal> {
+        let record = self.known_node(node)?;
+        match record.is_compiler() {
+            true => Ok(record),
+            false => Err(invalid(format!("{node} is no compiler"), "bunraku nodes list")),
+        }
     }
 
     fn known_operator(&self, name: &OperatorName) -> Result<(), Refusal> {

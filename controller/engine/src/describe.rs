@@ -37,6 +37,8 @@ impl Fact {
             Self::NodeLabelled { .. } => "node-labelled",
             Self::NodeRemoved { .. } => "node-removed",
             Self::HealAsked { .. } => "heal-asked",
+            Self::CompilerSetUp { .. } => "compiler-set-up",
+            Self::PuppetCertificateRevoked { .. } => "puppet-certificate-revoked",
             Self::TokenCreated { .. } => "token-created",
             Self::TokenRevoked { .. } => "token-revoked",
             Self::OperatorAdded { .. } => "operator-added",
@@ -93,6 +95,8 @@ impl Fact {
             | Self::NodeLabelled { .. }
             | Self::NodeRemoved { .. }
             | Self::HealAsked { .. }
+            | Self::CompilerSetUp { .. }
+            | Self::PuppetCertificateRevoked { .. }
             | Self::TokenCreated { .. }
             | Self::TokenRevoked { .. }
             | Self::OperatorAdded { .. }
@@ -149,6 +153,8 @@ impl Fact {
             | Self::NodeLabelled { .. }
             | Self::NodeRemoved { .. }
             | Self::HealAsked { .. }
+            | Self::CompilerSetUp { .. }
+            | Self::PuppetCertificateRevoked { .. }
             | Self::TokenCreated { .. }
             | Self::TokenRevoked { .. }
             | Self::OperatorAdded { .. }
@@ -195,6 +201,8 @@ impl Fact {
             | Self::NodeLabelled { node, .. }
             | Self::NodeRemoved { node, .. }
             | Self::HealAsked { node, .. }
+            | Self::CompilerSetUp { node, .. }
+            | Self::PuppetCertificateRevoked { node, .. }
             | Self::TurnMoved { node, .. }
             | Self::TurnJudged { node, .. }
             | Self::PuppetReleased { node }
@@ -309,6 +317,10 @@ impl fmt::Display for Fact {
             }
             Self::NodeRemoved { node, who } => write!(f, "{who} removed node {node}"),
             Self::HealAsked { node, who } => write!(f, "{who} asked node {node} to heal"),
+            Self::CompilerSetUp { node, who } => write!(f, "{who} set up {node} as a compiler"),
+            Self::PuppetCertificateRevoked { node, who } => {
+                write!(f, "{who} revoked the Puppet certificate of {node}")
+            }
             Self::TokenCreated { id, grant, by, .. } => {
                 let what = match grant {
                     Grant::Node { .. } => "node",

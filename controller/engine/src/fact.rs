@@ -299,6 +299,16 @@ pub enum Fact {
         ca: Digest,
         hold: CaHold,
     },
+    /// A host is told to become a compiler; for the audit, changes nothing here.
+    CompilerSetUp {
+        node: NodeName,
+        who: String,
+    },
+    /// Puppet's CA is told to revoke a compiler's certificate and to forget it; for the audit, changes nothing here.
+    PuppetCertificateRevoked {
+        node: NodeName,
+        who: String,
+    },
 }
 
 /// One environment of [`Fact::NodeObserved`].

@@ -54,6 +54,14 @@ pub enum Request {
     HealNode {
         node: NodeName,
     },
+    /// Make a host a compiler: journalled before the order leaves.
+    SetUpCompiler {
+        node: NodeName,
+    },
+    /// Revoke a compiler's Puppet certificate: journalled before Puppet's CA is asked.
+    RevokePuppetCertificate {
+        node: NodeName,
+    },
 
     /// Take a compiler out of service at every balancer.
     Drain {

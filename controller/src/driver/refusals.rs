@@ -67,6 +67,8 @@ pub(super) fn of_concern(request: &Request) -> Option<String> {
         | Request::LabelNode { .. }
         | Request::RemoveNode { .. }
         | Request::HealNode { .. }
+        | Request::SetUpCompiler { .. }
+        | Request::RevokePuppetCertificate { .. }
         | Request::Drain { .. }
         | Request::Enable { .. }
         | Request::StartRollout { .. }

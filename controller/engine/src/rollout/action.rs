@@ -95,6 +95,21 @@ impl Action {
         }
     }
 
+    /// Whether a compiler that an operator keeps out gets it there, and stays out: one that is being added gets its
+    /// first certificate before its first agent.
+    pub(crate) fn may_lean_on_a_drain(&self) -> bool {
+        match self {
+            Self::Certificate { .. } => true,
+            Self::Restart
+            | Self::Reload
+            | Self::FlushPool
+            | Self::Update { .. }
+            | Self::PuppetRun
+            | Self::AgentUpdate { .. }
+            | Self::Exec { .. } => false,
+        }
+    }
+
     /// Whether every interpreter is a new one after it. An update may restart Puppet Server, or not.
     pub(crate) fn renews_interpreters(&self) -> bool {
         match self {

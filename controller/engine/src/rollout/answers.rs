@@ -49,7 +49,7 @@ impl State {
         unchanged: bool,
     ) -> Option<Fact> {
         let (rollout, turn) = self.turn_in(node, generation)?;
-        let drained = self.is_drained_by(rollout, node);
+        let drained = self.is_out_for(rollout, node);
         let to = match turn.phase {
             TurnPhase::Preparing => TurnPhase::Failed,
             // As it was: once that is seen it may serve again.

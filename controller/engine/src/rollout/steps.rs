@@ -44,7 +44,7 @@ impl State {
             TurnPhase::Acting | TurnPhase::Reverting => {
                 let may = match rollout.undrained.contains(node) {
                     true => self.sight(presence, now).is_ok_and(|sight| !sight.is_carried(node)),
-                    false => self.is_drained_by(rollout, node) && self.is_out(node, presence, now),
+                    false => self.is_out_for(rollout, node) && self.is_out(node, presence, now),
                 };
                 let back = turn.phase == TurnPhase::Reverting;
                 may.then_some(Step::Act { node: name, generation, action, back })

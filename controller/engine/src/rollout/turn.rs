@@ -23,7 +23,7 @@
 use bunraku_common::{Generation, NodeName};
 
 use super::{
-    OnDrainDeadline, Retreat, Rollout, RolloutOutcome, RolloutPhase, Says, Turn, TurnPhase, Verdict,
+    OnDrainDeadline, Retreat, Rollout, RolloutId, RolloutOutcome, RolloutPhase, Says, Turn, TurnPhase, Verdict,
     verdict::bake_ends,
 };
 use crate::{DrainOwner, Fact, Millis, Presence, State, deploy::span};
@@ -141,7 +141,9 @@ impl State {
                 Some(retreat) if retreat.skip => on(TurnPhase::Skipped),
                 Some(_) => on(TurnPhase::Failed),
                 None if late => back(TurnPhase::Failed, "its Puppet agent may still be disabled".to_owned()),
-                None if rollout.undrained.contains(node) => on(TurnPhase::Done),
+                None if rollout.undrained.contains(node) || self.is_kept_out(rollout, node) => {
+                    on(TurnPhase::Done)
+                }
                 None => on(TurnPhase::Baking),
             },
             TurnPhase::Baking if aborted.is_some() => on(TurnPhase::Done),
@@ -180,7 +182,7 @@ impl State {
             };
             Some(self.turn(rollout, node, to, Some(Retreat { reason, skip: false }), before))
         };
-        if !self.is_drained_by(rollout, node) {
+        if !self.is_out_for(rollout, node) {
             let known = self.balance.get(node).filter(|balance| balance.decided_at >= turn.since);
             if let Some(undone) = known.and_then(|balance| balance.undone.as_ref()) {
                 return back(TurnPhase::Enabling, format!("its drain was undone: {undone}"));
@@ -276,6 +278,34 @@ impl State {
     pub(crate) fn is_drained_by(&self, rollout: &Rollout, node: &NodeName) -> bool {
         let owner = self.balance.get(node).and_then(|balance| balance.owner());
         owner == Some(&DrainOwner::Rollout(rollout.id))
+    }
+
+    /// Whether an operator keeps a compiler out whose certificate is put in place: nobody is served by it, so that drain
+    /// serves, and stays.
+    pub(crate) fn is_kept_out(&self, rollout: &Rollout, node: &NodeName) -> bool {
+        rollout.action.may_lean_on_a_drain() && self.is_drained_by_an_operator(node)
+    }
+
+    /// Whether it is drained in a way that the rollout may rely on.
+    pub(crate) fn is_out_for(&self, rollout: &Rollout, node: &NodeName) -> bool {
+        self.is_drained_by(rollout, node) || self.is_kept_out(rollout, node)
+    }
+
+    pub(crate) fn is_drained_by_an_operator(&self, node: &NodeName) -> bool {
+        let owner = self.balance.get(node).and_then(|balance| balance.owner());
+        matches!(owner, Some(DrainOwner::Operator(_)))
+    }
+
+    /// The rollout that changes a compiler while somebody else's drain keeps it out.
+    pub(crate) fn leans_on_the_drain_of(&self, node: &NodeName) -> Option<RolloutId> {
+        let mut open = self.rollouts.values().filter(|rollout| !rollout.is_ended());
+        let changes = |turn: &Turn| {
+            matches!(turn.phase, TurnPhase::Acting | TurnPhase::Reverting | TurnPhase::Verifying)
+        };
+        let leans = |rollout: &&Rollout| {
+            self.is_kept_out(rollout, node) && rollout.turns.get(node).is_some_and(changes)
+        };
+        open.find(leans).map(|rollout| rollout.id)
     }
 
     /// Whether the hold on the node's own Puppet agent is to end.

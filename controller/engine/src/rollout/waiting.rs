@@ -169,7 +169,7 @@ impl State {
     }
 
     fn drain_waiting(&self, rollout: &Rollout, node: &NodeName, presence: &Presence, now: Millis) -> String {
-        if self.is_drained_by(rollout, node) {
+        if self.is_out_for(rollout, node) {
             return format!("to be empty: {}", self.busy_or_unseen(node, presence, now));
         }
         let owner = crate::DrainOwner::Rollout(rollout.id);

@@ -70,7 +70,8 @@ impl State {
         for node in &chosen {
             self.blocks_of(node, ask, &sight, presence, &mut plan);
         }
-        let room = room(&chosen, &sight, ask.policy.min_available, &mut plan);
+        let go: Vec<_> = chosen.iter().filter(|node| !self.stays_out(ask, node)).collect();
+        let room = room(&go, &sight, ask.policy.min_available, &mut plan);
         plan.waves = waves(&chosen, ask, room);
         plan
     }
@@ -120,7 +121,9 @@ impl State {
                 format!("{node} is part of rollout {other}"),
                 &format!("bunraku rollout show {other}"),
             );
-        } else if let Some(owner) = self.balance.get(node).and_then(|balance| balance.owner()) {
+        } else if let Some(owner) = self.balance.get(node).and_then(|balance| balance.owner())
+            && !self.stays_out(ask, node)
+        {
             plan.block(format!("{node} is drained by {owner}"), &format!("bunraku lb enable {node}"));
         }
         if !sight.is_carried(node) {
@@ -129,6 +132,11 @@ impl State {
                 plan.block(format!("{node} is in no backend, so it cannot be drained"), "add --undrained");
             }
         }
+    }
+
+    /// Whether it is out already, by an operator's drain that serves.
+    fn stays_out(&self, ask: &Ask, node: &NodeName) -> bool {
+        ask.action.may_lean_on_a_drain() && self.is_drained_by_an_operator(node)
     }
 
     /// The rollout that has not ended and in which this node has a part.
@@ -145,10 +153,10 @@ impl Plan {
 }
 
 /// How many may be out at once: as the tightest backend allows.
-fn room(chosen: &[NodeName], sight: &Sight<'_>, min_available: u32, plan: &mut Plan) -> usize {
+fn room(go: &[&NodeName], sight: &Sight<'_>, min_available: u32, plan: &mut Plan) -> usize {
     let mut room = usize::MAX;
     for crowd in sight.crowds(min_available) {
-        if !chosen.iter().any(|node| crowd.compilers.contains(node)) {
+        if !go.iter().any(|node| crowd.compilers.contains(node)) {
             continue;
         }
         let (name, serving, floor) = (&crowd.name, crowd.in_service, crowd.floor as usize);

@@ -13,7 +13,7 @@ use crate::site::{Site, everything_is_as_before, node};
 const DAY_S: u64 = 86_400;
 const MINUTE: u64 = 60_000;
 
-fn ask(site: &mut Site, name: &str, names: &[&str]) -> Result<Vec<Fact>, Refusal> {
+pub(crate) fn ask(site: &mut Site, name: &str, names: &[&str]) -> Result<Vec<Fact>, Refusal> {
     let alt_names = names.iter().map(|name| (*name).to_owned()).collect();
     site.ask(Request::Certificate { node: node(name), alt_names })
 }
@@ -22,11 +22,11 @@ fn hear(site: &mut Site, event: CertificateEvent) {
     site.hear(Event::Certificate(event));
 }
 
-fn attempt(site: &Site, name: &str) -> Attempt {
+pub(crate) fn attempt(site: &Site, name: &str) -> Attempt {
     site.state.certificates().nodes[&node(name)].attempt.clone().unwrap()
 }
 
-fn phase(site: &Site, name: &str) -> &'static str {
+pub(crate) fn phase(site: &Site, name: &str) -> &'static str {
     attempt(site, name).phase.name()
 }
 
@@ -45,7 +45,7 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 }
 
 /// Until it lies on the node.
-fn staged(site: &mut Site, name: &str) {
+pub(crate) fn staged(site: &mut Site, name: &str) {
     let generation = attempt(site, name).generation;
     let node = node(name);
     let request = format!("request of {name}");
@@ -56,7 +56,7 @@ fn staged(site: &mut Site, name: &str) {
     hear(site, CertificateEvent::Staged { node, generation });
 }
 
-fn rollout(site: &Site, name: &str) -> RolloutId {
+pub(crate) fn rollout(site: &Site, name: &str) -> RolloutId {
     match attempt(site, name).phase {
         CertificatePhase::Installing { rollout, .. } => rollout,
         other => panic!("{other:?}"),

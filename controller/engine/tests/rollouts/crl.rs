@@ -171,3 +171,20 @@ fn i2_a_compiler_that_was_drained_for_a_revocation_comes_back_when_it_serves_wha
     balancers_hear(&mut site);
     assert!(site.in_service("c2"));
 }
+
+/// A compiler that is being added must not begin to serve because its CRLs have come.
+#[test]
+fn an_operator_who_drains_it_meanwhile_keeps_it_out_when_it_has_it() {
+    let mut site = one_lacks_a_revocation();
+    until_it_is_due(&mut site);
+    balancers_hear(&mut site);
+    site.drain("c2").unwrap();
+    assert_eq!(owner(&site), Some(DrainOwner::Operator("ann".into())));
+    site.connect_all();
+    holds(&mut site, "c2", 2);
+    balancers_hear(&mut site);
+    assert!(!site.in_service("c2"));
+    site.enable("c2").unwrap();
+    balancers_hear(&mut site);
+    assert!(site.in_service("c2"));
+}

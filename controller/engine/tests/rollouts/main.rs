@@ -10,6 +10,7 @@ mod crl;
 mod follow;
 mod ghost;
 mod histories;
+mod kept_out;
 mod regressions;
 mod renewal;
 mod rollouts;
