@@ -3,6 +3,7 @@
 
 use bunraku_proto::v1::{
     BalancerStatusReply, CertificateOnNode, CertificatesReply, Finding, HealReply, HelloReply, ObserveReply,
+    SetUpCompilerReply,
 };
 
 /// Of one text.
@@ -112,6 +113,14 @@ pub(crate) fn balancer(mut reply: BalancerStatusReply) -> BalancerStatusReply {
     }
     reply.unmapped = list(reply.unmapped);
     reply.alarms = list(reply.alarms);
+    reply
+}
+
+/// What a host says of its setup as a compiler.
+pub(crate) fn set_up(mut reply: SetUpCompilerReply) -> SetUpCompilerReply {
+    reply.changes = list(reply.changes);
+    reply.findings = findings(reply.findings);
+    (reply.refused, reply.hint) = (plain(&reply.refused), plain(&reply.hint));
     reply
 }
 

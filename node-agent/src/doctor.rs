@@ -9,7 +9,7 @@ use bunraku_common::{Chain, EnvironmentName, NodeName, hint};
 use bunraku_proto::v1;
 use bunraku_puppetserver::{
     Puppet,
-    doctor::{Finding, Severity, Surroundings, check, gather},
+    doctor::{Facts, FactsError, Finding, Severity, Surroundings, check, gather},
 };
 use bunraku_services::Services;
 use bunraku_versions::Layout;
@@ -66,6 +66,26 @@ async fn compiler(
     puppet: &Puppet,
     clock_ahead_ms: Option<i64>,
 ) -> Result<Vec<Finding>, String> {
+    let facts = match look(config, code, puppet, clock_ahead_ms).await {
+        Ok(facts) => facts,
+        Err(error) => {
+            return error.finding().map(|finding| vec![finding]).ok_or_else(|| Chain(&error).to_string());
+        }
+    };
+    let environments = managed(&code.versions_dir.join("versions"));
+    let mut findings = check(&facts);
+    let name = config.name.as_ref().map_or(facts.settings.certname.as_str(), NodeName::as_str);
+    findings.extend(code_group(code, facts.settings.environmentpath, &environments, name));
+    Ok(findings)
+}
+
+/// What the doctor sees of this compiler.
+pub(crate) async fn look(
+    config: &Config,
+    code: &CodeConfig,
+    puppet: &Puppet,
+    clock_ahead_ms: Option<i64>,
+) -> Result<Facts, FactsError> {
     let environments = managed(&code.versions_dir.join("versions"));
     let (code_id, code_content) = helpers::links(&config.data_dir);
     let about = Surroundings {
@@ -79,16 +99,7 @@ async fn compiler(
         clock_ahead_ms,
         now: SystemTime::now(),
     };
-    let facts = match gather(puppet, &about).await {
-        Ok(facts) => facts,
-        Err(error) => {
-            return error.finding().map(|finding| vec![finding]).ok_or_else(|| Chain(&error).to_string());
-        }
-    };
-    let mut findings = check(&facts);
-    let name = config.name.as_ref().map_or(facts.settings.certname.as_str(), NodeName::as_str);
-    findings.extend(code_group(code, facts.settings.environmentpath, &environments, name));
-    Ok(findings)
+    gather(puppet, &about).await
 }
 
 /// Whether what is live was made for the group that is configured now.

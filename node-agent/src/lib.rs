@@ -1,9 +1,9 @@
 //! The node agent: dials the controller and serves its orders; and the helpers that Puppet Server calls.
 //!
 //! `connect` keeps the connection, `service` answers orders (one short function per RPC), `stage` and `commit` are the
-//! two halves of a deploy on this node, `turn` is its part in a rollout, `crl` keeps Puppet's
-//! CRLs, `certificate` this host's Puppet certificate and what is copied from it, `background` does what nobody waits for,
-//! `memory` is what must not be forgotten. What may happen on this host is for `config` to say.
+//! two halves of a deploy on this node, `turn` is its part in a rollout, `setup` makes a host a compiler, `crl` keeps
+//! Puppet's CRLs, `certificate` this host's Puppet certificate and what is copied from it, `background` does what nobody
+//! waits for, `memory` is what must not be forgotten. What may happen on this host is for `config` to say.
 
 mod agent;
 mod background;
@@ -25,6 +25,7 @@ mod memory;
 mod node;
 mod reload;
 mod service;
+mod setup;
 mod stage;
 #[cfg(test)]
 mod testing;

@@ -27,6 +27,7 @@ use crate::{
     heal::Heal,
     memory::{Memory, Refused},
     node::{Compiler, Node},
+    setup::{self, SetUp},
     stage::{self, Stage},
     turn::{self, Action, Consent, Step},
 };
@@ -234,6 +235,27 @@ impl node_server::Node for Service {
 
     async fn certificates(&self, _: Request<v1::CertificatesRequest>) -> Answer<v1::CertificatesReply> {
         Ok(Response::new(certificate::list(&self.node).await))
+    }
+
+    async fn set_up_compiler(
+        &self,
+        request: Request<v1::SetUpCompilerRequest>,
+    ) -> Answer<v1::SetUpCompilerReply> {
+        let v1::SetUpCompilerRequest { order, ca_server, ca } = request.into_inner();
+        let set_up = SetUp::parse(&ca_server, ca)?;
+        self.compiler()?;
+        if order.as_ref().is_none_or(|order| order.subject != setup::SUBJECT) {
+            return Err(Status::invalid_argument(format!("the order's subject is not `{}`", setup::SUBJECT)));
+        }
+        self.admit_about(order, setup::SUBJECT)?;
+        crash::point("setup-admitted");
+        // What was begun must not stop half way because the call was dropped.
+        let node = self.node.clone();
+        let done = tokio::spawn(async move {
+            let compiler = node.compiler.as_ref().ok_or_else(no_code)?;
+            Ok(set_up.run(&node, compiler).await)
+        });
+        done.await.unwrap_or_else(|_| Err(Status::internal("the order ended early"))).map(Response::new)
     }
 
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {

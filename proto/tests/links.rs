@@ -145,6 +145,13 @@ impl v1::node_server::Node for TestNode {
         Err(Status::unimplemented("not in this test"))
     }
 
+    async fn set_up_compiler(
+        &self,
+        _: Request<v1::SetUpCompilerRequest>,
+    ) -> Result<Response<v1::SetUpCompilerReply>, Status> {
+        Err(Status::unimplemented("not in this test"))
+    }
+
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Result<Response<v1::IdleReply>, Status> {
         Err(Status::unimplemented("not in this test"))
     }

@@ -57,7 +57,10 @@ impl Api {
             return Err(Status::not_found(format!("there is no node {node}\nhint: bunraku nodes list")));
         }
         let known = state.certificates().nodes.get(node).cloned().unwrap_or_default();
-        Ok(self.reporter.certificate(node.as_str(), &known))
+        let mut info = self.reporter.certificate(node.as_str(), &known);
+        let crls = state.revocations().wanted.as_ref().and_then(|wanted| self.crls.read(&wanted.crl));
+        info.host_revoked = crls.zip(known.host).is_some_and(|(crls, host)| crls.revokes(&host.serial));
+        Ok(info)
     }
 
     pub(super) async fn all_certificates(&self) -> v1::ListCertificatesReply {

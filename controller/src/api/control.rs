@@ -129,6 +129,11 @@ impl Control for Api {
         self.doctor_fleet(request.into_inner()).await.map(Response::new)
     }
 
+    async fn set_up_compiler(&self, request: Request<v1::NodeRequest>) -> Answer<v1::SetUpCompilerReply> {
+        let who = caller::subject(&request)?;
+        self.compiler_set_up(&parse(&request.into_inner().node)?, &who).await.map(Response::new)
+    }
+
     async fn balancer_status(&self, _: Request<v1::BalanceStatusRequest>) -> Answer<v1::BalanceStatusReply> {
         Ok(Response::new(self.balance_now()))
     }
@@ -146,6 +151,14 @@ impl Control for Api {
         request: Request<v1::ShowCertificateRequest>,
     ) -> Answer<v1::CertificateInfo> {
         self.certificate_shown(&parse(&request.into_inner().node)?).map(Response::new)
+    }
+
+    async fn revoke_puppet_certificate(
+        &self,
+        request: Request<v1::NodeRequest>,
+    ) -> Answer<v1::RevokePuppetCertificateReply> {
+        let who = caller::subject(&request)?;
+        self.puppet_certificate_revoked(&parse(&request.into_inner().node)?, &who).await.map(Response::new)
     }
 
     async fn list_certificates(

@@ -5,6 +5,7 @@ mod authority;
 mod balance;
 pub(crate) mod caller;
 mod certificates;
+mod compilers;
 mod content;
 mod control;
 mod crl;

@@ -155,7 +155,7 @@ impl Api {
         Ok(v1::DoctorFleetReply { nodes: futures_util::future::join_all(asked).await })
     }
 
-    fn reachable(&self, node: &NodeName) -> Result<NodeClient, Status> {
+    pub(super) fn reachable(&self, node: &NodeName) -> Result<NodeClient, Status> {
         self.node_info(node)?;
         self.connections.client(node).ok_or_else(|| {
             // Not `unavailable`: the controller did answer.
@@ -181,9 +181,9 @@ pub(super) fn reasoned(reason: &str) -> Result<(), Status> {
     Ok(())
 }
 
-type NodeClient = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;
+pub(super) type NodeClient = v1::node_client::NodeClient<bunraku_proto::link::NodeLink>;
 
-fn deadline<T>(message: T, limit: Duration) -> tonic::Request<T> {
+pub(super) fn deadline<T>(message: T, limit: Duration) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.set_timeout(limit);
     request

@@ -80,6 +80,8 @@ pub(crate) const RIGHTS: &[(&str, &str, Needs)] = &[
     ("Control", "ListOperators", Needs::Operator),
     ("Control", "AcceptCrl", Needs::Admin),
     ("Control", "AskCertificate", Needs::Admin),
+    ("Control", "RevokePuppetCertificate", Needs::Admin),
+    ("Control", "SetUpCompiler", Needs::Admin),
     ("Control", "CreateToken", Needs::Admin),
     ("Control", "RevokeToken", Needs::Admin),
     ("Control", "RevokeNode", Needs::Admin),

@@ -1,7 +1,7 @@
 //! Puppet's CA on the main server, as the configuration names it.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::OnceLock,
 };
@@ -29,6 +29,12 @@ pub(crate) enum MainCaError {
         "the controller's configuration has no [puppet] section\nhint: bunraku init asks Puppet where its files are"
     )]
     NotConfigured,
+    #[error("could not read Puppet's CA bundle {}", path.display())]
+    Bundle {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("could not read the main server's certificate {}", path.display())]
     Certificate {
         path: PathBuf,
@@ -44,6 +50,18 @@ impl MainCa {
 
     pub(crate) fn config(&self) -> Option<&PuppetConfig> {
         self.config.as_ref()
+    }
+
+    /// The certname of the main server.
+    pub(crate) fn server(&self) -> Result<NodeName, MainCaError> {
+        let path = &self.config.as_ref().ok_or(MainCaError::NotConfigured)?.certificate;
+        certname(path).map_err(|source| MainCaError::Certificate { path: path.clone(), source })
+    }
+
+    /// Puppet's CA bundle (PEM).
+    pub(crate) fn bundle(&self) -> Result<Vec<u8>, MainCaError> {
+        let path = &self.config.as_ref().ok_or(MainCaError::NotConfigured)?.ca;
+        fs::read(path).map_err(|source| MainCaError::Bundle { path: path.clone(), source })
     }
 
     pub(crate) fn get(&self) -> Result<&PuppetCa, MainCaError> {

@@ -433,7 +433,7 @@ pub(crate) fn order(term: Term, generation: Generation, environment: &Environmen
 }
 
 /// An order about something that is no environment.
-pub(super) fn order_about(term: Term, generation: Generation, subject: &str) -> Order {
+pub(crate) fn order_about(term: Term, generation: Generation, subject: &str) -> Order {
     Order {
         id: format!("{}-{}-{}", subject.replace(' ', "-"), term.number, generation.0),
         term: Some(wire_term(term)),

@@ -17,7 +17,7 @@ use crate::command::{CommandError, Invocation, Output};
 /// A loaded machine needs several seconds for what takes one otherwise.
 const ASKING: Duration = Duration::from_secs(60);
 
-const NAMES: [&str; 15] = [
+const NAMES: [&str; 16] = [
     "confdir",
     "config",
     "codedir",
@@ -27,6 +27,7 @@ const NAMES: [&str; 15] = [
     "hostprivkey",
     "localcacert",
     "hostcrl",
+    "cadir",
     "certname",
     "serverport",
     "user",
@@ -60,6 +61,8 @@ pub struct Settings {
     pub hostprivkey: PathBuf,
     pub localcacert: PathBuf,
     pub hostcrl: PathBuf,
+    /// Where a CA's own files would be.
+    pub cadir: Option<PathBuf>,
     pub certname: String,
     /// The port agents are told to use: possibly the load balancer's, so only a fallback for the local one.
     pub serverport: u16,
@@ -175,6 +178,7 @@ fn parse(stdout: &str, command: &str) -> Result<Settings, SettingsError> {
         hostprivkey: path("hostprivkey")?,
         localcacert: path("localcacert")?,
         hostcrl: path("hostcrl")?,
+        cadir: text("cadir").ok().map(PathBuf::from),
         certname: text("certname")?,
         serverport: text("serverport")?.parse().map_err(|_| missing("serverport"))?,
         user: text("user")?,

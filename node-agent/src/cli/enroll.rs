@@ -10,7 +10,7 @@ use bunraku_proto::identity::{Identity, IdentityFiles, read_token};
 use bunraku_puppetserver::Puppet;
 use clap::Args;
 
-use super::{Failure, read};
+use super::{Failure, first_config, read};
 use crate::{
     config::Config,
     identity::{PuppetFiles, enroll_with_puppet_certificate, enroll_with_token},
@@ -36,10 +36,17 @@ pub(super) struct Enroll {
     /// Without a token: role to ask for
     #[arg(long = "role", value_name = "ROLE", conflicts_with = "token_file")]
     roles: Vec<Role>,
+    /// This host becomes a compiler: a configuration that grants what a compiler needs is written where there is none,
+    /// and the agent is started
+    #[arg(long)]
+    compiler: bool,
 }
 
 impl Enroll {
     pub(super) async fn run(&self, path: &Path) -> Result<(), Failure> {
+        if self.compiler {
+            first_config::write(path, self.controller.as_deref(), self.name.as_ref())?;
+        }
         let config = if path.exists() { Some(read(path)?) } else { None };
         let controller = self.controller.clone().or_else(|| config.as_ref().map(|c| c.controller.clone()));
         let controller = controller.ok_or_else(|| {
@@ -61,11 +68,14 @@ impl Enroll {
         made.and_then(|()| {
             IdentityFiles::new(&dir).save(&identity).map_err(|error| Failure::failed(&error))
         })?;
-        println!(
-            "{name} is enrolled; its identity is in {}\nnext: systemctl enable bunraku-agent && systemctl restart bunraku-agent",
-            dir.display()
-        );
-        Ok(())
+        println!("{name} is enrolled; its identity is in {}", dir.display());
+        match self.compiler {
+            true => first_config::start_agent(path),
+            false => {
+                println!("next: {}", first_config::START);
+                Ok(())
+            }
+        }
     }
 
     async fn node_name(&self, config: Option<&Config>, puppet: &Puppet) -> Result<NodeName, Failure> {

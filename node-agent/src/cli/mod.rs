@@ -2,6 +2,7 @@
 
 mod doctor;
 mod enroll;
+mod first_config;
 mod run;
 
 use std::{
@@ -45,7 +46,9 @@ enum Command {
     /// Join: by a one-time token, or by this host's Puppet certificate
     #[command(
         after_help = "Examples:\n  bunraku-agent enroll --controller main.example.com:8170 --pin 3f… --token-file token\n  \
-                            bunraku-agent enroll --controller main.example.com:8170 --main-certname main.example.com --role compiler"
+                            bunraku-agent enroll --controller main.example.com:8170 --main-certname main.example.com --role compiler\n\n\
+                            As `bunraku compiler add` prints it:\n  \
+                            echo TOKEN | bunraku-agent enroll --controller main.example.com:8170 --pin 3f… --name c3.example.com --token-file - --compiler"
     )]
     Enroll(enroll::Enroll),
     /// What this compiler needs, and the exact line that mends what it lacks

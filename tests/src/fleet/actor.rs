@@ -270,6 +270,10 @@ impl Node for Play {
         Err(Status::unimplemented("no part of this play"))
     }
 
+    async fn set_up_compiler(&self, _: Request<v1::SetUpCompilerRequest>) -> Answer<v1::SetUpCompilerReply> {
+        Err(no_part())
+    }
+
     async fn idle(&self, _: Request<v1::IdleRequest>) -> Answer<v1::IdleReply> {
         let mut stage = self.stage();
         stage.questions += 1;

@@ -157,6 +157,13 @@ impl Node for Liar {
         Err(tonic::Status::unimplemented("a liar has no certificate"))
     }
 
+    async fn set_up_compiler(
+        &self,
+        _: tonic::Request<v1::SetUpCompilerRequest>,
+    ) -> Result<tonic::Response<v1::SetUpCompilerReply>, tonic::Status> {
+        Err(tonic::Status::unimplemented("a liar stays what it is"))
+    }
+
     async fn idle(
         &self,
         _: tonic::Request<v1::IdleRequest>,

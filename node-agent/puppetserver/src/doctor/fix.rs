@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{auth, difference::unified, ini};
+use super::{auth, difference::unified, ini, joining};
 
 /// One edit that `--fix` can do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +21,12 @@ pub enum Fix {
     VersionedCode { file: PathBuf, code_id: PathBuf, code_content: PathBuf },
     /// A rule for the flush, in auth.conf.
     AuthRule { file: PathBuf, certname: String },
+    /// The main server's name, in puppet.conf, for every program.
+    CaServer { file: PathBuf, certname: String },
+    /// In a file of services.d: the CA service off, and these services on.
+    NoCaService { file: PathBuf, on: Vec<&'static str> },
+    /// Puppet's CA bundle, where there is none.
+    CaBundle { file: PathBuf, pem: String },
 }
 
 /// What was done to one file.
@@ -67,6 +73,8 @@ pub enum FixError {
 
 /// puppet.conf and conf.d alike are read at a reload (restarting.markdown).
 const RELOAD: &str = "reload Puppet Server: `systemctl reload puppetserver`";
+/// Services and certificates are read at its start.
+const RESTART: &str = "restart Puppet Server: `systemctl restart puppetserver`";
 
 /// Applies all fixes, one edit a file. `time` names the copies (`puppet.conf.bunraku-<time>`).
 ///
@@ -96,7 +104,7 @@ pub fn apply(fixes: &[Fix], time: &str) -> Result<(Vec<Applied>, Vec<Refused>), 
                 file: file.into(),
                 backup,
                 diff: unified(file, before, &after),
-                due: RELOAD,
+                due: due(fixes, file),
             });
         }
     }
@@ -106,9 +114,12 @@ pub fn apply(fixes: &[Fix], time: &str) -> Result<(Vec<Applied>, Vec<Refused>), 
 impl Fix {
     pub fn file(&self) -> &Path {
         match self {
-            Self::Setting { file, .. } | Self::VersionedCode { file, .. } | Self::AuthRule { file, .. } => {
-                file
-            }
+            Self::Setting { file, .. }
+            | Self::VersionedCode { file, .. }
+            | Self::AuthRule { file, .. }
+            | Self::CaServer { file, .. }
+            | Self::NoCaService { file, .. }
+            | Self::CaBundle { file, .. } => file,
         }
     }
 
@@ -121,6 +132,9 @@ impl Fix {
                 let wanted = versioned_code(code_id, code_content);
                 if exists && text != wanted { Err("the file is there already".into()) } else { Ok(wanted) }
             }
+            Self::CaServer { certname, .. } => Ok(ini::set_for_all(text, joining::CA_SERVER, certname)),
+            Self::NoCaService { on, .. } => Ok(joining::without_ca(text, on)),
+            Self::CaBundle { pem, .. } => Ok(if exists { text.to_owned() } else { pem.clone() }),
         }
     }
 
@@ -129,8 +143,16 @@ impl Fix {
             Self::Setting { name, value, .. } => format!("{name} = {value}\n"),
             Self::AuthRule { certname, .. } => auth::rule(certname),
             Self::VersionedCode { code_id, code_content, .. } => versioned_code(code_id, code_content),
+            Self::CaServer { certname, .. } => format!("{} = {certname}\n", joining::CA_SERVER),
+            Self::NoCaService { on, .. } => on.iter().map(|service| format!("{service}\n")).collect(),
+            Self::CaBundle { pem, .. } => pem.clone(),
         }
     }
+}
+
+fn due(fixes: &[Fix], file: &Path) -> &'static str {
+    let restarts = |fix: &&Fix| matches!(fix, Fix::NoCaService { .. } | Fix::CaBundle { .. });
+    if fixes.iter().filter(|fix| fix.file() == file).any(|fix| restarts(&fix)) { RESTART } else { RELOAD }
 }
 
 /// The whole of versioned-code.conf.

@@ -40,6 +40,27 @@ pub(crate) fn set(text: &str, name: &str, value: &str) -> String {
     joined(&out)
 }
 
+/// The text with `name = value` for every program that reads it: in place wherever it stands, and in `[main]`.
+pub(crate) fn set_for_all(text: &str, name: &str, value: &str) -> String {
+    let setting = format!("{name} = {value}");
+    let mut out: Vec<&str> = text.lines().collect();
+    let mut in_main = false;
+    for line in lines(text).filter(|line| line.name == Some(name)) {
+        in_main |= line.section == "main";
+        if line.value != Some(value) {
+            out[line.number] = &setting;
+        }
+    }
+    if !in_main {
+        match lines(text).find(|line| line.is_header && line.section == "main") {
+            Some(header) => out.insert(header.number + 1, &setting),
+            None if out.is_empty() => out.extend(["[main]", &setting]),
+            None => drop(out.splice(0..0, ["[main]", &setting, ""])),
+        }
+    }
+    joined(&out)
+}
+
 fn joined(lines: &[&str]) -> String {
     lines.iter().flat_map(|line| [line, "\n"]).collect()
 }
@@ -85,6 +106,45 @@ mod tests {
         assert_eq!(get(text, &SERVER, "b"), Some("2"));
         assert_eq!(get(text, &SERVER, "c"), Some("1"));
         assert_eq!(get(text, &SERVER, "d"), None);
+    }
+
+    #[test]
+    fn a_setting_for_all_is_set_in_main_and_wherever_it_stands_already() {
+        for (before, after) in [
+            ("", "[main]\nx = 1\n"),
+            ("# comment\n", "[main]\nx = 1\n\n# comment\n"),
+            ("y = 0\n[agent]\nz = 1\n", "[main]\nx = 1\n\ny = 0\n[agent]\nz = 1\n"),
+            ("[agent]\n  x=0\n[main]\ny = 2\n", "[agent]\nx = 1\n[main]\nx = 1\ny = 2\n"),
+            ("[main]\nx = 0\n# x = 5\n[server]\nx = 0\n", "[main]\nx = 1\n# x = 5\n[server]\nx = 1\n"),
+            ("[main]\n  x   =  1\n", "[main]\n  x   =  1\n"),
+        ] {
+            let set = set_for_all(before, "x", "1");
+            assert_eq!(set, after, "{before:?}");
+            assert_eq!(set_for_all(&set, "x", "1"), set, "again: {before:?}");
+            for section in [["agent", "main"], ["server", "main"], ["main", "main"]] {
+                assert_eq!(get(&set, &section, "x"), Some("1"), "{before:?}");
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_the_file_is_it_says_so_afterwards_and_no_other_line_is_lost(
+            lines in proptest::collection::vec("(\\[(main|agent|server|x)\\]|[#;]? ?(ca_server|y|z) ?= ?[a-c]?|)", 0..12),
+        ) {
+            let before = lines.join("\n");
+            let set = set_for_all(&before, "ca_server", "main.example");
+            proptest::prop_assert_eq!(get(&set, &["main"], "ca_server"), Some("main.example"));
+            for section in ["agent", "server"] {
+                proptest::prop_assert_eq!(get(&set, &[section, "main"], "ca_server"), Some("main.example"));
+            }
+            proptest::prop_assert_eq!(&set_for_all(&set, "ca_server", "main.example"), &set);
+            let kept = |text: &str| -> Vec<String> {
+                let others = text.lines().filter(|line| !line.trim_start().starts_with("ca_server"));
+                others.filter(|line| !line.is_empty() && *line != "[main]").map(str::to_owned).collect()
+            };
+            proptest::prop_assert_eq!(kept(&set), kept(&before));
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod facts;
 pub mod fix;
 pub(crate) mod hocon;
 mod ini;
+pub mod joining;
 mod judge;
 
 pub use auth::denies_pool_flush;

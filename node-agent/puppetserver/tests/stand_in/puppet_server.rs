@@ -167,6 +167,7 @@ impl Ca {
             hostprivkey: path("key.pem"),
             localcacert: path("ca.pem"),
             hostcrl: path("crl.pem"),
+            cadir: None,
             certname: CERTNAME.into(),
             serverport: 8140,
             user: "puppet".into(),

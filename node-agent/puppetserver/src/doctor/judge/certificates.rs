@@ -3,9 +3,10 @@
 use super::{Facts, Finding, RELOAD, Severity, Value, bad, ok, roots};
 use crate::doctor::facts::Revocations;
 
-pub(super) const WATCHER: &str =
+pub(in crate::doctor) const WATCHER: &str =
     "puppetlabs.trapperkeeper.services.watcher.filesystem-watch-service/filesystem-watch-service";
-const CA: &str = "puppetlabs.services.ca.certificate-authority-service/certificate-authority-service";
+pub(in crate::doctor) const CA: &str =
+    "puppetlabs.services.ca.certificate-authority-service/certificate-authority-service";
 
 /// Certificates are dated back by five minutes: beyond that, a new one is not yet valid here.
 const CLOCK_ERROR_MS: u64 = 300_000;

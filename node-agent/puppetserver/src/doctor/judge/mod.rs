@@ -1,11 +1,11 @@
 //! Judges the facts: one function a check, each pure, in the order in which a person would mend them.
 
 mod access;
-mod certificates;
+pub(super) mod certificates;
 mod environments;
 mod settings;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::path::PathBuf;
 

@@ -19,7 +19,7 @@ const RULE: &str = "authorization: { rules: [{match-request: {path: \"/puppet-ad
                     allow: \"c1.example\", sort-order: 1, name: own}] }";
 
 /// A compiler with nothing to mend.
-fn healthy() -> Facts {
+pub(in crate::doctor) fn healthy() -> Facts {
     let settings = Settings {
         confdir: "/etc/puppet".into(),
         config: "/etc/puppet/puppet.conf".into(),
@@ -30,6 +30,7 @@ fn healthy() -> Facts {
         hostprivkey: "/ssl/k.pem".into(),
         localcacert: "/ssl/ca.pem".into(),
         hostcrl: "/ssl/crl.pem".into(),
+        cadir: None,
         certname: "c1.example".into(),
         serverport: 8140,
         user: "puppet".into(),
