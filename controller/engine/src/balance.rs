@@ -114,7 +114,10 @@ impl State {
             if *holder != owner && !outlives(&owner, holder) {
                 return Err(self.held_by(compiler, holder, why));
             }
-            if *holder == owner && why == reason && known.is_some_and(|balance| balance.min_available >= min_available) {
+            if *holder == owner
+                && why == reason
+                && known.is_some_and(|balance| balance.min_available >= min_available)
+            {
                 return Ok(Vec::new());
             }
             // It is out already: what it needs is checked again, but it is out since then.

@@ -5,6 +5,7 @@ mod audit;
 mod ca;
 mod cert;
 mod client;
+mod compiler;
 mod crl;
 mod deploy;
 mod doctor;
@@ -111,6 +112,9 @@ enum Command {
     /// Hosts with a node agent
     #[command(subcommand)]
     Nodes(nodes::Nodes),
+    /// A host becomes a compiler in one command, and is one no more
+    #[command(subcommand)]
+    Compiler(compiler::Compiler),
     /// Hash every file that a node serves again and mend what was changed by hand
     #[command(after_help = "Example: bunraku heal c1.example.com")]
     Heal(nodes::Heal),
@@ -198,6 +202,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Environments(environments) => environments.run(reach).await,
         Command::Snapshots(snapshots) => snapshots.run(reach).await,
         Command::Nodes(nodes) => nodes.run(reach).await,
+        Command::Compiler(compiler) => compiler.run(reach).await,
         Command::Lb(lb) => lb.run(reach).await,
         Command::Cert(cert) => cert.run(reach).await,
         Command::Crl(crl) => crl.run(reach).await,

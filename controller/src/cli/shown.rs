@@ -6,12 +6,12 @@ use bunraku_proto::v1::{
     CaStatus, CertificateInfo, CertificateOf, CertificateOnNode, CompilerBalance, CrlNodeInfo,
     CrlStatusReply, DeployInfo, DeployNode, Difference, DoctorFleetReply, DoctorOfNode, EnvironmentInfo,
     EnvironmentNode, EnvironmentOnNode, Event, Finding, HostCertificate, ListCertificatesReply, ModuleInfo,
-    NodeInfo, StatusReply, finding::Severity,
+    NodeInfo, StatusReply, TokenInfo, finding::Severity,
 };
 use clap::{CommandFactory, Parser};
 use tonic::Status;
 
-use super::{Cli, Failure, ca, cert, crl, deploy, doctor, events, lb, nodes, progress, status};
+use super::{Cli, Failure, ca, cert, compiler, crl, deploy, doctor, events, lb, nodes, progress, status};
 use crate::clock::wall_ms;
 
 const OLD: &str = "9155bcfed818f7a50bca1d43c94c01c188854bb4b61514c3e49960142e7e63af";
@@ -636,6 +636,47 @@ fn ca() {
         ca::moved("retire", &quiet),
     ];
     shown!("ca", screens.join("\n--------\n"));
+}
+
+#[test]
+fn compiler_add() {
+    let token = TokenInfo {
+        token: "TOKEN".into(),
+        name: "c3.example.com".into(),
+        expires: EXPIRES_S,
+        controller: "main.example.com:8170".into(),
+        pin: NEW.into(),
+        ..TokenInfo::default()
+    };
+    let balancer = |driver: &str, backend: &str| {
+        let server = BalancedServer { backend: backend.into(), ..BalancedServer::default() };
+        let servers = if backend.is_empty() { vec![] } else { vec![server.clone(), server] };
+        let status = BalancerStatusReply { driver: driver.into(), servers, ..BalancerStatusReply::default() };
+        BalancerInfo { balancer: "lb.example.com".into(), status: Some(status), ..BalancerInfo::default() }
+    };
+    let step = |step, outcome, note: &str, details: &[&str]| compiler::Step {
+        step,
+        outcome,
+        note: note.into(),
+        details: details.iter().map(|line| (*line).to_owned()).collect(),
+    };
+    let changed = [
+        "/etc/puppet/puppet.conf (copy: /etc/puppet/puppet.conf.bunraku-20261128T1200)",
+        "  +ca_server = main",
+    ];
+    let mut carried = step("balancer", "skipped", "no balancer carries it yet", &[]);
+    carried.details = compiler::by_hand(
+        "c3.example.com",
+        &[balancer("haproxy", "puppet"), balancer("nginx", ""), balancer("hook", "p")],
+    );
+    let steps = [
+        step("enrol", "done", "c3.example.com is connected", &[]),
+        step("set up", "done", "1 change", &changed),
+        step("set up", "already so", "", &[]),
+        carried,
+    ];
+    let lines = steps.iter().enumerate().map(|(at, step)| compiler::step_line(at + 1, 5, step));
+    shown!("compiler add", compiler::join_line(&token) + &lines.collect::<String>());
 }
 
 #[test]

@@ -23,8 +23,8 @@
 use bunraku_common::{Generation, NodeName};
 
 use super::{
-    OnDrainDeadline, Retreat, Rollout, RolloutId, RolloutOutcome, RolloutPhase, Says, Turn, TurnPhase, Verdict,
-    verdict::bake_ends,
+    OnDrainDeadline, Retreat, Rollout, RolloutId, RolloutOutcome, RolloutPhase, Says, Turn, TurnPhase,
+    Verdict, verdict::bake_ends,
 };
 use crate::{DrainOwner, Fact, Millis, Presence, State, deploy::span};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bunraku_proto::v1::{AskCertificateRequest, ListCertificatesRequest, ShowCertificateRequest};
 use clap::{Args, Subcommand};
 
-pub(crate) use self::shown::{list_text, show_text};
+pub(crate) use self::shown::{list_text, now_line, show_text};
 use super::{Failure, Reach, client, output::given, tokens::parse_span};
 
 #[derive(Debug, Subcommand)]
