@@ -15,7 +15,7 @@ use bunraku_common::{Chain, NodeName, hint};
 use bunraku_proto::v1::SetUpCompilerReply;
 use bunraku_puppetserver::{
     Settings,
-    doctor::{Applied, Finding, Fix, Refused, Severity, apply, check, joining},
+    doctor::{Applied, Finding, Fix, Severity, apply, check, joining},
     server::Status as ServerStatus,
 };
 use time::{OffsetDateTime, macros::format_description};
@@ -102,10 +102,11 @@ fn write(settings: &Settings, fixes: &[Fix]) -> Result<Vec<String>, Untouched> {
         .map_err(|(path, error)| format!("could not make {}: {error}", path.display()))?;
     let format = format_description!("[year][month][day]T[hour][minute][second]");
     let time = OffsetDateTime::now_utc().format(&format).map_err(|error| error.to_string())?;
-    let (applied, refused) = apply(fixes, &time).map_err(|error| Chain(&error).to_string())?;
+    // What is refused is found by the doctor afterwards, who says how to mend it.
+    let (applied, _refused) = apply(fixes, &time).map_err(|error| Chain(&error).to_string())?;
     let made = made.iter().map(|path| format!("{} (new directory)", path.display()));
     let applied = applied.iter().flat_map(|applied| shown(applied, settings));
-    Ok(made.chain(applied).chain(refused.iter().flat_map(left_alone)).collect())
+    Ok(made.chain(applied).collect())
 }
 
 /// Where certificates go, as Puppet itself would make it.
@@ -142,11 +143,6 @@ fn shown(applied: &Applied, settings: &Settings) -> Vec<String> {
     }
     let changed = applied.diff.lines().skip(2).filter(|line| line.starts_with(['+', '-']) && line.len() > 1);
     std::iter::once(head).chain(changed.map(|line| format!("  {line}"))).collect()
-}
-
-fn left_alone(left: &Refused) -> Vec<String> {
-    let head = format!("{} was left alone: {}; add by hand:", left.file.display(), left.why);
-    std::iter::once(head).chain(left.paste.lines().map(|line| format!("  {line}"))).collect()
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ pub mod own_apt;
 pub mod packages;
 pub mod process;
 pub mod progress;
+pub mod running;
 pub mod stack;
 pub mod suite;
 pub mod visitor;

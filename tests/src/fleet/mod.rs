@@ -15,6 +15,7 @@
 mod actor;
 mod authority;
 mod balancer;
+mod bare;
 mod disk;
 mod granted;
 mod host;
