@@ -62,8 +62,16 @@ pub enum Silence {
 
 impl Door {
     pub(crate) async fn ask(&self, method: Method, path: &str) -> Result<Answer, Trouble> {
-        let config = self.identity.tls().map_err(Trouble::Identity)?;
-        self.ask_as(config, method, path).await
+        match self.identity.tls() {
+            Ok(config) => self.ask_as(config, method, path).await,
+            Err(error) => Err(self.nobody_listens().await.unwrap_or(Trouble::Identity(error))),
+        }
+    }
+
+    /// Whoever has no certificate yet has a server that was never started: that nothing answers is what counts then.
+    async fn nobody_listens(&self) -> Option<Trouble> {
+        let connected = timeout(self.deadline, TcpStream::connect(self.address)).await;
+        connected.ok()?.err().map(|error| Trouble::Silent(Silence::Connect(error)))
     }
 
     /// With another certificate than the node's own.

@@ -147,6 +147,18 @@ async fn a_renewed_certificate_is_used_from_the_next_request_on() {
     assert!(matches!(error, ServerError::Identity { .. }) && !error.is_owed(), "{}", Chain(&error));
 }
 
+/// A host that is to become a compiler: there is no certificate yet, and Puppet Server was never started.
+#[tokio::test]
+async fn without_a_certificate_a_closed_port_is_owed_all_the_same() {
+    let node = Node::new();
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let asking = PuppetServer::new(&node.settings, nobody);
+    std::fs::remove_file(node.dir().join("key.pem")).unwrap();
+    let error = asking.flush(&production()).await.unwrap_err();
+    assert!(error.is_owed(), "{}", Chain(&error));
+    assert!(matches!(asking.status().await, Status::Down(_)));
+}
+
 fn listing(root: &str) -> Answer {
     http(
         "200 OK",

@@ -4,6 +4,7 @@ use std::time::UNIX_EPOCH;
 
 use bunraku_common::Chain;
 use bunraku_proto::v1::IdleReply;
+use bunraku_puppetserver::ServerError;
 use bunraku_services::{puppet_agent::Run, puppetserver::Listening};
 
 use super::rest;
@@ -42,6 +43,8 @@ async fn look(node: &Node, compiler: &Compiler, reply: &mut IdleReply) -> Result
         }
         // It does not run: nobody is served.
         Err(error) if error.is_owed() => Ok(()),
+        // This host's own certificate has ended or was revoked, and is to be replaced: connections alone tell then.
+        Err(ServerError::Untrusted { .. }) => Ok(()),
         Err(error) => Err(Chain(&error).to_string()),
     }
 }
