@@ -24,6 +24,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Running {
     child: Child,
+    patience: Duration,
     out: Arc<Mutex<String>>,
     err: Arc<Mutex<String>>,
 }
@@ -34,7 +35,15 @@ impl Running {
         let mut child = command.spawn().unwrap();
         let out = gathered(child.stdout.take().unwrap());
         let err = gathered(child.stderr.take().unwrap());
-        Self { child, out, err }
+        Self { child, patience: PATIENCE, out, err }
+    }
+
+    /// What it does takes longer than most.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        let mut running = self;
+        running.patience = patience;
+        running
     }
 
     /// Waits for a line on standard output that contains this; answers it.
@@ -43,16 +52,17 @@ impl Running {
     }
 
     pub async fn nth_line(&self, with: &str, number: usize) -> String {
-        line_of(&self.out, with, number).await
+        self.line_of(&self.out, with, number).await
     }
 
     /// The same on standard error.
     pub async fn progress(&self, with: &str) -> String {
-        line_of(&self.err, with, 1).await
+        self.line_of(&self.err, with, 1).await
     }
 
     pub fn printed(&self) -> String {
-        self.out.lock().unwrap().clone()
+        let text = |text: &Mutex<String>| text.lock().unwrap().clone();
+        text(&self.out) + &text(&self.err)
     }
 
     pub fn interrupt(&self) {
@@ -60,12 +70,31 @@ impl Running {
     }
 
     pub async fn end(mut self) -> Said {
-        let status = found("the end of the command", || self.child.try_wait().unwrap()).await;
+        let deadline = Instant::now() + self.patience;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < deadline, "it does not end; it has printed:\n{}", self.printed());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
         // The pipes end with the program; what is in them is read to the end.
         let done = |text: &Arc<Mutex<String>>| (Arc::strong_count(text) == 1).then_some(());
         found("the end of what it printed", || done(&self.out).and(done(&self.err))).await;
         let text = |text: &Mutex<String>| text.lock().unwrap().clone();
         Said { code: status.code().unwrap_or(-1), out: text(&self.out), err: text(&self.err) }
+    }
+
+    async fn line_of(&self, text: &Mutex<String>, with: &str, number: usize) -> String {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let printed = text.lock().unwrap().clone();
+            if let Some(line) = printed.lines().filter(|line| line.contains(with)).nth(number - 1) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < deadline, "waited in vain for {with:?} in:\n{printed}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }
 
@@ -73,18 +102,6 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ended_already = self.child.kill();
         let _status = self.child.wait();
-    }
-}
-
-async fn line_of(text: &Mutex<String>, with: &str, number: usize) -> String {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let printed = text.lock().unwrap().clone();
-        if let Some(line) = printed.lines().filter(|line| line.contains(with)).nth(number - 1) {
-            return line.to_owned();
-        }
-        assert!(Instant::now() < deadline, "waited in vain for {with:?} in:\n{printed}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    pub(super) fn start(directory: &Path, compilers: &[PuppetServer]) -> Result<Self> {
+    pub(super) fn start(directory: &Path, compilers: &[&PuppetServer]) -> Result<Self> {
         make_directory(directory)?;
         let first = compilers.first().context("a balancer needs a compiler")?;
         copy_file(&first.ssldir().join("certs/ca.pem"), &directory.join("ca.pem"))?;
@@ -129,6 +129,17 @@ impl Balancer {
         })
     }
 
+    /// The same for some of them.
+    pub fn wait_until_up(&self, compilers: &[PuppetServer], within: Duration) -> Result<()> {
+        wait_for("the compilers to be UP in HAProxy", within, || {
+            let servers = self.servers()?;
+            let is_up = |compiler: &PuppetServer| {
+                servers.iter().any(|server| server.name == compiler.name() && server.status == "UP")
+            };
+            Ok(compilers.iter().all(is_up).then_some(()))
+        })
+    }
+
     pub fn stop(&mut self) -> Result<()> {
         let service = self.service.take().context("HAProxy is not started")?;
         service.stop(Duration::from_secs(10)).map(drop)
@@ -153,7 +164,7 @@ impl Balancer {
 /// `client-fin` and `server-fin`: without them a session whose server has closed counts as open until the client
 /// closes, too.
 /// `timeout check`: a server that is slow under load is not down; without it a check has as long as `inter`.
-fn configuration_for(directory: &Path, compilers: &[PuppetServer]) -> String {
+fn configuration_for(directory: &Path, compilers: &[&PuppetServer]) -> String {
     let directory = directory.display();
     let mut text = format!(
         "global

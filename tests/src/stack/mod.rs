@@ -45,6 +45,9 @@ const STARTS_WITHIN: Duration = Duration::from_secs(240);
 pub struct Options {
     /// How many compilers: c1, c2, …
     pub compilers: usize,
+    /// How many hosts more, numbered on, with a Puppet Server that is installed and was never started. HAProxy carries
+    /// them.
+    pub bare: usize,
     /// How the compilers are configured.
     pub setup: Setup,
     /// Catalogs that each compiler can compile at once.
@@ -53,7 +56,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { compilers: 2, setup: Setup::AsInstalled, interpreters: 1 }
+        Self { compilers: 2, bare: 0, setup: Setup::AsInstalled, interpreters: 1 }
     }
 }
 
@@ -64,6 +67,8 @@ pub struct Stack {
     pub main: PuppetServer,
     /// c1 is the first.
     pub compilers: Vec<PuppetServer>,
+    /// Not started.
+    pub bare: Vec<PuppetServer>,
     pub balancer: Balancer,
     pub repository: ControlRepository,
 }
@@ -89,15 +94,23 @@ impl Stack {
             authority.give_server(name, &compiler)?;
             compilers.push(compiler);
         }
+        let numbers = (options.compilers + 1)..=(options.compilers + options.bare);
+        let mut bare = Vec::new();
+        for number in numbers {
+            let number = u8::try_from(number)?;
+            bare.push(PuppetServer::compiler(directory, number, &jar, options.interpreters));
+        }
+        bare.iter().try_for_each(|server| server.configure(Setup::Bare))?;
         authority.give_agents(directory)?;
 
         let (repository, balancer) = start_servers(&mut main, &mut compilers, progress, |compilers| {
             let repository = ControlRepository::create(&directory.join("git"), &applied(directory))?;
-            let balancer = Balancer::start(&directory.join("balancer"), compilers)?;
+            let carried: Vec<&PuppetServer> = compilers.iter().chain(&bare).collect();
+            let balancer = Balancer::start(&directory.join("balancer"), &carried)?;
             Ok((repository, balancer))
         })?;
-        let stack = Self { directory: directory.to_owned(), main, compilers, balancer, repository };
-        stack.balancer.wait_until_all_up(Duration::from_secs(60))?;
+        let stack = Self { directory: directory.to_owned(), main, compilers, bare, balancer, repository };
+        stack.balancer.wait_until_up(&stack.compilers, Duration::from_secs(60))?;
         progress.say(format_args!(
             "HAProxy: {} compilers UP; the stack is ready after {:.1} s",
             stack.compilers.len(),
@@ -120,6 +133,12 @@ impl Stack {
     pub fn compiler(&mut self, name: &str) -> Result<&mut PuppetServer> {
         let found = self.compilers.iter_mut().find(|compiler| compiler.name() == name);
         found.with_context(|| format!("there is no compiler {name}"))
+    }
+
+    /// The host `c3`, …, that was bare.
+    pub fn bare(&mut self, name: &str) -> Result<&mut PuppetServer> {
+        let found = self.bare.iter_mut().find(|server| server.name() == name);
+        found.with_context(|| format!("there is no bare host {name}"))
     }
 
     /// The agent `name`; one that is not known yet gets a certificate from the CA (2 to 4 s).
@@ -160,6 +179,9 @@ impl Stack {
         self.balancer.stop()?;
         for compiler in &mut self.compilers {
             compiler.stop()?;
+        }
+        for server in self.bare.iter_mut().filter(|server| server.is_handed_over()) {
+            server.stop()?;
         }
         self.main.stop()
     }
