@@ -97,7 +97,7 @@ impl State {
                 matches!(deploy.phase, Phase::Queued | Phase::Building { .. } | Phase::Staging { .. })
             });
             let active = self.fleet.nodes.get(*node).is_some_and(crate::NodeRecord::is_active_compiler);
-            let lacks_revocations = self.settings.crl_drain && !self.has_caught_up(node);
+            let lacks_revocations = self.settings.crl_drain && self.lacks_revocations(node);
             !staging && active && presence.is_connected(node) && self.is_proven(node) && !lacks_revocations
         });
         back.next().map(|(node, _)| self.wanted(node, Wanted::Ready, 0, None, presence))

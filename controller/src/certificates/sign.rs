@@ -125,7 +125,9 @@ async fn make_room(
             }
             if !known.contains(&issued.certificate.fingerprint().hex()) {
                 let reason = format!("Puppet's CA has a certificate of {name} that {name} does not have");
-                let hint = format!("find out whose it is; if {name} was installed anew: puppetserver ca clean --certname {name}");
+                let hint = format!(
+                    "find out whose it is; if {name} was installed anew: puppetserver ca clean --certname {name}"
+                );
                 return Err(fatal(reason, &hint));
             }
             ca.forget(name).await?;

@@ -54,12 +54,17 @@ impl State {
         back.next().map(|(name, _)| self.wanted(name, Wanted::Ready, 0, None, presence))
     }
 
-    /// Whether a compiler has what was revoked, and is proven to enforce it where that can be had.
-    pub(crate) fn has_caught_up(&self, name: &NodeName) -> bool {
+    fn has_caught_up(&self, name: &NodeName) -> bool {
         let known = &self.revocations;
-        let Some(node) = known.nodes.get(name) else { return true };
+        let Some(node) = known.nodes.get(name).filter(|_| known.wanted.is_some()) else { return true };
         let proof_can_be_had = self.settings.crl_proof && node.holds.provable && known.spent().is_some();
         known.has(node) && (!proof_can_be_had || known.is_proven(node))
+    }
+
+    /// Whether a node lacks something that Puppet's CA has revoked. Where no CRL is watched, nobody does.
+    pub(crate) fn lacks_revocations(&self, name: &NodeName) -> bool {
+        let known = &self.revocations;
+        known.nodes.get(name).is_some_and(|node| known.lacks_news(&node.holds))
     }
 
     fn exposed_to_drain(&self, presence: &Presence, now: Millis) -> Option<Fact> {

@@ -188,3 +188,38 @@ fn an_operator_who_drains_it_meanwhile_keeps_it_out_when_it_has_it() {
     balancers_hear(&mut site);
     assert!(site.in_service("c2"));
 }
+
+/// c2 was away for a deploy, which drained it, and is back.
+fn one_did_not_follow_a_deploy() -> Site {
+    let mut site = Site::new();
+    COMPILERS.iter().for_each(|name| holds(&mut site, name, 0));
+    site.commit_on_all_but("c2");
+    site.presence.gone(&node("c2"), site.now);
+    site.now += site.state.settings().unreachable;
+    site.look();
+    balancers_hear(&mut site);
+    site.connect_all();
+    assert!(matches!(owner(&site), Some(DrainOwner::Deploy(_))), "{}", site.story());
+    site
+}
+
+/// Regression: without a CRL that is watched, a compiler that a deploy had drained never came back.
+#[test]
+fn a_compiler_that_follows_a_deploy_comes_back_where_no_crl_is_watched() {
+    let mut site = one_did_not_follow_a_deploy();
+    site.prove("c2");
+    balancers_hear(&mut site);
+    assert!(site.in_service("c2"));
+}
+
+#[test]
+fn a_compiler_that_follows_a_deploy_and_lacks_a_revocation_stays_out_until_it_has_it() {
+    let mut site = one_did_not_follow_a_deploy();
+    revoke(&mut site, 1);
+    site.prove("c2");
+    balancers_hear(&mut site);
+    assert!(!site.in_service("c2"), "it lacks a revocation");
+    holds(&mut site, "c2", 1);
+    balancers_hear(&mut site);
+    assert!(site.in_service("c2"));
+}
