@@ -30,12 +30,13 @@ mod rollouts;
 mod tree;
 
 use std::{
+    collections::BTreeSet,
     fs,
     future::Future,
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
-    sync::atomic::Ordering,
+    sync::{Mutex, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -401,11 +402,18 @@ pub fn noise(bytes: usize) -> String {
     random.iter().map(|byte| char::from(b' ' + byte % 95)).collect()
 }
 
-/// A /24 of loopback addresses that most likely nobody else uses: ports and source addresses are this fleet's own.
+/// A /24 of loopback addresses: ports and source addresses are this fleet's own. No other fleet of this process gets it,
+/// and another process most likely does not.
 fn free_network() -> [u8; 3] {
-    let mut random = [0; 2];
-    getrandom::fill(&mut random).unwrap();
-    [127, 64 + random[0] % 128, random[1]]
+    static GIVEN: Mutex<BTreeSet<[u8; 3]>> = Mutex::new(BTreeSet::new());
+    loop {
+        let mut random = [0; 2];
+        getrandom::fill(&mut random).unwrap();
+        let network = [127, 64 + random[0] % 128, random[1]];
+        if GIVEN.lock().unwrap().insert(network) {
+            return network;
+        }
+    }
 }
 
 fn host_in(network: [u8; 3], host: u8) -> Ipv4Addr {
