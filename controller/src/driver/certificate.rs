@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use bunraku_certificates::SigningRequest;
 use bunraku_common::{Chain, Generation, NodeName, Term};
-use bunraku_engine::{CertificateEvent, Event, HostCertificate, Step};
+use bunraku_engine::{CertificateEvent, HostCertificate};
 use bunraku_proto::v1::{self, RequestCertificateRequest, StageCertificateRequest};
 
 use super::orders::{Client, Hands, NoReply, order_about};
@@ -18,40 +18,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const SUBJECT: &str = "certificate";
 
 impl Hands {
-    /// Does a step about certificates; `None`: unknown.
-    pub(super) async fn certificate(&self, step: Step, term: Term) -> Option<Event> {
-        let event = match step {
-            Step::RequestCertificate { node, generation, alt_names } => {
-                self.request_certificate(node, generation, &alt_names, term).await?
-            }
-            Step::SignCertificate { certname, generation, alt_names, request, ours } => {
-                self.sign_certificate(certname, generation, &alt_names, &request, &ours).await
-            }
-            Step::StageCertificate { node, generation, certificate } => {
-                self.stage_certificate(node, generation, certificate, term).await?
-            }
-            Step::Build { .. }
-            | Step::Stage { .. }
-            | Step::Commit { .. }
-            | Step::Discard { .. }
-            | Step::Bring { .. }
-            | Step::Retain { .. }
-            | Step::Balance { .. }
-            | Step::Prepare { .. }
-            | Step::Settle { .. }
-            | Step::Act { .. }
-            | Step::Verify { .. }
-            | Step::InstallCrl { .. }
-            | Step::ProveCrl { .. }
-            | Step::MakeCanary { .. }
-            | Step::RevokeCanary { .. }
-            | Step::ForgetCanary { .. } => return None,
-        };
-        Some(Event::Certificate(event))
-    }
-
     /// The node's word is judged like anybody's: it may ask for no more than what was declared.
-    async fn request_certificate(
+    pub(super) async fn request_certificate(
         &self,
         node: NodeName,
         generation: Generation,
@@ -90,7 +58,7 @@ impl Hands {
         }
     }
 
-    async fn sign_certificate(
+    pub(super) async fn sign_certificate(
         &self,
         node: NodeName,
         generation: Generation,
@@ -113,7 +81,7 @@ impl Hands {
         }
     }
 
-    async fn stage_certificate(
+    pub(super) async fn stage_certificate(
         &self,
         node: NodeName,
         generation: Generation,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bunraku_common::{Chain, Digest, Generation, NodeName, Term, hint};
-use bunraku_engine::{CrlEvent, CrlHeld, Event, Revocations, Step};
+use bunraku_engine::{CrlEvent, CrlHeld, Event, Revocations};
 use bunraku_proto::v1::{self, InstallCrlRequest, ProveCrlRequest};
 use bunraku_puppet_ca::CanaryError;
 
@@ -17,44 +17,21 @@ const PROVE_DEADLINE: Duration = Duration::from_secs(30);
 const SUBJECT: &str = "crl";
 
 impl Hands {
-    /// Does a step about CRLs; other steps are none of it.
-    pub(super) async fn crl(&self, step: Step, term: Term) -> Option<Event> {
-        match step {
-            Step::InstallCrl { node, crl, generation, number_reset } => {
-                self.install_crl(node, crl, generation, number_reset, term).await
-            }
-            Step::ProveCrl { node, canary, revoked, generation } => {
-                self.prove_crl(node, &canary, revoked, generation, term).await
-            }
-            Step::MakeCanary { more: _ } => {
-                let known = self.revocations()?;
-                Some(Event::Crl(self.stock.make(&known).await))
-            }
-            Step::RevokeCanary { name } => {
-                let known = self.revocations()?;
-                let canary = known.canaries.get(&name)?;
-                Some(Event::Crl(self.stock.revoke(&name, &canary.certificate).await))
-            }
-            Step::ForgetCanary { name } => {
-                let known = self.revocations()?;
-                let canary = known.canaries.get(&name)?;
-                Some(Event::Crl(self.stock.forget(&name, &canary.certificate).await))
-            }
-            Step::Build { .. }
-            | Step::Stage { .. }
-            | Step::Commit { .. }
-            | Step::Discard { .. }
-            | Step::Bring { .. }
-            | Step::Retain { .. }
-            | Step::Balance { .. }
-            | Step::Prepare { .. }
-            | Step::Settle { .. }
-            | Step::Act { .. }
-            | Step::Verify { .. }
-            | Step::RequestCertificate { .. }
-            | Step::SignCertificate { .. }
-            | Step::StageCertificate { .. } => None,
-        }
+    pub(super) async fn make_canary(&self) -> Option<Event> {
+        let known = self.revocations()?;
+        Some(Event::Crl(self.stock.make(&known).await))
+    }
+
+    pub(super) async fn revoke_canary(&self, name: &str) -> Option<Event> {
+        let known = self.revocations()?;
+        let canary = known.canaries.get(name)?;
+        Some(Event::Crl(self.stock.revoke(name, &canary.certificate).await))
+    }
+
+    pub(super) async fn forget_canary(&self, name: &str) -> Option<Event> {
+        let known = self.revocations()?;
+        let canary = known.canaries.get(name)?;
+        Some(Event::Crl(self.stock.forget(name, &canary.certificate).await))
     }
 
     fn revocations(&self) -> Option<Revocations> {
@@ -62,7 +39,7 @@ impl Hands {
     }
 
     /// The canary's key goes to the node; it is worth nothing any more, which its files are asked for once more.
-    async fn prove_crl(
+    pub(super) async fn prove_crl(
         &self,
         node: NodeName,
         canary: &str,
@@ -103,7 +80,7 @@ impl Hands {
         Some(Event::Crl(CrlEvent::Proof { node, generation: revoked, refused }))
     }
 
-    async fn install_crl(
+    pub(super) async fn install_crl(
         &self,
         node: NodeName,
         crl: Digest,

@@ -148,14 +148,27 @@ impl Hands {
             turn @ (Step::Prepare { .. } | Step::Settle { .. } | Step::Act { .. } | Step::Verify { .. }) => {
                 (self.turn(turn, term).await, None)
             }
-            about_crls @ (Step::InstallCrl { .. }
-            | Step::ProveCrl { .. }
-            | Step::MakeCanary { .. }
-            | Step::RevokeCanary { .. }
-            | Step::ForgetCanary { .. }) => (self.crl(about_crls, term).await, None),
-            about_certificates @ (Step::RequestCertificate { .. }
-            | Step::SignCertificate { .. }
-            | Step::StageCertificate { .. }) => (self.certificate(about_certificates, term).await, None),
+            Step::InstallCrl { node, crl, generation, number_reset } => {
+                (self.install_crl(node, crl, generation, number_reset, term).await, None)
+            }
+            Step::ProveCrl { node, canary, revoked, generation } => {
+                (self.prove_crl(node, &canary, revoked, generation, term).await, None)
+            }
+            Step::MakeCanary { more: _ } => (self.make_canary().await, None),
+            Step::RevokeCanary { name } => (self.revoke_canary(&name).await, None),
+            Step::ForgetCanary { name } => (self.forget_canary(&name).await, None),
+            Step::RequestCertificate { node, generation, alt_names } => {
+                let event = self.request_certificate(node, generation, &alt_names, term).await;
+                (event.map(Event::Certificate), None)
+            }
+            Step::SignCertificate { certname, generation, alt_names, request, ours } => {
+                let event = self.sign_certificate(certname, generation, &alt_names, &request, &ours).await;
+                (Some(Event::Certificate(event)), None)
+            }
+            Step::StageCertificate { node, generation, certificate } => {
+                let event = self.stage_certificate(node, generation, certificate, term).await;
+                (event.map(Event::Certificate), None)
+            }
             Step::Retain { node, environment, snapshot, generation, retained } => {
                 let order = order(term, generation, &environment);
                 let retained = retained.iter().take(limits::RETAINED).map(ToString::to_string).collect();
