@@ -1,9 +1,8 @@
-//! What one piece of news costs in a large fleet. Not part of the tests: `cargo test --release -p bunraku-engine --test
-//! large -- --ignored --nocapture`.
+//! What one piece of news costs in a large fleet: `cargo bench -p bunraku-engine`.
 
 #![expect(clippy::disallowed_methods, clippy::disallowed_types, reason = "it measures time")]
 
-use std::{collections::BTreeSet, time::Instant};
+use std::{collections::BTreeSet, error::Error, time::Instant};
 
 use bunraku_common::{Digest, EnvironmentName, Generation, NodeName, Role, Term};
 use bunraku_engine::{Built, DeployId, EnrolledBy, Event, Fact, Kind, Policy, Presence, State};
@@ -11,14 +10,13 @@ use bunraku_engine::{Built, DeployId, EnrolledBy, Event, Fact, Kind, Policy, Pre
 const NODES: usize = 10_000;
 const ENVIRONMENTS: u64 = 50;
 
-#[test]
-#[ignore = "measures"]
-fn one_event_among_ten_thousand_nodes_and_fifty_environments() {
+fn main() -> Result<(), Box<dyn Error>> {
     let mut state = State::default();
     let mut presence = Presence::new(0);
     let mut apply = |fact: Fact| state.apply(&fact, 1);
     apply(Fact::TermBegan { term: Term { number: 1, id: 1 }, takeover: None });
-    let nodes: BTreeSet<NodeName> = (0..NODES).map(|n| NodeName::parse(&format!("c{n}")).unwrap()).collect();
+    let nodes: BTreeSet<NodeName> =
+        (0..NODES).map(|n| NodeName::parse(&format!("c{n}"))).collect::<Result<_, _>>()?;
     for (n, node) in nodes.iter().enumerate() {
         apply(Fact::NodeEnrolled {
             node: node.clone(),
@@ -34,8 +32,7 @@ fn one_event_among_ten_thousand_nodes_and_fifty_environments() {
     let built = Built { snapshot, commit: None, generate_types: false, stale_ruby: false };
     let generation = Generation(1);
     for number in 1..=ENVIRONMENTS {
-        let (deploy, environment) =
-            (DeployId(number), EnvironmentName::parse(&format!("e{number}")).unwrap());
+        let (deploy, environment) = (DeployId(number), EnvironmentName::parse(&format!("e{number}"))?);
         apply(Fact::DeployRequested {
             deploy,
             environment: environment.clone(),
@@ -56,7 +53,7 @@ fn one_event_among_ten_thousand_nodes_and_fifty_environments() {
             apply(Fact::DeployEnded { deploy, environment, outcome });
         }
     }
-    let node = nodes.first().unwrap().clone();
+    let node = nodes.first().ok_or("no nodes")?.clone();
     let began = Instant::now();
     let facts = state.observe(Event::Staged { deploy: DeployId(ENVIRONMENTS), node }, &presence);
     println!("observe with news: {:?} ({} fact)", began.elapsed(), facts.len());
@@ -69,4 +66,5 @@ fn one_event_among_ten_thousand_nodes_and_fifty_environments() {
     let began = Instant::now();
     let steps = state.steps(&presence, 2).len();
     println!("{steps} steps: {:?}", began.elapsed());
+    Ok(())
 }
