@@ -2,17 +2,18 @@
 //!
 //! Tells apart who is at fault, and whether the request had left when it failed: only then may it have been carried out.
 
-use std::{error::Error, io, time::Duration};
+use std::{error::Error, time::Duration};
 
+use bunraku_puppet_https::{Fault as Cause, excerpt};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     body::Incoming,
     client::conn::http1::{self, SendRequest},
 };
 use hyper_util::rt::TokioIo;
-use rustls::{AlertDescription, pki_types::ServerName};
+use rustls::pki_types::ServerName;
 use tokio::{
     net::TcpStream,
     task::JoinSet,
@@ -151,27 +152,13 @@ impl Door {
         Fault { why, left }
     }
 
-    /// Who is at fault, from the chain of causes.
     fn judge(&self, error: Box<dyn Error + Send + Sync>) -> Why {
-        let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
-        while let Some(here) = cause {
-            if let Some(tls) = here.downcast_ref::<rustls::Error>() {
-                if is_about_trust(tls) {
-                    return Why::Untrusted { address: self.address.clone(), source: tls.clone() };
-                }
-                if matches!(tls, rustls::Error::InvalidMessage(_)) {
-                    return self.strange(error);
-                }
-            }
-            let is_no_http = here.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse);
-            if is_no_http || here.is::<LengthLimitError>() {
-                return self.strange(error);
-            }
-            // io::Error hides what it carries from source().
-            let carried = here.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-            cause = carried.map(|inner| inner as &(dyn Error + 'static)).or_else(|| here.source());
+        let address = self.address.clone();
+        match Cause::of(error.as_ref()) {
+            Cause::Untrusted(source) => Why::Untrusted { address, source },
+            Cause::Garbled => self.strange(error),
+            Cause::Broken => Why::Broken { address, source: error },
         }
-        Why::Broken { address: self.address.clone(), source: error }
     }
 
     fn strange(&self, source: Box<dyn Error + Send + Sync>) -> Why {
@@ -192,28 +179,6 @@ async fn bounded(response: Response<Incoming>, most: usize) -> Result<Bytes, Box
 impl Answer {
     /// The beginning of the body, for an error that a person reads.
     pub(crate) fn excerpt(&self) -> String {
-        let text = String::from_utf8_lossy(&self.body);
-        let shown: String =
-            text.trim().chars().take(500).map(|c| if c.is_control() { ' ' } else { c }).collect();
-        if shown.is_empty() { "(no text)".into() } else { shown }
+        excerpt(&self.body, 500)
     }
-}
-
-fn is_about_trust(error: &rustls::Error) -> bool {
-    use AlertDescription as Alert;
-    let refused = [
-        Alert::BadCertificate,
-        Alert::UnsupportedCertificate,
-        Alert::CertificateRevoked,
-        Alert::CertificateExpired,
-        Alert::CertificateUnknown,
-        Alert::UnknownCA,
-        Alert::AccessDenied,
-        Alert::CertificateRequired,
-        Alert::DecryptError,
-    ];
-    if let rustls::Error::AlertReceived(alert) = error {
-        return refused.contains(alert);
-    }
-    matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)
 }

@@ -3,11 +3,11 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
+use bunraku_puppet_https::Kept;
 use rustls::{
     ClientConfig, RootCertStore,
     client::{VerifierBuilderError, WebPkiServerVerifier},
@@ -23,12 +23,8 @@ pub(crate) struct Identity {
     key: PathBuf,
     ca: PathBuf,
     crl: PathBuf,
-    /// Kept between calls: a resumed session saves two signatures with RSA keys of 4096 bits.
-    loaded: Mutex<Option<(Stamps, Arc<ClientConfig>)>>,
+    kept: Kept<ClientConfig, 4>,
 }
-
-/// The inode, the size and the time of the last change of each file.
-type Stamps = [(u64, u64, i64, i64); 4];
 
 /// Why Puppet's files cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -76,22 +72,12 @@ pub enum IdentityError {
 
 impl Identity {
     pub(crate) fn new(certificate: PathBuf, key: PathBuf, ca: PathBuf, crl: PathBuf) -> Self {
-        Self { certificate, key, ca, crl, loaded: Mutex::new(None) }
+        let kept = Kept::new([&certificate, &key, &ca, &crl].map(Clone::clone));
+        Self { certificate, key, ca, crl, kept }
     }
 
-    /// Costs four `stat` calls while nothing changes.
     pub(crate) fn tls(&self) -> Result<Arc<ClientConfig>, IdentityError> {
-        // The stamps are taken first: a change while the files are read shows at the next call.
-        let stamps = [stamp(&self.certificate)?, stamp(&self.key)?, stamp(&self.ca)?, stamp(&self.crl)?];
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*loaded {
-            Some((known, config)) if *known == stamps => Ok(config.clone()),
-            Some(_) | None => {
-                let config = Arc::new(self.load()?);
-                *loaded = Some((stamps, config.clone()));
-                Ok(config)
-            }
-        }
+        self.kept.get(|| self.load(), unreadable)
     }
 
     /// The CA bundle, to judge what the CA has issued.
@@ -137,10 +123,9 @@ fn parse<T: PemObject>(path: &Path) -> Result<Vec<T>, IdentityError> {
 }
 
 fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, IdentityError> {
-    fs::read(path).map(Zeroizing::new).map_err(|source| IdentityError::Read { path: path.into(), source })
+    fs::read(path).map(Zeroizing::new).map_err(|source| unreadable(path, source))
 }
 
-fn stamp(path: &Path) -> Result<(u64, u64, i64, i64), IdentityError> {
-    let meta = fs::metadata(path).map_err(|source| IdentityError::Read { path: path.into(), source })?;
-    Ok((meta.ino(), meta.size(), meta.ctime(), meta.ctime_nsec()))
+fn unreadable(path: &Path, source: io::Error) -> IdentityError {
+    IdentityError::Read { path: path.into(), source }
 }

@@ -2,11 +2,11 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
+use bunraku_puppet_https::Kept;
 use rustls::{
     ClientConfig, RootCertStore,
     client::Resumption,
@@ -14,21 +14,14 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem, pem::PemObject},
 };
 
-/// Files that change more often than this while they are read are not waited for.
-const CHANGES: usize = 5;
-
 /// Certificate, key and CA, as Puppet keeps them.
 #[derive(Debug)]
 pub(crate) struct Identity {
     cert: PathBuf,
     key: PathBuf,
     ca: PathBuf,
-    /// Kept between requests: a resumed session saves two RSA-4096 signatures.
-    loaded: Mutex<Option<(Stamp, Arc<ClientConfig>)>>,
+    kept: Kept<ClientConfig, 3>,
 }
-
-/// The inode and the time of the last change of each file.
-type Stamp = [(u64, i64, i64); 3];
 
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
@@ -61,45 +54,17 @@ pub enum IdentityError {
 
 impl Identity {
     pub(crate) fn new(cert: &Path, key: &Path, ca: &Path) -> Self {
-        Self { cert: cert.into(), key: key.into(), ca: ca.into(), loaded: Mutex::new(None) }
+        let files = [cert, key, ca].map(Path::to_path_buf);
+        Self { cert: cert.into(), key: key.into(), ca: ca.into(), kept: Kept::new(files) }
     }
 
     pub(crate) fn tls(&self) -> Result<Arc<ClientConfig>, IdentityError> {
-        let stamp = self.stamp()?;
-        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*loaded {
-            Some((known, config)) if *known == stamp => Ok(config.clone()),
-            Some(_) | None => {
-                let (stamp, config) = self.load_whole(stamp)?;
-                let config = Arc::new(config);
-                *loaded = Some((stamp, config.clone()));
-                Ok(config)
-            }
-        }
+        self.kept.get(|| self.load(), unreadable)
     }
 
     /// For connections that all begin anew: a resumed session says nothing about whom the server lets in.
     pub(crate) fn fresh(&self) -> Result<ClientConfig, IdentityError> {
-        Ok(without_resumption(self.load_whole(self.stamp()?)?.1))
-    }
-
-    /// Certificate and key are replaced one after the other: half of each is no answer, so it is read again while the
-    /// files change. A pair that stays mismatched is an error.
-    fn load_whole(&self, mut before: Stamp) -> Result<(Stamp, ClientConfig), IdentityError> {
-        let mut left = CHANGES;
-        loop {
-            let loaded = self.load();
-            let after = self.stamp()?;
-            if before == after || left == 0 {
-                // By the stamp of before: what changed meanwhile is read the next time.
-                return Ok((before, loaded?));
-            }
-            (before, left) = (after, left - 1);
-        }
-    }
-
-    fn stamp(&self) -> Result<Stamp, IdentityError> {
-        Ok([stamp(&self.cert)?, stamp(&self.key)?, stamp(&self.ca)?])
+        self.kept.fresh(|| self.load(), unreadable).map(without_resumption)
     }
 
     /// The same with another's certificate.
@@ -152,12 +117,11 @@ fn certs(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, IdentityError> {
-    fs::read(path).map_err(|source| IdentityError::Read { path: path.into(), source })
+    fs::read(path).map_err(|source| unreadable(path, source))
 }
 
-fn stamp(path: &Path) -> Result<(u64, i64, i64), IdentityError> {
-    let meta = fs::metadata(path).map_err(|source| IdentityError::Read { path: path.into(), source })?;
-    Ok((meta.ino(), meta.ctime(), meta.ctime_nsec()))
+fn unreadable(path: &Path, source: io::Error) -> IdentityError {
+    IdentityError::Read { path: path.into(), source }
 }
 
 #[cfg(test)]

@@ -4,12 +4,13 @@
 
 use std::{error::Error, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use bunraku_puppet_https::{Fault, excerpt};
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::{AlertDescription, ClientConfig, pki_types::ServerName};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::TlsConnector;
 
@@ -121,53 +122,16 @@ impl Door {
 impl Answer {
     /// The beginning of the body, for an error that a person reads.
     pub(crate) fn excerpt(&self) -> String {
-        let text = String::from_utf8_lossy(&self.body);
-        let shown: String = text.trim().chars().take(300).collect();
-        if shown.is_empty() { "(no text)".into() } else { shown }
+        excerpt(&self.body, 300)
     }
 }
 
-/// Who is at fault, from the chain of causes: a refused client certificate shows only when the answer is read (TLS 1.3).
 fn judge(error: Box<dyn Error + Send + Sync>) -> Trouble {
-    let mut cause: Option<&(dyn Error + 'static)> = Some(error.as_ref());
-    while let Some(error_here) = cause {
-        if let Some(tls) = error_here.downcast_ref::<rustls::Error>() {
-            if is_about_trust(tls) {
-                return Trouble::Untrusted(tls.clone());
-            }
-            if matches!(tls, rustls::Error::InvalidMessage(_)) {
-                return Trouble::Garbled(error);
-            }
-        }
-        if error_here.is::<LengthLimitError>()
-            || error_here.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
-        {
-            return Trouble::Garbled(error);
-        }
-        // io::Error hides what it carries from source().
-        let carried = error_here.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        cause = carried.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error_here.source());
+    match Fault::of(error.as_ref()) {
+        Fault::Untrusted(tls) => Trouble::Untrusted(tls),
+        Fault::Garbled => Trouble::Garbled(error),
+        Fault::Broken => Trouble::Silent(Silence::Broken(error)),
     }
-    Trouble::Silent(Silence::Broken(error))
-}
-
-fn is_about_trust(error: &rustls::Error) -> bool {
-    use AlertDescription as Alert;
-    let refused = [
-        Alert::BadCertificate,
-        Alert::UnsupportedCertificate,
-        Alert::CertificateRevoked,
-        Alert::CertificateExpired,
-        Alert::CertificateUnknown,
-        Alert::UnknownCA,
-        Alert::AccessDenied,
-        Alert::CertificateRequired,
-        Alert::DecryptError,
-    ];
-    if let rustls::Error::AlertReceived(alert) = error {
-        return refused.contains(alert);
-    }
-    matches!(error, rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented)
 }
 
 impl fmt::Display for Answer {
