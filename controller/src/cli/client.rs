@@ -14,7 +14,7 @@ use bunraku_proto::{
     v1::{self, control_client::ControlClient},
 };
 use tokio::io::AsyncReadExt;
-use tonic::transport::Channel;
+use tonic::{Code, Status, transport::Channel};
 
 use super::{Exit, Failure, Reach};
 
@@ -22,6 +22,11 @@ pub(super) type Control = ControlClient<Channel>;
 
 /// Where the controller's address stands beside an operator's identity.
 pub(super) const CONTROLLER_FILE: &str = "controller";
+
+/// A controller that restarts meanwhile: it is worth asking on.
+pub(super) fn is_passing(status: &Status) -> bool {
+    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
+}
 
 pub(super) async fn connect(reach: &Reach) -> Result<Control, Failure> {
     let identity_dir = identity_dir(reach);

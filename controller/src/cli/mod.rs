@@ -27,6 +27,7 @@ mod shown;
 mod snapshots;
 mod status;
 mod tokens;
+mod waiting;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -1,73 +1,40 @@
 //! Waits until a compiler's new certificate is served. Ctrl-C ends only the waiting.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bunraku_common::hint;
 use bunraku_proto::v1::{CertificateInfo, ShowCertificateRequest};
+use tonic::Status;
 
-use super::{
-    super::{
-        Exit, Failure, Output,
-        client::Control,
-        output::hinted,
-        progress::{ATTEMPTS, BETWEEN_ATTEMPTS, View},
-    },
-    shown::now_line,
+use super::shown::now_line;
+use crate::cli::{
+    Exit, Failure, Output,
+    client::Control,
+    waiting::{Look, Waiting, interruptible},
 };
 
 pub(super) async fn follow(
     client: Control,
-    decided: CertificateInfo,
+    node: &str,
     timeout: Duration,
     output: Output,
 ) -> Result<CertificateInfo, Failure> {
-    let node = decided.node.clone();
-    let mut view = View::new(output);
-    let outcome = tokio::select! {
-        outcome = watch(client, decided, timeout, &mut view) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(Failure::silent(Exit::Interrupted)),
-    };
-    view.clear();
-    if outcome.as_ref().is_err_and(|failure| failure.exit() == Exit::Interrupted) {
-        let told = format!("no longer waiting; the certificate of {node} goes on");
-        eprint!("\r{}", hinted("", &hint::join(&told, &format!("bunraku cert show {node}"))));
-    }
-    outcome
+    let again = format!("bunraku cert show {node}");
+    let waiting = Waiting::new(client, node, again.clone(), timeout, output);
+    let mut waiting = waiting.and_then("then this command ends, and the certificate goes on");
+    interruptible(&format!("the certificate of {node} goes on"), &again, waiting.until(look)).await
 }
 
-async fn watch(
-    mut client: Control,
-    mut now: CertificateInfo,
-    timeout: Duration,
-    view: &mut View,
-) -> Result<CertificateInfo, Failure> {
-    let node = now.node.clone();
-    let again = format!("bunraku cert show {node}");
-    let ends = Instant::now() + timeout;
-    let mut lost = 0;
-    loop {
-        match now.phase.as_str() {
-            "done" => return Ok(now),
-            "failed" => {
-                let told = format!("the certificate of {node} failed: {}", now.reason);
-                return Err(Failure::new(Exit::Failed, hint::join(&told, &now.hint)));
-            }
-            _ => view.show(|| vec![now_line(&now)], || now_line(&now)),
+/// How far the newest one has come.
+pub(in crate::cli) async fn look(client: &mut Control, node: &str) -> Result<Look<CertificateInfo>, Status> {
+    let request = ShowCertificateRequest { node: node.to_owned() };
+    let info = client.show_certificate(request).await?.into_inner();
+    Ok(match info.phase.as_str() {
+        "done" => Look::Is(info),
+        "failed" => {
+            let told = format!("the certificate of {node} failed: {}", info.reason);
+            Look::Never(Failure::new(Exit::Failed, hint::join(&told, &info.hint)))
         }
-        if Instant::now() >= ends {
-            let told =
-                format!("after {timeout:?} the certificate of {node} is still {}: it goes on", now.phase);
-            return Err(Failure::new(Exit::Unknown, told).hint(again));
-        }
-        tokio::time::sleep(BETWEEN_ATTEMPTS).await;
-        match client.show_certificate(ShowCertificateRequest { node: node.clone() }).await {
-            Ok(reply) => (now, lost) = (reply.into_inner(), 0),
-            Err(status) => {
-                lost += 1;
-                if lost > ATTEMPTS {
-                    return Err(Failure::from(status).hint(again));
-                }
-            }
-        }
-    }
+        _ => Look::Not(format!("its certificate: {}", now_line(&info))),
+    })
 }

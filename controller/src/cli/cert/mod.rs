@@ -8,7 +8,8 @@ use std::time::Duration;
 use bunraku_proto::v1::{AskCertificateRequest, ListCertificatesRequest, ShowCertificateRequest};
 use clap::{Args, Subcommand};
 
-pub(crate) use self::shown::{list_text, now_line, show_text};
+pub(super) use self::follow::look;
+pub(crate) use self::shown::{list_text, show_text};
 use super::{Failure, Reach, client, output::given, tokens::parse_span};
 
 #[derive(Debug, Subcommand)]
@@ -68,8 +69,8 @@ impl Cert {
                 if no_wait {
                     return reach.output.print(&decided, show_text);
                 }
-                let reached =
-                    follow::follow(client, decided, Duration::from_secs(timeout), reach.output).await?;
+                let timeout = Duration::from_secs(timeout);
+                let reached = follow::follow(client, &decided.node, timeout, reach.output).await?;
                 reach.output.print(&reached, show_text)
             }
         }

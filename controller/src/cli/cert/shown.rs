@@ -76,7 +76,7 @@ pub(crate) fn show_text(info: &CertificateInfo) -> String {
 }
 
 /// How far the newest one has come.
-pub(crate) fn now_line(info: &CertificateInfo) -> String {
+pub(super) fn now_line(info: &CertificateInfo) -> String {
     let node = &info.node;
     let told = match info.phase.as_str() {
         "requesting" => format!("{node} makes a key and a request"),

@@ -6,12 +6,14 @@ use bunraku_proto::v1::ShowCertificateRequest;
 use clap::Args;
 use tonic::Code;
 
-use super::{
-    balancer, certificate, enrol, ready, set_up,
-    told::Told,
-    wait::{Waiting, interruptible},
+use super::{GOES_ON, balancer, certificate, enrol, ready, set_up, told::Told};
+use crate::cli::{
+    Exit, Failure, Reach, client,
+    client::Control,
+    output::given,
+    tokens::parse_span,
+    waiting::{Waiting, interruptible},
 };
-use crate::cli::{Exit, Failure, Reach, client, client::Control, output::given, tokens::parse_span};
 
 #[derive(Debug, Args)]
 pub(crate) struct Add {
@@ -35,7 +37,7 @@ pub(crate) struct Add {
 impl Add {
     pub(super) async fn run(self, reach: &Reach) -> Result<(), Failure> {
         let again = self.again();
-        interruptible(&again, self.steps(reach, &again)).await
+        interruptible(GOES_ON, &again, self.steps(reach, &again)).await
     }
 
     /// As it is to be typed again.

@@ -7,11 +7,11 @@ use bunraku_proto::v1::{
 };
 use tonic::Code;
 
-use super::{
-    told::Step,
-    wait::{Look, Waiting},
+use super::told::Step;
+use crate::cli::{
+    Exit, Failure,
+    waiting::{Look, Waiting},
 };
-use crate::cli::{Exit, Failure};
 
 const STEP: &str = "balancer";
 /// Whoever drained it for one of these meant this command, or the one that it undoes.

@@ -1,14 +1,10 @@
 //! Step 3: its Puppet certificate carries the names that agents dial. Puppet Server is started when it is put in place.
 
-use bunraku_common::hint;
 use bunraku_proto::v1::{AskCertificateRequest, CertificateInfo, ShowCertificateRequest};
 
-use super::{
-    told::Step,
-    wait::{Look, Waiting},
-};
+use super::told::Step;
 use crate::{
-    cli::{Exit, Failure, cert::now_line},
+    cli::{Failure, cert::look, waiting::Waiting},
     clock::wall_s,
 };
 
@@ -28,23 +24,8 @@ pub(super) async fn certify(waiting: &mut Waiting, names: &[String]) -> Result<(
     }
     let request = AskCertificateRequest { node: node.clone(), dns_alt_names: names.to_vec() };
     waiting.client.ask_certificate(request).await?;
-    let done = waiting.until(async |client, node| {
-        let request = ShowCertificateRequest { node: node.to_owned() };
-        Ok(look(client.show_certificate(request).await?.into_inner()))
-    });
-    let done = done.await?;
+    let done = waiting.until(look).await?;
     Ok((Step::done(STEP, named(&done)), true))
-}
-
-fn look(info: CertificateInfo) -> Look<CertificateInfo> {
-    match info.phase.as_str() {
-        "done" => Look::Is(info),
-        "failed" => {
-            let told = format!("the certificate of {} failed: {}", info.node, info.reason);
-            Look::Never(Failure::new(Exit::Failed, hint::join(&told, &info.hint)))
-        }
-        _ => Look::Not(format!("its certificate: {}", now_line(&info))),
-    }
 }
 
 fn is_open(info: &CertificateInfo) -> bool {

@@ -3,12 +3,15 @@
 use bunraku_proto::v1::{CreateTokenRequest, NodeInfo, NodeRequest, TokenInfo};
 use tonic::Code;
 
-use super::{
-    told::Step,
-    wait::{Look, Waiting},
-};
+use super::told::Step;
 use crate::{
-    cli::{Exit, Failure, Output, client::Control, output::write, tokens::clock_time},
+    cli::{
+        Exit, Failure, Output,
+        client::Control,
+        output::write,
+        tokens::clock_time,
+        waiting::{Look, Waiting},
+    },
     clock::wall_s,
 };
 

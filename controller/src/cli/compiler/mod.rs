@@ -9,7 +9,6 @@ mod ready;
 mod remove;
 mod set_up;
 mod told;
-mod wait;
 
 use clap::Subcommand;
 
@@ -20,6 +19,9 @@ pub(super) use self::{
     told::{Step, step_line},
 };
 use super::{Failure, Reach};
+
+/// What Ctrl-C does not end.
+const GOES_ON: &str = "what was ordered goes on, and the same command goes on from here";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Compiler {

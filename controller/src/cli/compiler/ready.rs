@@ -6,11 +6,13 @@ use bunraku_proto::v1::{
 };
 use tonic::Status;
 
-use super::{
-    told::Step,
-    wait::{Look, Waiting},
+use super::told::Step;
+use crate::cli::{
+    Exit, Failure,
+    client::Control,
+    output::count,
+    waiting::{Look, Waiting},
 };
-use crate::cli::{Exit, Failure, client::Control, output::count};
 
 const STEP: &str = "ready";
 

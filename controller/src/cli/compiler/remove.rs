@@ -8,14 +8,15 @@ use clap::Args;
 use tonic::Code;
 
 use super::{
+    GOES_ON,
     balancer::{BEING_REMOVED, of, status},
     told::{Step, Told},
-    wait::{Look, Waiting, interruptible},
 };
 use crate::cli::{
     Exit, Failure, Reach, client,
     output::{confirm, count, given},
     tokens::parse_span,
+    waiting::{Look, Waiting, interruptible},
 };
 
 const DRAIN: &str = "drain";
@@ -54,7 +55,7 @@ impl Remove {
         confirm(&format!("Take {} out of service and forget it?{also}", self.node), self.yes)?;
         let timeout = Duration::from_secs(self.timeout);
         let waiting = Waiting::new(client, &self.node, again.clone(), timeout, reach.output);
-        interruptible(&again, self.steps(waiting, reach)).await
+        interruptible(GOES_ON, &again, self.steps(waiting, reach)).await
     }
 
     async fn steps(&self, mut waiting: Waiting, reach: &Reach) -> Result<(), Failure> {

@@ -2,8 +2,8 @@
 
 use bunraku_proto::v1::NodeRequest;
 
-use super::{told::Step, wait::Waiting};
-use crate::cli::{Failure, output::count};
+use super::told::Step;
+use crate::cli::{Failure, output::count, waiting::Waiting};
 
 const STEP: &str = "set up";
 /// Later steps see to these.

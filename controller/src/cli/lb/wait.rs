@@ -4,11 +4,10 @@ use std::time::{Duration, Instant};
 
 use bunraku_common::hint;
 use bunraku_proto::v1::{BalanceStatusRequest, CompilerBalance};
-use tonic::{Code, Status};
 
 use super::super::{
     Exit, Failure, Output,
-    client::Control,
+    client::{Control, is_passing},
     output::{count, hinted, span},
     progress::{ATTEMPTS, BETWEEN_ATTEMPTS, View},
     tokens::clock_time,
@@ -131,10 +130,6 @@ async fn watch(
             Err(status) => return Err(status.into()),
         }
     }
-}
-
-fn is_passing(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal)
 }
 
 /// Judges by what is wanted and what is seen, not by the order: it may be overruled meanwhile.

@@ -2,12 +2,11 @@
 
 use bunraku_common::hint;
 use bunraku_proto::v1::{RolloutInfo, ShowRolloutRequest};
-use tonic::{Code, Status};
 
 use super::{
     super::{
         Exit, Failure, Output,
-        client::Control,
+        client::{Control, is_passing},
         output::hinted,
         progress::{ATTEMPTS, BETWEEN_ATTEMPTS, View},
     },
@@ -83,10 +82,6 @@ async fn watch(
             Err(status) => return Err(status.into()),
         }
     }
-}
-
-fn is_passing(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal)
 }
 
 #[cfg(test)]

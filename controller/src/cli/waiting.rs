@@ -4,11 +4,11 @@
 use std::time::{Duration, Instant};
 
 use bunraku_common::hint;
-use tonic::{Code, Status};
+use tonic::Status;
 
-use super::super::{
+use super::{
     Exit, Failure, Output,
-    client::Control,
+    client::{Control, is_passing},
     output::{hinted, span},
     progress::{ATTEMPTS, BETWEEN_ATTEMPTS, View},
     tokens::clock_time,
@@ -28,15 +28,23 @@ pub(super) enum Look<T> {
 pub(super) struct Waiting {
     pub(super) client: Control,
     pub(super) node: String,
-    /// The command that goes on from here.
+    /// The command that goes on from here, or looks again.
     again: String,
+    /// What happens when the time is over.
+    then: &'static str,
     timeout: Duration,
     view: View,
 }
 
 impl Waiting {
     pub(super) fn new(client: Control, node: &str, again: String, timeout: Duration, output: Output) -> Self {
-        Self { client, node: node.to_owned(), again, timeout, view: View::new(output) }
+        let then = "then this command ends, and run again it goes on from here";
+        Self { client, node: node.to_owned(), again, then, timeout, view: View::new(output) }
+    }
+
+    /// With other words for what happens when the time is over.
+    pub(super) fn and_then(self, then: &'static str) -> Self {
+        Self { then, ..self }
     }
 
     pub(super) async fn until<T>(
@@ -74,7 +82,7 @@ impl Waiting {
                 Err(status) => return Err(status.into()),
             };
             let left = span(ends_ms.saturating_sub(wall_ms()).div_ceil(1000));
-            let then = "then this command ends, and run again it goes on from here";
+            let then = self.then;
             let until = clock_time(ends_ms.saturating_add(500) / 1000);
             self.view.show(
                 || vec![format!("waits for {waits_for}"), format!("  at most {left}; {then}")],
@@ -89,20 +97,17 @@ impl Waiting {
     }
 }
 
-pub(super) fn is_passing(status: &Status) -> bool {
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Internal | Code::Cancelled)
-}
-
-/// Does `work` until Ctrl-C, which ends only this command.
+/// Does `work` until Ctrl-C, which ends only this command; `goes_on`: what does not end with it.
 pub(super) async fn interruptible<T>(
+    goes_on: &str,
     again: &str,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     tokio::select! {
         outcome = work => outcome,
         _ = tokio::signal::ctrl_c() => {
-            let told = "no longer waiting; what was ordered goes on, and the same command goes on from here";
-            eprint!("\r{}", hinted("", &hint::join(told, again)));
+            let told = format!("no longer waiting; {goes_on}");
+            eprint!("\r{}", hinted("", &hint::join(&told, again)));
             Err(Failure::silent(Exit::Interrupted))
         }
     }
