@@ -1,7 +1,7 @@
 //! The words that controller and node agent share: names and digests, snapshots, limits, configuration files,
 //! telemetry, and how an error is printed.
 //!
-//! Nothing here talks to a network, and only `objects`, `config` and `changes` know files.
+//! Nothing here talks to a network, and only `objects`, `config`, `changes` and `whole` know files.
 
 pub mod alone;
 pub mod chain;
@@ -17,6 +17,7 @@ pub mod names;
 pub mod objects;
 pub mod snapshot;
 pub mod telemetry;
+pub mod whole;
 
 pub use alone::Alone;
 pub use chain::Chain;

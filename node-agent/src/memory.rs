@@ -8,12 +8,11 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use bunraku_common::{Digest, EnvironmentName, Fence, Term, crash};
+use bunraku_common::{Digest, EnvironmentName, Fence, Term, whole};
 use serde::{Deserialize, Serialize};
 
 /// The node's durable memory.
@@ -278,13 +277,7 @@ fn in_need_of_room(error: &io::Error, path: &Path) -> String {
 }
 
 fn save(path: &Path, kept: &Kept) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(kept)?)?;
-    file.sync_data()?;
-    crash::point("memory-written");
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    whole::replace_past(path, &serde_json::to_vec(kept)?, "memory-written")
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use std::{
     time::SystemTime,
 };
 
-use bunraku_common::{Digest, crash};
+use bunraku_common::{Digest, crash, whole};
 use bunraku_engine::{Authority, CaPhase};
 use bunraku_proto::tls::Mesh;
 use rustls::pki_types::CertificateDer;
 
-use super::ca::{CERTIFICATE_FILE, CaError, KEY_FILE, MeshCa, sync_dir};
+use super::ca::{CERTIFICATE_FILE, CaError, KEY_FILE, MeshCa};
 
 /// Beside the current CA's files.
 const NEXT: &str = "next";
@@ -126,7 +126,7 @@ fn settle(dir: &Path, next: &Path, counts: Digest) -> Result<(), CaError> {
     for file in [KEY_FILE, CERTIFICATE_FILE] {
         match fs::rename(next.join(file), dir.join(file)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            renamed => renamed.and_then(|()| sync_dir(dir)),
+            renamed => renamed.and_then(|()| whole::sync_dir(dir)),
         }
         .map_err(moved(dir.join(file)))?;
         crash::point("ca-file-moved");

@@ -4,14 +4,14 @@
 
 use std::{
     fmt,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
-use bunraku_common::Digest;
+use bunraku_common::{Digest, whole};
 use bunraku_proto::{
     FleetName, Peer, PeerIdentity,
     peer::{self, PeerError},
@@ -301,26 +301,8 @@ fn read_private(path: &Path) -> Result<Zeroizing<String>, CaError> {
     fs::read_to_string(path).map(Zeroizing::new).map_err(failed)
 }
 
-pub(super) fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
-}
-
-/// Whole or not at all, with the final mode from the first instant, and on disk when it returns.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), CaError> {
-    let write = || -> io::Result<()> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".new");
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        path.parent().map_or(Ok(()), sync_dir)
-    };
-    write().map_err(|source| CaError::Io { what: "write", path: path.into(), source })
+    whole::replace(path, bytes).map_err(|source| CaError::Io { what: "write", path: path.into(), source })
 }
 
 #[cfg(test)]

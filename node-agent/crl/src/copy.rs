@@ -3,15 +3,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, DirBuilder, File},
-    io::{self, Write},
+    fs::{self, DirBuilder},
+    io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use bunraku_certificates::{CrlError, Crls};
-use bunraku_common::{Digest, Fence, crash};
+use bunraku_common::{Digest, Fence, crash, whole};
 use serde::{Deserialize, Serialize};
 
 const STATE: &str = "state.json";
@@ -96,7 +96,11 @@ impl OwnCopy {
         let newest = crls.digest();
         if self.state.newest != Some(newest) {
             let path = self.path_of(newest);
-            write(&path, crls.pem()).map_err(|source| CopyError::Io { doing: "write", path, source })?;
+            whole::replace(&path, crls.pem()).map_err(|source| CopyError::Io {
+                doing: "write",
+                path,
+                source,
+            })?;
         }
         crash::point("crl-copied");
         self.change(|state| {
@@ -116,7 +120,8 @@ impl OwnCopy {
             return Ok(());
         }
         let path = self.dir.join(STATE);
-        let saved = serde_json::to_vec(&state).map_err(io::Error::from).and_then(|json| write(&path, &json));
+        let saved =
+            serde_json::to_vec(&state).map_err(io::Error::from).and_then(|json| whole::replace(&path, &json));
         saved.map_err(|source| CopyError::Io { doing: "write", path, source })?;
         self.state = state;
         Ok(())
@@ -154,13 +159,4 @@ impl State {
         self.changes += 1;
         self.reloads.insert(service.to_owned(), self.changes);
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_data()?;
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
 }

@@ -9,15 +9,12 @@ use std::{
 };
 
 use bunraku_certificates::{Authorities, BUNDLE_BYTES, Certificate, DOCUMENT_BYTES};
-use bunraku_common::{Chain, crash};
+use bunraku_common::{Chain, crash, whole};
 use bunraku_files::{FileError, Found, Place, Reload, Reloads};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use crate::{
-    kept::{KeptError, replace},
-    pair::has_key,
-};
+use crate::{kept::KeptError, pair::has_key};
 
 /// What is in a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -180,7 +177,7 @@ impl Bundles {
         let mut reloads = self.reloads.clone();
         change(&mut reloads);
         let saved = serde_json::to_vec(&reloads).map_err(io::Error::from);
-        saved.and_then(|json| replace(&self.state, &json)).map_err(|source| KeptError::Io {
+        saved.and_then(|json| whole::replace(&self.state, &json)).map_err(|source| KeptError::Io {
             doing: "write",
             path: self.state.clone(),
             source,

@@ -5,14 +5,14 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
 use bunraku_certificates::AltName;
-use bunraku_common::{Digest, Fence, NodeName, crash};
+use bunraku_common::{Digest, Fence, NodeName, crash, whole};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -105,10 +105,10 @@ impl Kept {
             }
             DirBuilder::new().mode(0o700).create(&dir)?;
             for (file, bytes) in files {
-                write_new(&dir.join(file), bytes)?;
+                whole::write_new(&dir.join(file), bytes)?;
             }
-            sync(&dir)?;
-            sync(&self.dir)
+            whole::sync_dir(&dir)?;
+            whole::sync_dir(&self.dir)
         };
         made().map_err(|source| KeptError::Io { doing: "write", path: dir.clone(), source })
     }
@@ -116,7 +116,7 @@ impl Kept {
     /// Adds a file to such a directory, or replaces it.
     pub(crate) fn put(&self, dir: &str, file: &str, bytes: &[u8]) -> Result<(), KeptError> {
         let path = self.dir.join(dir).join(file);
-        replace(&path, bytes).map_err(|source| KeptError::Io { doing: "write", path, source })
+        whole::replace(&path, bytes).map_err(|source| KeptError::Io { doing: "write", path, source })
     }
 
     pub(crate) fn get(&self, dir: &str, file: &str) -> Result<Zeroizing<Vec<u8>>, KeptError> {
@@ -134,7 +134,7 @@ impl Kept {
         }
         let path = self.dir.join(STATE);
         let saved = serde_json::to_vec(&state).map_err(io::Error::from);
-        saved.and_then(|json| replace(&path, &json)).map_err(|source| KeptError::Io {
+        saved.and_then(|json| whole::replace(&path, &json)).map_err(|source| KeptError::Io {
             doing: "write",
             path,
             source,
@@ -166,26 +166,4 @@ fn remove(path: &Path) -> io::Result<()> {
         true => fs::remove_dir_all(path),
         false => fs::remove_file(path),
     }
-}
-
-/// Its mode from the first moment: it may be a key.
-fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    write_new(&temporary, bytes)?;
-    fs::rename(&temporary, path)?;
-    sync(path.parent().unwrap_or(Path::new(".")))
-}
-
-fn sync(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }

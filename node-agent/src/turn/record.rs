@@ -2,13 +2,13 @@
 //! known what was begun, and nothing is done twice.
 
 use std::{
-    fs::{self, DirBuilder, File},
-    io::{self, Write},
+    fs::{self, DirBuilder},
+    io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
-use bunraku_common::{Digest, Fence, crash};
+use bunraku_common::{Digest, Fence, whole};
 use bunraku_services::Mark;
 use serde::{Deserialize, Serialize};
 
@@ -85,11 +85,5 @@ impl Record {
 }
 
 fn save(path: &Path, begun: &Begun) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(begun)?)?;
-    file.sync_data()?;
-    crash::point("turn-written");
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    whole::replace_past(path, &serde_json::to_vec(begun)?, "turn-written")
 }

@@ -2,13 +2,14 @@
 //! the new key with the new one, after any crash. `current` is a link to one set; sets are written once.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink},
+    fs::{self, DirBuilder},
+    io,
+    os::unix::fs::{DirBuilderExt, symlink},
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
+use bunraku_common::whole;
 use zeroize::Zeroizing;
 
 use super::{Identity, IdentityError, Key, KeyError};
@@ -62,9 +63,9 @@ impl IdentityFiles {
             [(KEY, identity.key.pem()), (CERTIFICATE, &identity.certificate_pem), (CA, &identity.ca_pem)]
         {
             let path = set.join(file);
-            write_private(&path, text.as_bytes()).map_err(|source| failed("write", &path, source))?;
+            whole::write_new(&path, text.as_bytes()).map_err(|source| failed("write", &path, source))?;
         }
-        sync_dir(&set).map_err(|source| failed("sync", &set, source))?;
+        whole::sync_dir(&set).map_err(|source| failed("sync", &set, source))?;
         self.switch_to(&name).map_err(|source| failed("replace", &self.dir.join(CURRENT), source))?;
         self.remove_others(&name).map_err(|source| failed("clean", &self.dir, source))
     }
@@ -74,9 +75,9 @@ impl IdentityFiles {
         remove_if_there(&link)?;
         symlink(set, &link)?;
         fs::rename(&link, self.dir.join(CURRENT))?;
-        sync_dir(&self.dir)?;
+        whole::sync_dir(&self.dir)?;
         // A token works once: the directory itself must not be lost with the power either.
-        self.dir.parent().map_or(Ok(()), sync_dir)
+        self.dir.parent().map_or(Ok(()), whole::sync_dir)
     }
 
     fn remove_others(&self, set: &str) -> io::Result<()> {
@@ -127,21 +128,9 @@ fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Created with its final mode in one call, so that the key is at no instant readable by others.
-fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    remove_if_there(path)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
-}
-
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
     }
-}
-
-fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
 }

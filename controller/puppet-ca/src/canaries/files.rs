@@ -2,13 +2,13 @@
 //! request, or it is not there.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use bunraku_common::NodeName;
+use bunraku_common::{NodeName, whole};
 use zeroize::Zeroizing;
 
 use super::CanaryError;
@@ -140,20 +140,10 @@ fn private_dir(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Created with its final mode in one call. A file that is there was left by a crash.
 fn write_private(path: &Path, text: &str) -> Result<(), CanaryError> {
-    let write = || -> io::Result<()> {
-        match fs::remove_file(path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    };
-    write().map_err(failed("write", path))
+    whole::write_new(path, text.as_bytes()).map_err(failed("write", path))
 }
 
 fn sync_dir(path: &Path) -> Result<(), CanaryError> {
-    File::open(path).and_then(|dir| dir.sync_all()).map_err(failed("sync", path))
+    whole::sync_dir(path).map_err(failed("sync", path))
 }

@@ -3,12 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use bunraku_common::{Fence, NodeName, crash};
+use bunraku_common::{Fence, NodeName, whole};
 use serde::{Deserialize, Serialize};
 
 use crate::{driver::Wanted, name::ServerName};
@@ -116,11 +115,5 @@ impl Wishes {
 }
 
 fn save(path: &Path, kept: &Kept) -> io::Result<()> {
-    let temporary = path.with_extension("new");
-    let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec(kept)?)?;
-    file.sync_data()?;
-    crash::point("balancer-written");
-    fs::rename(&temporary, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    whole::replace_past(path, &serde_json::to_vec(kept)?, "balancer-written")
 }

@@ -4,12 +4,11 @@
 //! an agent that nobody enables again. Whether it is still ours is for the message in Puppet's own lock to say.
 
 use std::{
-    fs::{self, File},
-    io::{self, Write},
+    fs, io,
     path::{Path, PathBuf},
 };
 
-use bunraku_common::crash;
+use bunraku_common::{crash, whole};
 use bunraku_puppetserver::{Puppet, command::CommandError};
 use serde::{Deserialize, Serialize};
 
@@ -173,29 +172,20 @@ impl<'a> Hold<'a> {
     }
 
     fn write(&self, note: &Note) -> Result<(), HoldError> {
-        let new = self.note.with_extension("new");
-        let write = || {
-            let mut file = File::create(&new)?;
-            file.write_all(&serde_json::to_vec(note)?)?;
-            file.sync_data()?;
-            fs::rename(&new, &self.note)?;
-            sync_parent(&self.note)
-        };
-        write().map_err(|source| self.io("write", &self.note, source))
+        let written = serde_json::to_vec(note).map_err(io::Error::from);
+        let written = written.and_then(|json| whole::replace(&self.note, &json));
+        written.map_err(|source| self.io("write", &self.note, source))
     }
 
     fn remove(&self) -> Result<(), HoldError> {
-        let removed = fs::remove_file(&self.note).and_then(|()| sync_parent(&self.note));
+        let removed = fs::remove_file(&self.note)
+            .and_then(|()| whole::sync_dir(self.note.parent().unwrap_or(Path::new("/"))));
         removed.map_err(|source| self.io("remove", &self.note, source))
     }
 
     fn io(&self, doing: &'static str, path: &Path, source: io::Error) -> HoldError {
         HoldError::Io { doing, path: path.into(), source }
     }
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 #[cfg(test)]
