@@ -103,7 +103,7 @@ impl State {
             | Fact::OperatorEnrolled { .. }
             | Fact::OperatorRevoked { .. }
             | Fact::Expired { .. } => self.apply_fleet(fact, at),
-            Fact::BalanceWanted { compiler, wanted, generation, min_available, undone } => {
+            Fact::BalanceWanted { compiler, wanted, generation, min_available, undone, refused } => {
                 let balance = Balance {
                     wanted: wanted.clone(),
                     generation: *generation,
@@ -111,6 +111,7 @@ impl State {
                     min_available: *min_available,
                     agreed_at: None,
                     undone: undone.clone(),
+                    refused: *refused,
                 };
                 let before = self.balance.insert(compiler.clone(), balance);
                 let was_ours = before.is_some_and(|before| before.owner() == Some(&DrainOwner::Crl));

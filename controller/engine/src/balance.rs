@@ -25,7 +25,14 @@ pub struct Balance {
     pub agreed_at: Option<Millis>,
     /// Why the drain before this decision came to nothing.
     pub undone: Option<String>,
+    /// It came to nothing because a balancer said no.
+    #[serde(default)]
+    pub refused: bool,
 }
+
+/// From a balancer's no to a drain until a rollout asks again: longer than a server that has just come back needs to
+/// miss three of a balancer's checks, and to be seen to have passed them again.
+const ASK_AGAIN: Millis = 10_000;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "wanted", rename_all = "kebab-case")]
@@ -55,6 +62,11 @@ impl Balance {
             Wanted::Ready => None,
             Wanted::Drained { owner, .. } => Some(owner),
         }
+    }
+
+    /// When a rollout may want the drain again to which a balancer said no.
+    pub(crate) fn asked_again_at(&self) -> Option<Millis> {
+        self.refused.then(|| self.decided_at.saturating_add(ASK_AGAIN))
     }
 
     /// Whether this is what a balancer was last told.
@@ -124,7 +136,7 @@ impl State {
             let wanted = Wanted::Drained { owner, reason: reason.to_owned(), since: *since };
             let sight = self.sight(presence, now).map_err(refused)?;
             sight.may_go(compiler, min_available).map_err(refused)?;
-            return Ok(vec![self.wanted(compiler, wanted, min_available, None, presence)]);
+            return Ok(vec![self.wanted(compiler, wanted, min_available, presence)]);
         }
         let sight = self.sight(presence, now).map_err(refused)?;
         if !sight.is_carried(compiler) {
@@ -134,7 +146,7 @@ impl State {
         }
         sight.may_go(compiler, min_available).map_err(refused)?;
         let wanted = Wanted::Drained { owner, reason: reason.to_owned(), since: now };
-        Ok(vec![self.wanted(compiler, wanted, min_available, None, presence)])
+        Ok(vec![self.wanted(compiler, wanted, min_available, presence)])
     }
 
     /// An operator drains a compiler by hand.
@@ -169,7 +181,7 @@ impl State {
             }
             Some(Wanted::Drained { owner, reason, .. }) => match self.holds(owner) {
                 true => Err(self.held_by(compiler, owner, reason)),
-                false => Ok(vec![self.wanted(compiler, Wanted::Ready, 0, None, presence)]),
+                false => Ok(vec![self.wanted(compiler, Wanted::Ready, 0, presence)]),
             },
             Some(Wanted::Ready) | None => self.enable_unknown(compiler, presence),
         }
@@ -183,7 +195,7 @@ impl State {
         let seen: Vec<(&NodeName, &ServerSeen)> = seen.collect();
         let unknown = |wish: &Wish| wish.drained && wish.generation > newest;
         if seen.iter().any(|(_, server)| server.wish.as_ref().is_some_and(unknown)) {
-            return Ok(vec![self.wanted(compiler, Wanted::Ready, 0, None, presence)]);
+            return Ok(vec![self.wanted(compiler, Wanted::Ready, 0, presence)]);
         }
         if let Some((balancer, server)) = seen.iter().find(|(_, server)| server.foreign) {
             let reason = format!(
@@ -217,20 +229,23 @@ impl State {
         Refusal::new(RefusalCode::Conflict, format!("{compiler} is drained by {owner}: {reason}"), end)
     }
 
-    /// The next decision: above every number that was decided here or seen at a balancer.
     pub(crate) fn wanted(
         &self,
         compiler: &NodeName,
         wanted: Wanted,
         min_available: u32,
-        undone: Option<String>,
         presence: &Presence,
     ) -> Fact {
+        let (compiler, generation) = (compiler.clone(), self.next_decision(compiler, presence));
+        Fact::BalanceWanted { compiler, wanted, generation, min_available, undone: None, refused: false }
+    }
+
+    /// Above every number that was decided here or seen at a balancer.
+    fn next_decision(&self, compiler: &NodeName, presence: &Presence) -> Generation {
         let own = self.balance.get(compiler).map(|balance| balance.generation);
         let servers = presence.balancers().values().flat_map(|view| view.servers_of(compiler));
         let seen = servers.filter_map(|server| server.wish.as_ref().map(|wish| wish.generation));
-        let generation = seen.chain(own).max().unwrap_or_default().next();
-        Fact::BalanceWanted { compiler: compiler.clone(), wanted, generation, min_available, undone }
+        seen.chain(own).max().unwrap_or_default().next()
     }
 
     /// A balancer said no to this order: the whole drain is undone.
@@ -244,11 +259,13 @@ impl State {
     ) -> Option<Fact> {
         let balance = self.balance.get(compiler)?;
         let asked = balance.generation == generation && balance.is_drained();
-        asked.then(|| self.undo(compiler, format!("{balancer} refused: {reason}"), presence))
+        asked.then(|| self.undo(compiler, format!("{balancer} refused: {reason}"), true, presence))
     }
 
-    fn undo(&self, compiler: &NodeName, why: String, presence: &Presence) -> Fact {
-        self.wanted(compiler, Wanted::Ready, 0, Some(why), presence)
+    fn undo(&self, compiler: &NodeName, why: String, refused: bool, presence: &Presence) -> Fact {
+        let (compiler, generation) = (compiler.clone(), self.next_decision(compiler, presence));
+        let (wanted, undone) = (Wanted::Ready, Some(why));
+        Fact::BalanceWanted { compiler, wanted, generation, min_available: 0, undone, refused }
     }
 
     /// Drains that all balancers agree to by now, and those that they did not agree to in time.
@@ -269,7 +286,7 @@ impl State {
                 }
                 Err(unseen) => unseen.reason,
             };
-            Some(self.undo(compiler, why, presence))
+            Some(self.undo(compiler, why, false, presence))
         });
         due.collect()
     }

@@ -213,6 +213,9 @@ pub enum Fact {
         min_available: u32,
         /// Why the drain before it came to nothing, where this undoes one.
         undone: Option<String>,
+        /// It came to nothing because a balancer said no, which may say yes in a moment.
+        #[serde(default)]
+        refused: bool,
     },
     /// Every balancer that carries the compiler was seen to have drained it.
     BalanceAgreed {

@@ -100,7 +100,7 @@ impl State {
             let lacks_revocations = self.settings.crl_drain && self.lacks_revocations(node);
             !staging && active && presence.is_connected(node) && self.is_proven(node) && !lacks_revocations
         });
-        back.next().map(|(node, _)| self.wanted(node, Wanted::Ready, 0, None, presence))
+        back.next().map(|(node, _)| self.wanted(node, Wanted::Ready, 0, presence))
     }
 
     fn unstaged_to_drain(&self, presence: &Presence, now: Millis) -> Option<Fact> {

@@ -51,7 +51,7 @@ impl State {
             let active = self.fleet.nodes.get(*name).is_some_and(NodeRecord::is_active_compiler);
             active && presence.is_connected(name) && self.has_caught_up(name) && self.is_proven(name)
         });
-        back.next().map(|(name, _)| self.wanted(name, Wanted::Ready, 0, None, presence))
+        back.next().map(|(name, _)| self.wanted(name, Wanted::Ready, 0, presence))
     }
 
     fn has_caught_up(&self, name: &NodeName) -> bool {

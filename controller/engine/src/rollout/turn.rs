@@ -6,6 +6,8 @@
 //! | preparing | the node has checked | settling | failed |
 //! | settling | the node's Puppet agent rests | draining, acting if undrained | back: releasing |
 //! | draining | nobody is served any more | acting | back: enabling; or closing by force |
+//! | draining | a balancer said no | the same; wanted again after a while | |
+//! | draining | the drain was not done in time | back: enabling | |
 //! | closing | nobody is served any more | acting | acting, back where it is not drained: enabling |
 //! | acting | the node has done it, or failed and left all as it was (back) | verifying | back: releasing, stays drained |
 //! | reverting | the node has brought back what was before | verifying | back: releasing, stays drained |
@@ -121,7 +123,7 @@ impl State {
                 back(TurnPhase::Releasing, reason)
             }
             TurnPhase::Enabling if self.is_drained_by(rollout, node) => {
-                Some(self.wanted(node, crate::Wanted::Ready, 0, None, presence))
+                Some(self.wanted(node, crate::Wanted::Ready, 0, presence))
             }
             TurnPhase::Enabling if self.is_back(node, presence, now) => on(TurnPhase::Releasing),
             // Somebody else has drained it and will enable it.
@@ -183,9 +185,14 @@ impl State {
             Some(self.turn(rollout, node, to, Some(Retreat { reason, skip: false }), before))
         };
         if !self.is_out_for(rollout, node) {
-            let known = self.balance.get(node).filter(|balance| balance.decided_at >= turn.since);
-            if let Some(undone) = known.and_then(|balance| balance.undone.as_ref()) {
-                return back(TurnPhase::Enabling, format!("its drain was undone: {undone}"));
+            if let Some((undone, again_at)) = self.undone_in(turn, node) {
+                match again_at {
+                    Some(at) if !late && now < at => return None,
+                    Some(_) if !late => {}
+                    Some(_) | None => {
+                        return back(TurnPhase::Enabling, format!("its drain was undone: {undone}"));
+                    }
+                }
             }
             let owner = DrainOwner::Rollout(rollout.id);
             let reason = rollout.action.to_string();
@@ -216,6 +223,12 @@ impl State {
             false => format!("it was not empty within {}: {why}", span(rollout.policy.drain_deadline)),
         };
         back(TurnPhase::Enabling, why)
+    }
+
+    /// Why the last drain of this turn came to nothing, and when it is wanted again; never, if nobody said no.
+    pub(crate) fn undone_in(&self, turn: &Turn, node: &NodeName) -> Option<(&str, Option<Millis>)> {
+        let known = self.balance.get(node).filter(|balance| balance.decided_at >= turn.since)?;
+        Some((known.undone.as_deref()?, known.asked_again_at()))
     }
 
     #[expect(clippy::too_many_arguments, reason = "as the table")]

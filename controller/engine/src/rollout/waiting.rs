@@ -172,6 +172,10 @@ impl State {
         if self.is_out_for(rollout, node) {
             return format!("to be empty: {}", self.busy_or_unseen(node, presence, now));
         }
+        let again = rollout.turns.get(node).and_then(|turn| self.undone_in(turn, node));
+        if let Some((why, Some(at))) = again.filter(|(_, at)| at.is_some_and(|at| now < at)) {
+            return format!("to be drained, again in {}: {why}", span(at.saturating_sub(now)));
+        }
         let owner = crate::DrainOwner::Rollout(rollout.id);
         let action = rollout.action.to_string();
         match self.drain(node, owner, &action, rollout.policy.min_available, presence, now) {

@@ -480,20 +480,61 @@ fn a_compiler_that_a_rollout_has_drained_is_not_enabled_by_hand_and_the_command_
     assert_eq!(refusal.hint, format!("bunraku rollout abort {id}"));
 }
 
-#[test]
-fn a_balancer_that_refuses_the_drain_halts_the_rollout_and_the_compiler_stays_ready() {
-    let mut site = Site::new();
+/// A rollout whose c1 is to be drained while lb2, which was seen too early, has lost two of its three compilers.
+fn refused_by_lb2(site: &mut Site) -> RolloutId {
     let id = site.start(restart());
     site.until(id, "c1", TurnPhase::Draining);
-    // Since they were seen two compilers died.
-    for name in ["c2", "c3"] {
-        site.balancer("lb2").servers.get_mut(&node(name)).unwrap().up = false;
+    lb2_checks(site, false);
+    for step in site.steps() {
+        site.tell_balancer(&step);
     }
+    assert_eq!(site.balance("c1").undone.as_deref(), Some("lb2 refused: 0 would be left of 1"));
+    id
+}
+
+fn lb2_checks(site: &mut Site, up: bool) {
+    for name in ["c2", "c3"] {
+        site.balancer("lb2").servers.get_mut(&node(name)).unwrap().up = up;
+    }
+}
+
+#[test]
+fn a_balancer_that_refuses_the_drain_because_siblings_are_down_for_a_moment_is_asked_again() {
+    let mut site = Site::new();
+    let id = refused_by_lb2(&mut site);
     site.tell_balancers();
+    lb2_checks(&mut site, true);
+    site.look();
+    assert!(site.in_service("c1"), "not at once");
+    assert_eq!(
+        site.waiting(id),
+        [
+            "c1: to be drained, again in 10 s: lb2 refused: 0 would be left of 1, at most 60 s; then it is enabled again, \
+          unchanged, and the rollout halts"
+        ]
+    );
+    site.wait(10_000);
+    site.look();
+    site.finish(id);
+    assert_eq!(site.compiler("c1").restarts, 1);
+}
+
+#[test]
+fn a_balancer_that_refuses_the_drain_until_its_deadline_halts_the_rollout_and_the_compiler_stays_ready() {
+    let mut site = Site::new();
+    let id = refused_by_lb2(&mut site);
+    let facts = site.facts();
+    let deadline = site.state.deadline(&site.presence).unwrap();
+    while site.now < deadline {
+        site.tell_balancers();
+        site.wait(5_000);
+    }
+    assert!(site.facts() < facts + 10, "what cannot be is not wanted again and again:\n{}", site.story());
     site.until(id, "c1", TurnPhase::Failed);
     let RolloutPhase::Paused { reason, .. } = &site.rollout(id).phase else { panic!() };
     assert!(reason.contains("its drain was undone: lb2 refused"), "{reason}");
     assert!(site.in_service("c1"));
+    assert_eq!(site.compiler("c1").restarts, 0);
 }
 
 #[test]
