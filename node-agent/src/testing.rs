@@ -33,6 +33,8 @@ use tonic::{Request, Status, transport::Endpoint};
 
 use crate::{config::Config, node::Node, service::Service};
 
+const DAY: time::Duration = time::Duration::DAY;
+
 pub(crate) const CANARY: u64 = 7;
 
 pub(crate) struct Ca(CertifiedIssuer<'static, KeyPair>);
@@ -48,15 +50,25 @@ impl Ca {
 
     /// Certificate and key.
     pub(crate) fn issue(&self, name: &str, serial: u64) -> (String, String) {
-        let key = KeyPair::generate().unwrap();
-        (params(&[name], serial).signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+        self.issue_for(name, serial, DAY)
     }
 
-    /// For the key of a request.
-    pub(crate) fn sign(&self, request: &[u8], names: &[&str], serial: u64) -> String {
+    pub(crate) fn issue_for(&self, name: &str, serial: u64, life: time::Duration) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        (params(&[name], serial, life).signed_by(&key, &self.0).unwrap().pem(), key.serialize_pem())
+    }
+
+    /// For the key of a request. `life`: from now on.
+    pub(crate) fn sign_for(
+        &self,
+        request: &[u8],
+        names: &[&str],
+        serial: u64,
+        life: time::Duration,
+    ) -> String {
         let request = std::str::from_utf8(request).unwrap();
         let request = CertificateSigningRequestParams::from_pem(request).unwrap();
-        let mut params = params(names, serial);
+        let mut params = params(names, serial, life);
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, names[0]);
         params.signed_by(&request.public_key, &self.0).unwrap().pem()
@@ -72,7 +84,7 @@ impl Ca {
         };
         let params = CertificateRevocationListParams {
             this_update: now - time::Duration::HOUR,
-            next_update: now + time::Duration::DAY,
+            next_update: now + DAY,
             crl_number: SerialNumber::from(number),
             issuing_distribution_point: None,
             revoked_certs: revoked.iter().map(entry).collect(),
@@ -82,12 +94,12 @@ impl Ca {
     }
 }
 
-fn params(names: &[&str], serial: u64) -> CertificateParams {
+fn params(names: &[&str], serial: u64, life: time::Duration) -> CertificateParams {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let mut params = CertificateParams::new(names).unwrap();
     params.serial_number = Some(SerialNumber::from(serial));
     params.not_before = OffsetDateTime::now_utc() - time::Duration::HOUR;
-    params.not_after = OffsetDateTime::now_utc() + time::Duration::DAY;
+    params.not_after = OffsetDateTime::now_utc() + life;
     params
 }
 

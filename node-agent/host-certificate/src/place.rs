@@ -132,9 +132,10 @@ impl Kept {
         files.read().map(drop)
     }
 
-    /// Puts it in place. What is there now is kept for the way back, unless that was begun before.
-    pub fn place(&mut self, fingerprint: &str, files: &Files) -> Result<(), PlaceError> {
+    /// Puts it in place, if it still holds. What is there now is kept for the way back, unless that was begun before.
+    pub fn place(&mut self, fingerprint: &str, files: &Files, world: &World<'_>) -> Result<(), PlaceError> {
         if !self.has_begun(fingerprint, files)? {
+            self.still_holds(self.staged(fingerprint)?, world).map_err(PlaceError::Refused)?;
             self.begin(fingerprint, files)?;
         }
         let placing = self.placing(fingerprint).ok_or_else(|| not_staged(fingerprint))?;

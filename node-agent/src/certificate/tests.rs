@@ -79,8 +79,12 @@ async fn stage(host: &Host, generation: u64, pem: &str) -> Result<v1::StageCerti
 
 /// Asked for, signed and staged; its fingerprint.
 async fn staged(host: &Host, generation: u64) -> String {
+    staged_for(host, generation, time::Duration::DAY).await
+}
+
+async fn staged_for(host: &Host, generation: u64, life: time::Duration) -> String {
     let asked = request(host, generation, &[ALIAS]).await.unwrap();
-    let pem = host.ca.sign(&asked.request, &[NAME, ALIAS], 100 + generation);
+    let pem = host.ca.sign_for(&asked.request, &[NAME, ALIAS], 100 + generation, life);
     assert_eq!(stage(host, generation, &pem).await.unwrap(), v1::StageCertificateReply::default());
     Certificate::parse(pem.as_bytes()).unwrap().fingerprint().hex()
 }
@@ -209,6 +213,74 @@ async fn what_stands_in_the_way_is_found_before_the_drain() {
     let link = failed(act(&host.service, 4, &new, false).await);
     assert!(link.unchanged && link.reason.contains("symbolic link"), "{link:?}");
     assert_eq!(starts(&host), 1);
+    end(host).await;
+}
+
+/// How long what is signed lives where it is to end on its way: long enough for what comes before.
+const SHORT: time::Duration = time::Duration::seconds(10);
+
+async fn until_ended(host: &Host, fingerprint: &str) {
+    until("it has ended", || async {
+        let Outcome::Failed(found) = prepare(host, 1, fingerprint).await else { return false };
+        found.unchanged && found.reason.contains("by this host's clock") && found.hint.contains("timedatectl")
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn f22_a_certificate_that_has_ended_when_it_comes_is_not_laid_beside() {
+    let host = compiler().await;
+    let asked = request(&host, 1, &[ALIAS]).await.unwrap();
+    let ended = host.ca.sign_for(&asked.request, &[NAME, ALIAS], 9, -time::Duration::MINUTE);
+    let refused = stage(&host, 1, &ended).await.unwrap();
+    assert!(
+        refused.refused.contains("it ended 6") && refused.hint.contains("ask for a new one"),
+        "{refused:?}"
+    );
+    end(host).await;
+}
+
+#[tokio::test]
+async fn f22_a_certificate_that_ends_while_its_compiler_is_drained_is_not_put_in_place() {
+    let host = compiler().await;
+    let before = observed(&host).await;
+    let new = staged_for(&host, 1, SHORT).await;
+    assert_eq!(prepare(&host, 1, &new).await, Outcome::Done(v1::TurnDone::default()));
+    until_ended(&host, &new).await;
+    let refused = failed(act(&host.service, 2, &new, false).await);
+    assert!(refused.unchanged && refused.reason.contains("it ended"), "{refused:?}");
+    assert_eq!((observed(&host).await, starts(&host)), (before, 1));
+    end(host).await;
+}
+
+#[tokio::test]
+async fn f22_a_certificate_that_ends_before_it_is_proven_is_taken_back() {
+    let host = compiler().await;
+    let before = observed(&host).await;
+    let new = staged_for(&host, 1, SHORT).await;
+    assert_eq!(act(&host.service, 1, &new, false).await, Outcome::Done(v1::TurnDone::default()));
+    until("it has ended", || async {
+        let Outcome::Failed(found) = verify(&host, 2, &new, false).await else { return false };
+        found.reason.contains("certificate expired")
+    })
+    .await;
+    assert_eq!(act(&host.service, 3, &new, true).await, Outcome::Done(v1::TurnDone::default()));
+    assert_eq!(verify(&host, 4, &new, true).await, Outcome::Done(v1::TurnDone::default()));
+    assert_eq!((observed(&host).await, starts(&host)), (before, 3));
+    end(host).await;
+}
+
+#[tokio::test]
+async fn f22_a_compiler_whose_certificate_has_ended_gets_the_next_one_as_ever() {
+    let host = compiler().await;
+    let (certificate, key) = host.ca.issue_for(NAME, 1, -time::Duration::HOUR / 2);
+    fs::write(host.dir.path().join("key.pem"), key).unwrap();
+    fs::write(host.dir.path().join("cert.pem"), certificate).unwrap();
+    let new = staged(&host, 1).await;
+    assert_eq!(prepare(&host, 1, &new).await, Outcome::Done(v1::TurnDone::default()));
+    assert_eq!(act(&host.service, 2, &new, false).await, Outcome::Done(v1::TurnDone::default()));
+    assert_eq!(verify(&host, 3, &new, false).await, Outcome::Done(v1::TurnDone::default()));
+    assert_eq!(observed(&host).await.fingerprint, new);
     end(host).await;
 }
 

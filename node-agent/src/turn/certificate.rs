@@ -29,9 +29,7 @@ pub(super) async fn prepare(node: &Arc<Node>, compiler: &Compiler, fingerprint: 
         return Answer::unchanged(why);
     }
     let can = on_files(node, settings, fingerprint, |kept, files, fingerprint, settings| {
-        let now_s = wall_ms() / 1000;
-        let world = World { ca: &settings.localcacert, crl: &settings.hostcrl, now_s };
-        kept.can_place(fingerprint, files, &world)
+        kept.can_place(fingerprint, files, &world(settings))
     });
     match can.await {
         Ok(()) => Answer::Done(String::new()),
@@ -57,9 +55,9 @@ pub(super) async fn act(
     }
     let back = begun.back;
     let placed =
-        on_files(node, settings.clone(), fingerprint, move |kept, files, fingerprint, _| match back {
+        on_files(node, settings.clone(), fingerprint, move |kept, files, fingerprint, settings| match back {
             true => kept.put_back(fingerprint, files),
-            false => kept.place(fingerprint, files),
+            false => kept.place(fingerprint, files, &world(settings)),
         });
     if let Err(why) = placed.await {
         let touched = back || is_touched(node, settings, fingerprint).await;
@@ -114,6 +112,10 @@ pub(super) async fn shows(
         return Err(format!("the certificate that Puppet Server shows lacks {}", missing.join(", ")));
     }
     is_of(&settings.localcacert, seen).await
+}
+
+fn world(settings: &Settings) -> World<'_> {
+    World { ca: &settings.localcacert, crl: &settings.hostcrl, now_s: wall_ms() / 1000 }
 }
 
 async fn is_of(ca: &std::path::Path, seen: Certificate) -> Result<(), String> {

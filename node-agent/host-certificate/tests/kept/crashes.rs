@@ -26,7 +26,11 @@ fn killed_while_it_works() {
             let world = World { ca: &ca, crl: &crl, now_s: NOW_S };
             kept.stage(order(1), &fs::read(dir.join("signed.pem")).unwrap(), &world).unwrap();
         }
-        ("place", fingerprint) => kept.place(fingerprint, &files(&dir)).unwrap(),
+        ("place", fingerprint) => {
+            let (ca, crl) = (dir.join("ssl/ca.pem"), dir.join("ssl/crl.pem"));
+            let world = World { ca: &ca, crl: &crl, now_s: NOW_S };
+            kept.place(fingerprint, &files(&dir), &world).unwrap();
+        }
         ("back", fingerprint) => kept.put_back(fingerprint, &files(&dir)).unwrap(),
         (other, _) => panic!("{other}"),
     }
@@ -77,7 +81,7 @@ fn killed_at_any_step_the_pair_is_mended_by_the_repeated_act_and_the_way_back_le
         kill(&host, &format!("place {new}"), point);
         host.start_again();
         host.can_place(&new).unwrap();
-        host.kept.place(&new, &host.files()).unwrap();
+        host.place(&new).unwrap();
         let (there, key) = host.read();
         assert_eq!(there, certificate, "{point}");
         Pair::new(there, Zeroizing::new(key)).unwrap();
@@ -100,10 +104,10 @@ fn killed_on_the_way_back_it_may_be_placed_again() {
     let mut host = Host::new();
     let before = host.read();
     let (certificate, new) = host.ready(1);
-    host.kept.place(&new, &host.files()).unwrap();
+    host.place(&new).unwrap();
     kill(&host, &format!("back {new}"), "certificate-between");
     host.start_again();
-    host.kept.place(&new, &host.files()).unwrap();
+    host.place(&new).unwrap();
     assert_eq!(host.read().0, certificate);
     host.kept.put_back(&new, &host.files()).unwrap();
     assert_eq!(host.read(), before);

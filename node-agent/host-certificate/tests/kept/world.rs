@@ -8,7 +8,7 @@ use std::{
 
 use bunraku_certificates::Certificate;
 use bunraku_common::{Digest, Fence, Generation, NodeName, Term};
-use bunraku_host_certificate::{Fallback, Files, Kept, Order, Refused, World, alt_names};
+use bunraku_host_certificate::{Fallback, Files, Kept, Order, PlaceError, Refused, World, alt_names};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CertificateSigningRequestParams,
     CertifiedIssuer, DnType, IsCa, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
@@ -92,6 +92,8 @@ pub(crate) struct Host {
     pub(crate) dir: tempfile::TempDir,
     pub(crate) ca: Ca,
     pub(crate) kept: Kept,
+    /// This host's clock.
+    pub(crate) now_s: u64,
 }
 
 impl Host {
@@ -100,7 +102,7 @@ impl Host {
         let (dir, ca) = (tempfile::tempdir().unwrap(), Ca::new());
         fs::create_dir(dir.path().join("ssl")).unwrap();
         let kept = Kept::open(&dir.path().join("data")).unwrap();
-        let host = Self { dir, ca, kept };
+        let host = Self { dir, ca, kept, now_s: NOW_S };
         fs::write(host.path("ssl/ca.pem"), host.ca.pem()).unwrap();
         let (certificate, key) = host.ca.issue(1);
         fs::write(host.path("ssl/cert.pem"), certificate).unwrap();
@@ -132,14 +134,23 @@ impl Host {
 
     pub(crate) fn stage(&mut self, generation: u64, pem: &[u8]) -> Result<(), Refused> {
         let (ca, crl) = (self.path("ssl/ca.pem"), self.path("ssl/crl.pem"));
-        self.kept.stage(order(generation), pem, &World { ca: &ca, crl: &crl, now_s: NOW_S })
+        self.kept.stage(order(generation), pem, &World { ca: &ca, crl: &crl, now_s: self.now_s })
     }
 
     pub(crate) fn can_place(&self, fingerprint: &str) -> Result<(), String> {
         let (ca, crl) = (self.path("ssl/ca.pem"), self.path("ssl/crl.pem"));
-        let world = World { ca: &ca, crl: &crl, now_s: NOW_S };
+        let world = World { ca: &ca, crl: &crl, now_s: self.now_s };
         let can = self.kept.can_place(fingerprint, &self.files(), &world);
         can.map_err(|error| bunraku_common::Chain(&error).to_string())
+    }
+
+    pub(crate) fn place(&mut self, fingerprint: &str) -> Result<(), PlaceError> {
+        self.place_at(fingerprint, &self.files())
+    }
+
+    pub(crate) fn place_at(&mut self, fingerprint: &str, files: &Files) -> Result<(), PlaceError> {
+        let (ca, crl) = (self.path("ssl/ca.pem"), self.path("ssl/crl.pem"));
+        self.kept.place(fingerprint, files, &World { ca: &ca, crl: &crl, now_s: self.now_s })
     }
 
     /// What was asked for, signed and lying beside, with its fingerprint.

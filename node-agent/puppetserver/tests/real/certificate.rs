@@ -50,7 +50,7 @@ pub(crate) async fn is_replaced_and_comes_back(
     kept.can_place(&new, &files, &world).unwrap();
 
     let before = served().await;
-    kept.place(&new, &files).unwrap();
+    kept.place(&new, &files, &world).unwrap();
     assert_eq!(served().await.fingerprint(), before.fingerprint(), "a file alone changes nothing");
     // Puppet's own agent takes the pair, and the server lets it in before it has read its own.
     run(Command::new("puppet").args(["ssl", "verify", "--config"]).arg(instance.path("etc/puppet.conf")));
