@@ -207,19 +207,6 @@ impl Bunraku {
         fs::write(&path, config.to_string()).with_context(|| format!("could not write {}", path.display()))
     }
 
-    /// As both together, for a host whose Puppet Server was never started; it joins by a token.
-    pub fn configure_bare(&self, server: &mut PuppetServer) -> Result<()> {
-        self.configure_compiler(server)?;
-        let path = self.agent_config(server.name());
-        let mut config: toml::Table = fs::read_to_string(&path)?.parse()?;
-        config.remove("enroll");
-        let pid_file = self.data_dir(server.name()).join("puppetserver.pid");
-        let mut services = toml::Table::new();
-        services.insert("puppetserver".into(), server.hand_over_unstarted(&pid_file)?.into());
-        config.insert("services".into(), services.into());
-        fs::write(&path, config.to_string()).with_context(|| format!("could not write {}", path.display()))
-    }
-
     /// As [`Bunraku::configure_compiler`], for the agent's package in a machine that is about to boot: with leave to
     /// restart Puppet Server's unit, to update these packages, to run Puppet against the main server, and to leave a mark.
     pub fn configure_machine(&self, compiler: &PuppetServer, root: &Path, packages: &[&str]) -> Result<()> {

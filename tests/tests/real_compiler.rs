@@ -1,6 +1,7 @@
-//! A third compiler, from a Puppet Server as its package leaves it, by one command: its certificate is signed by the real
-//! CA, its Puppet Server is started for the first time, and HAProxy sends it agents when all of it is proven. Under load no
-//! request fails. Then it is removed, its certificate revoked, and it is added again.
+//! A third compiler, from a machine with Debian's Puppet Server and our package as they are installed, by one command and
+//! one pasted line: its certificate is signed by the real CA, its unit is started for the first time, and HAProxy sends it
+//! agents when all of it is proven. Then it gets another certificate, is removed, its certificate revoked, and added again.
+//! Under load no request fails.
 
 use std::{fs, process::ExitCode, time::Duration};
 
@@ -8,7 +9,9 @@ use anyhow::{Context, Result, ensure};
 use bunraku_tests::{
     installed::{Bunraku, Said},
     load::{allow_slow_catalogs, under_load},
+    machine::Machine,
     namespace,
+    packages::Packages,
     process::wait_for,
     progress::Progress,
     running::Running,
@@ -20,15 +23,22 @@ use tokio::runtime::Runtime;
 const C3: &str = "c3.stack.test";
 const ADD: [&str; 5] = ["compiler", "add", C3, "--dns-alt-names", BALANCER_NAME];
 /// A first start on a loaded machine, and everything after it.
-const PATIENCE: Duration = Duration::from_secs(400);
+const PATIENCE: Duration = Duration::from_secs(240);
 const SLOW: usize = 4;
 
-const TESTS: &[Test<Site>] =
-    &[("a_bare_puppet_server_becomes_a_compiler_under_load_is_removed_and_added_again", added)];
+const SERVER: &str = "puppetserver.service";
+const AGENT: &str = "bunraku-agent.service";
+
+const TESTS: &[Test<Site>] = &[
+    ("a_machine_with_the_packages_becomes_a_compiler_by_one_line_under_load", added),
+    ("its_certificate_is_replaced_over_debians_unit_under_load", certified),
+    ("it_is_removed_with_its_certificate_revoked_and_added_again", removed_and_added),
+];
 
 struct Site {
     stack: Stack,
     bunraku: Bunraku,
+    c3: Machine,
     progress: Progress,
     runtime: Runtime,
 }
@@ -45,75 +55,81 @@ fn main() -> ExitCode {
         stack.place_by_hand("production")?;
         stack.compilers.iter().try_for_each(PuppetServer::flush)?;
         let bunraku = Bunraku::install(&stack, "r10k")?;
+        let agent = Packages::create(directory)?.add_agent("0.1.0~first")?;
+        let bare = stack.bare.first().context("no c3")?;
+        let c3 = Machine::boot(bare.name(), directory, |root| bare.furnish_as_packaged(root))?;
+        c3.run(&["dpkg", "--install", &agent.display().to_string()])?;
         let runtime = Runtime::new()?;
-        let mut site = Site { stack, bunraku, progress, runtime };
+        let mut site = Site { stack, bunraku, c3, progress, runtime };
+        site.join()?;
         suite::run(&mut site, TESTS)?;
+        site.c3.stop()?;
         site.bunraku.stop()?;
         site.stack.stop()
     })
 }
 
 fn added(site: &mut Site) -> Result<()> {
-    let two = join(site)?;
-    site.bunraku.configure_bare(site.stack.bare("c3")?)?;
-    ensure!(
-        services(site)?.contains("\npuppetlabs.services.ca.certificate-authority-service/"),
-        "the CA is on"
-    );
-
-    let Site { stack, bunraku, progress, runtime } = site;
-    let (counted, said) = under_load(stack, SLOW, |load| {
+    ensure!(site.has_ca_service()?, "the CA is on");
+    let (counted, said) = under_load(&site.stack, SLOW, |load| {
         load.wait_until_all_are_busy()?;
-        let said = runtime.block_on(add(bunraku))?;
-        progress.say(said.out.trim());
-        ensure!(stack.balancer.server("c3")?.status == "UP", "in service means that HAProxy says so");
-        gets_agents(stack)?;
+        let said = site.runtime.block_on(site.add())?;
+        site.progress.say(said.out.trim());
+        ensure!(site.stack.balancer.server("c3")?.status == "UP", "in service means that HAProxy says so");
+        gets_agents(&site.stack)?;
         Ok(said)
     })?;
-    counted.report("a compiler is added", progress);
+    counted.report("a compiler is added", &site.progress);
     ensure!(counted.failed.is_empty(), "{:#?}", counted.failed);
     ensure!(counted.fewest >= 2, "I3: {} compilers were in service at the least", counted.fewest);
     ensure!(said.out.contains("3/5 certificate  done: serial "), "{}", said.out);
-    ensure!(
-        !services(site)?.contains("\npuppetlabs.services.ca.certificate-authority-service/"),
-        "the CA is off"
-    );
+    ensure!(!site.has_ca_service()?, "the CA is off");
+    for unit in [SERVER, AGENT] {
+        ensure!(site.c3.property(unit, "ActiveState")? == "active", "{}", site.c3.journal(unit)?);
+    }
+    ensure!(site.c3.property(AGENT, "UnitFileState")? == "enabled", "it runs again after a reboot");
     let again = site.bunraku.tell(&ADD)?;
     ensure!(again.out.matches("already so").count() == 4, "{}", again.out);
-
-    let Site { stack, bunraku, progress, .. } = site;
-    let (counted, said) = under_load(stack, SLOW, |load| {
-        load.wait_until_all_are_busy()?;
-        bunraku.tell(&["compiler", "remove", C3, "--revoke-certificate", "--yes"])
-    })?;
-    progress.say(said.out.trim());
-    counted.report("it is removed", progress);
-    ensure!(counted.failed.is_empty(), "{:#?}", counted.failed);
-    ensure!(stack.balancer.server("c3")?.status != "UP", "it gets no agents");
-    let nodes = bunraku.json(&["nodes", "list"])?.to_string();
-    ensure!(!nodes.contains(C3) && two.iter().all(|node| nodes.contains(node.as_str())), "{nodes}");
-
-    site.bunraku.stop_agent("c3")?;
-    let said = site.runtime.block_on(add(&mut site.bunraku))?;
-    site.progress.say(said.out.trim());
-    ensure!(said.out.contains("3/5 certificate  done: serial "), "the old one is revoked: {}", said.out);
-    gets_agents_in_the_end(site)
+    Ok(())
 }
 
-/// The command, with its line pasted on c3.
-async fn add(bunraku: &mut Bunraku) -> Result<Said> {
-    let mut command = bunraku.command()?;
-    let add = Running::start(command.args(ADD)).with_patience(PATIENCE);
-    let line = add.line("echo ").await;
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let at = words.iter().position(|word| *word == "enroll").context("no line to paste")?;
-    let enrolled = bunraku.agent_command("c3", &words[at..], words.get(1).copied())?;
-    ensure!(enrolled.succeeded(), "{}{}", enrolled.out, enrolled.err);
-    ensure!(enrolled.out.contains("c3.toml is there, and stays as it is\n"), "{}", enrolled.out);
-    bunraku.start_agent("c3")?;
-    let said = add.end().await;
-    ensure!(said.succeeded(), "{}{}", said.out, said.err);
-    Ok(said)
+fn certified(site: &mut Site) -> Result<()> {
+    let starts = site.starts()?;
+    let (counted, said) = under_load(&site.stack, SLOW, |load| {
+        load.wait_until_all_are_busy()?;
+        site.bunraku.tell(&["cert", "request", C3, "--dns-alt-names", "puppet.stack.test,third.stack.test"])
+    })?;
+    site.progress.say(said.out.trim());
+    counted.report("its certificate is replaced", &site.progress);
+    ensure!(counted.failed.is_empty(), "{:#?}", counted.failed);
+    ensure!(counted.fewest >= 2, "I3: {} compilers were in service at the least", counted.fewest);
+    ensure!(site.starts()? == starts + 1, "I5: {starts} became {}", site.starts()?);
+    let shown = site.bunraku.json(&["cert", "list"])?.to_string();
+    ensure!(shown.contains("third.stack.test"), "{shown}");
+    Ok(())
+}
+
+fn removed_and_added(site: &mut Site) -> Result<()> {
+    let (counted, said) = under_load(&site.stack, SLOW, |load| {
+        load.wait_until_all_are_busy()?;
+        site.bunraku.tell(&["compiler", "remove", C3, "--revoke-certificate", "--yes"])
+    })?;
+    site.progress.say(said.out.trim());
+    counted.report("it is removed", &site.progress);
+    ensure!(counted.failed.is_empty(), "{:#?}", counted.failed);
+    ensure!(site.stack.balancer.server("c3")?.status != "UP", "it gets no agents");
+    let nodes = site.bunraku.json(&["nodes", "list"])?.to_string();
+    let mut two = site.stack.compilers.iter().map(PuppetServer::certname);
+    ensure!(!nodes.contains(C3) && two.all(|node| nodes.contains(&node)), "{nodes}");
+
+    let said = site.runtime.block_on(site.add())?;
+    site.progress.say(said.out.trim());
+    ensure!(said.out.contains("3/5 certificate  done: serial "), "the old one is revoked: {}", said.out);
+    let catalog = site.stack.catalog(C3, "a1", "production")?;
+    ensure!(catalog["resources"].is_array(), "c3 compiles");
+    let (counted, ()) = under_load(&site.stack, SLOW, |_| gets_agents(&site.stack))?;
+    ensure!(counted.failed.is_empty(), "{:#?}", counted.failed);
+    Ok(())
 }
 
 /// Under load: the balancer has sent it some.
@@ -124,32 +140,44 @@ fn gets_agents(stack: &Stack) -> Result<()> {
     })
 }
 
-fn gets_agents_in_the_end(site: &Site) -> Result<()> {
-    let catalog = site.stack.catalog(C3, "a1", "production")?;
-    ensure!(catalog["resources"].is_array(), "c3 compiles");
-    let (counted, ()) = under_load(&site.stack, SLOW, |_| gets_agents(&site.stack))?;
-    ensure!(counted.failed.is_empty(), "{:#?}", counted.failed);
-    Ok(())
-}
-
-fn services(site: &Site) -> Result<String> {
-    let conf_d = site.stack.bare[0].conf_d();
-    let path = conf_d.with_file_name("services.d").join("ca.cfg");
-    fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))
-}
-
-/// The controller, two compilers, the balancer and the first deploy.
-fn join(site: &mut Site) -> Result<Vec<String>> {
-    site.bunraku.start_controller()?;
-    for compiler in &mut site.stack.compilers {
-        site.bunraku.configure_compiler(compiler)?;
-        site.bunraku.grant_rollouts(compiler)?;
-        site.bunraku.start_agent(compiler.name())?;
+impl Site {
+    /// The controller, two compilers, the balancer and the first deploy.
+    fn join(&mut self) -> Result<()> {
+        self.bunraku.start_controller()?;
+        for compiler in &mut self.stack.compilers {
+            self.bunraku.configure_compiler(compiler)?;
+            self.bunraku.grant_rollouts(compiler)?;
+            self.bunraku.start_agent(compiler.name())?;
+        }
+        let lb = self.bunraku.join_balancer(&self.stack)?;
+        let nodes = self.stack.compilers.iter().map(PuppetServer::certname).chain([lb]);
+        self.bunraku.wait_for_nodes(&nodes.collect::<Vec<_>>())?;
+        self.bunraku.tell(&["deploy", "production"])?;
+        self.bunraku.wait_until_proven("production").map(drop)
     }
-    let lb = site.bunraku.join_balancer(&site.stack)?;
-    let two: Vec<String> = site.stack.compilers.iter().map(PuppetServer::certname).collect();
-    site.bunraku.wait_for_nodes(&two.iter().cloned().chain([lb]).collect::<Vec<_>>())?;
-    site.bunraku.tell(&["deploy", "production"])?;
-    site.bunraku.wait_until_proven("production")?;
-    Ok(two)
+
+    /// The command, with its line pasted on c3.
+    async fn add(&self) -> Result<Said> {
+        let mut command = self.bunraku.command()?;
+        let add = Running::start(command.args(ADD)).with_patience(PATIENCE);
+        let line = add.line("echo ").await;
+        let pasted = self.c3.run(&["sh", "-c", line.trim()])?;
+        ensure!(pasted.contains("bunraku-agent is enabled and runs"), "{pasted}");
+        let said = add.end().await;
+        ensure!(said.succeeded(), "{}{}\n{}", said.out, said.err, self.c3.journal(AGENT)?);
+        Ok(said)
+    }
+
+    /// By c3's own configuration.
+    fn has_ca_service(&self) -> Result<bool> {
+        let path = self.c3.root().join("etc/puppet/puppetserver/services.d/ca.cfg");
+        let text = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
+        Ok(text.contains("\npuppetlabs.services.ca.certificate-authority-service/"))
+    }
+
+    /// How often its Puppet Server has been started.
+    fn starts(&self) -> Result<usize> {
+        let journal = self.c3.journal(SERVER)?;
+        Ok(journal.lines().filter(|line| line.starts_with("Started puppetserver.service")).count())
+    }
 }

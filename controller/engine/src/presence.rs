@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bunraku_common::NodeName;
+use bunraku_common::{Generation, NodeName};
 
 use crate::{
     Millis,
@@ -25,6 +25,8 @@ pub struct Presence {
     idle: BTreeMap<NodeName, IdleView>,
     /// Oldest first.
     health: BTreeMap<NodeName, VecDeque<HealthView>>,
+    /// Why each node last could not do what a turn's order asked for.
+    pub(crate) said: BTreeMap<NodeName, (Generation, String)>,
 }
 
 impl Presence {

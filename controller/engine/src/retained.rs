@@ -68,6 +68,9 @@ impl Presence {
                     lacks.environments.remove(environment);
                 }
             }
+            Event::TurnStepFailed { node, generation, reason, .. } => {
+                self.said.insert(node.clone(), (*generation, reason.clone()));
+            }
             Event::Tick
             | Event::Configured { .. }
             | Event::BuildDone { .. }
@@ -80,7 +83,6 @@ impl Presence {
             | Event::Discarded { .. }
             | Event::BalanceRefused { .. }
             | Event::TurnStepDone { .. }
-            | Event::TurnStepFailed { .. }
             | Event::PuppetRevoked { .. }
             | Event::Crl(_)
             | Event::Certificate(_)

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
 };
 
@@ -171,7 +171,23 @@ impl Versions {
             Ok(_) => fs::remove_file(&ready).map_err(VersionsError::io("remove", &ready))?,
             Err(_) => {}
         }
-        symlink(&target, &ready).map_err(VersionsError::io("make the link", &ready))
+        let laid = match symlink(&target, &ready) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.make_environments_dir()?;
+                symlink(&target, &ready)
+            }
+            laid => laid,
+        };
+        laid.map_err(VersionsError::io("make the link", &ready))
+    }
+
+    /// Debian's packages make the code directory without one for environments in it.
+    fn make_environments_dir(&self) -> Result<(), VersionsError> {
+        let directory = &self.layout.environments_dir;
+        let made = fs::create_dir(directory)
+            .and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o755)))
+            .and_then(|()| directory.parent().map_or(Ok(()), sync_directory));
+        made.map_err(VersionsError::io("make", directory))
     }
 
     /// Moves a directory that an operator or another tool made to where it is in nobody's way, whole.

@@ -45,8 +45,7 @@ const STARTS_WITHIN: Duration = Duration::from_secs(240);
 pub struct Options {
     /// How many compilers: c1, c2, …
     pub compilers: usize,
-    /// How many hosts more, numbered on, with a Puppet Server that is installed and was never started. HAProxy carries
-    /// them.
+    /// How many more HAProxy carries, numbered on, where there is nothing yet.
     pub bare: usize,
     /// How the compilers are configured.
     pub setup: Setup,
@@ -67,7 +66,7 @@ pub struct Stack {
     pub main: PuppetServer,
     /// c1 is the first.
     pub compilers: Vec<PuppetServer>,
-    /// Not started.
+    /// Machines to be.
     pub bare: Vec<PuppetServer>,
     pub balancer: Balancer,
     pub repository: ControlRepository,
@@ -100,7 +99,6 @@ impl Stack {
             let number = u8::try_from(number)?;
             bare.push(PuppetServer::compiler(directory, number, &jar, options.interpreters));
         }
-        bare.iter().try_for_each(|server| server.configure(Setup::Bare))?;
         authority.give_agents(directory)?;
 
         let (repository, balancer) = start_servers(&mut main, &mut compilers, progress, |compilers| {
@@ -133,12 +131,6 @@ impl Stack {
     pub fn compiler(&mut self, name: &str) -> Result<&mut PuppetServer> {
         let found = self.compilers.iter_mut().find(|compiler| compiler.name() == name);
         found.with_context(|| format!("there is no compiler {name}"))
-    }
-
-    /// The host `c3`, …, that was bare.
-    pub fn bare(&mut self, name: &str) -> Result<&mut PuppetServer> {
-        let found = self.bare.iter_mut().find(|server| server.name() == name);
-        found.with_context(|| format!("there is no bare host {name}"))
     }
 
     /// The agent `name`; one that is not known yet gets a certificate from the CA (2 to 4 s).
@@ -179,9 +171,6 @@ impl Stack {
         self.balancer.stop()?;
         for compiler in &mut self.compilers {
             compiler.stop()?;
-        }
-        for server in self.bare.iter_mut().filter(|server| server.is_handed_over()) {
-            server.stop()?;
         }
         self.main.stop()
     }

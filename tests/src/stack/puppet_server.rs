@@ -54,9 +54,6 @@ pub enum Setup {
     /// As Bunraku wants it: environments are cached until flushed, links are resolved once per load, and the
     /// compiler's own certificate may flush.
     Prepared,
-    /// As the package leaves it on a host that was never started: the CA service is on, nothing says where the CA is, and
-    /// there is no certificate.
-    Bare,
 }
 
 /// One instance, started or not.
@@ -165,8 +162,8 @@ impl PuppetServer {
         for below in ["etc", "conf.d", "services.d", "code/environments", "var", "run", "log", "ssl"] {
             make_directory(&self.directory.join(below))?;
         }
-        self.copy_packaged_files(setup)?;
-        self.write_own_files(setup)?;
+        self.copy_packaged_files()?;
+        self.write_own_files()?;
         if setup == Setup::Prepared {
             self.set_in_puppet_conf("environment_timeout", "unlimited")?;
             self.set_in_puppet_conf("versioned_environment_dirs", "true")?;
@@ -252,20 +249,6 @@ impl PuppetServer {
     /// and the words that start it as Puppet's user.
     pub fn hand_over(&mut self, pid_file: &Path) -> Result<toml::Table> {
         write_file(pid_file, self.service()?.pid().to_string())?;
-        self.entry(pid_file)
-    }
-
-    pub fn is_handed_over(&self) -> bool {
-        self.handed_over.is_some()
-    }
-
-    /// The same for one that was never started: the agent does that.
-    pub fn hand_over_unstarted(&mut self, pid_file: &Path) -> Result<toml::Table> {
-        self.write_restart_file()?;
-        self.entry(pid_file)
-    }
-
-    fn entry(&mut self, pid_file: &Path) -> Result<toml::Table> {
         self.handed_over = Some(pid_file.to_owned());
         let directory = self.directory.display().to_string();
         let mut words: Vec<String> =
@@ -366,7 +349,7 @@ impl PuppetServer {
         User::named("puppet")?.owns(path)
     }
 
-    fn copy_packaged_files(&self, setup: Setup) -> Result<()> {
+    fn copy_packaged_files(&self) -> Result<()> {
         let packaged = Path::new(PACKAGED);
         for file in ["auth.conf", "ca.conf", "metrics.conf", "web-routes.conf"] {
             copy_file(&packaged.join("conf.d").join(file), &self.conf_d().join(file))?;
@@ -378,14 +361,14 @@ impl PuppetServer {
         }
         let services = self.directory.join("services.d");
         copy_file(&packaged.join("services.d/bootstrap.cfg"), &services.join("bootstrap.cfg"))?;
-        if self.has_ca || setup == Setup::Bare {
+        if self.has_ca {
             copy_file(&packaged.join("services.d/ca.cfg"), &services.join("ca.cfg"))
         } else {
             write_file(&services.join("ca.cfg"), CA_OFF)
         }
     }
 
-    fn write_own_files(&self, setup: Setup) -> Result<()> {
+    fn write_own_files(&self) -> Result<()> {
         let (directory, conf_d) = (self.directory.display(), self.conf_d());
         write_file(
             &conf_d.join("global.conf"),
@@ -430,7 +413,6 @@ profiler: {{}}\n",
             )?;
         }
         let cadir = if self.has_ca { format!("cadir = {directory}/ca\n") } else { String::new() };
-        let ca_server = if setup == Setup::Bare { String::new() } else { format!("ca_server = {CA_NAME}\n") };
         write_file(
             &self.puppet_conf(),
             format!(
@@ -443,7 +425,8 @@ logdir = {directory}/log
 ssldir = {directory}/ssl
 certname = {}
 server = {CA_NAME}
-{ca_server}[server]
+ca_server = {CA_NAME}
+[server]
 {cadir}autosign = false
 storeconfigs = false
 reports = none\n",

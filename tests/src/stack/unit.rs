@@ -2,9 +2,12 @@
 
 use std::{fs, os::unix::fs::symlink, path::Path};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use super::{PuppetServer, aot::PACKAGED_JAR, make_directory, puppet_server::java_arguments, write_file};
+use super::{
+    CA_NAME, PuppetServer, aot::PACKAGED_JAR, make_directory, puppet_server::java_arguments, read_file,
+    write_file,
+};
 use crate::machine::Machine;
 
 /// Debian's unit, but for the class path: see [`super::aot`].
@@ -26,6 +29,25 @@ impl PuppetServer {
             let own = self.conf_d().with_file_name(below);
             symlink(&own, &packaged).with_context(|| format!("could not link to {}", own.display()))?;
         }
+        self.start_faster(root)
+    }
+
+    /// Lets it be the server of a machine on which the package was just installed, and nothing was started: everything
+    /// is where Debian has it, and only its names and its address are its own.
+    pub fn furnish_as_packaged(&self, root: &Path) -> Result<()> {
+        write_file(
+            &root.join("etc/puppet/puppet.conf"),
+            format!("[main]\ncertname = {}\nserver = {CA_NAME}\n", self.certname()),
+        )?;
+        let webserver = root.join("etc/puppet/puppetserver/conf.d/webserver.conf");
+        let packaged = read_file(&webserver)?;
+        let own = packaged.replace("ssl-host: 0.0.0.0", &format!("ssl-host: {}", self.address()));
+        ensure!(own != packaged, "{} has no address for all", webserver.display());
+        write_file(&webserver, own)?;
+        self.start_faster(root)
+    }
+
+    fn start_faster(&self, root: &Path) -> Result<()> {
         let jar = root.join("usr/local/share/puppetserver-aot.jar");
         fs::copy(self.jar(), &jar).with_context(|| format!("could not make {}", jar.display()))?;
         let changed = root.join("etc/systemd/system/puppetserver.service.d");

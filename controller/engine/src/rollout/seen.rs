@@ -1,8 +1,9 @@
 //! What is seen of one compiler's turn: whether it is out, empty, back, and on what is committed.
 
-use bunraku_common::NodeName;
+use bunraku_common::{EnvironmentName, NodeName};
 
-use crate::{Millis, Presence, State, view::FRESH};
+use super::Turn;
+use crate::{Millis, NodeRecord, Presence, State, view::FRESH};
 
 impl State {
     /// Whether every balancer is seen to have drained it.
@@ -43,12 +44,30 @@ impl State {
 
     /// Whether it serves what is committed of every environment.
     pub(crate) fn is_proven(&self, node: &NodeName) -> bool {
-        let Some(record) = self.fleet.nodes.get(node) else {
-            return false;
-        };
+        self.fleet.nodes.get(node).is_some_and(|record| self.unproven(record).next().is_none())
+    }
+
+    /// What is committed and not proven there.
+    fn unproven<'a>(&'a self, record: &'a NodeRecord) -> impl Iterator<Item = &'a EnvironmentName> {
         let wanted = self.environments.iter().filter(|(_, environment)| !environment.adopting);
-        wanted
-            .filter_map(|(name, environment)| Some((name, environment.committed.as_ref()?)))
-            .all(|(name, committed)| record.has_proven(name, committed))
+        let committed =
+            wanted.filter_map(|(name, environment)| Some((name, environment.committed.as_ref()?)));
+        committed.filter(|(name, committed)| !record.has_proven(name, committed)).map(|(name, _)| name)
+    }
+
+    /// What it does not serve yet, in words; empty: it serves all that is committed.
+    pub(crate) fn unserved(&self, node: &NodeName) -> String {
+        let Some(record) = self.fleet.nodes.get(node) else { return String::new() };
+        self.unproven(record).next().map_or_else(String::new, |name| {
+            let owed = record.environments.get(name).map_or("", |on_node| on_node.owed.as_str());
+            let colon = if owed.is_empty() { "" } else { ": " };
+            format!("it does not serve what is committed in {name}{colon}{owed}")
+        })
+    }
+
+    /// Why a turn is not seen to be healthy and proven; empty: nobody has said.
+    pub(crate) fn not_verified(&self, node: &NodeName, turn: &Turn, presence: &Presence) -> String {
+        let said = presence.said.get(node).filter(|(generation, _)| *generation == turn.generation);
+        said.map_or_else(|| self.unserved(node), |(_, why)| why.clone())
     }
 }

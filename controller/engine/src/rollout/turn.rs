@@ -78,8 +78,14 @@ impl State {
         let on = |to: TurnPhase| go(to, turn.retreat.clone());
         let back = |to: TurnPhase, reason: String| go(to, Some(Retreat { reason, skip: false }));
         let aborted = rollout.retreat();
-        let no_answer =
-            || format!("{} had no end within {}", turn.phase.name(), span(rollout.policy.phase_deadline));
+        let no_answer = || {
+            let late =
+                format!("{} had no end within {}", turn.phase.name(), span(rollout.policy.phase_deadline));
+            match self.not_verified(node, turn, presence) {
+                why if turn.phase == TurnPhase::Verifying && !why.is_empty() => format!("{late}: {why}"),
+                _ => late,
+            }
+        };
         match turn.phase {
             TurnPhase::Waiting => match aborted {
                 Some(_) => go(TurnPhase::Skipped, aborted),

@@ -110,13 +110,10 @@ impl State {
                 "for what was before to be brought back".to_owned(),
                 "it stays drained and the rollout halts",
             ),
-            TurnPhase::Verifying if turn.retreat.is_none() && rollout.reverts() => (
-                "to be healthy and proven".to_owned(),
-                "what was before is brought back and the rollout halts",
-            ),
-            TurnPhase::Verifying => {
-                ("to be healthy and proven".to_owned(), "it stays drained and the rollout halts")
+            TurnPhase::Verifying if turn.retreat.is_none() && rollout.reverts() => {
+                (self.verify_waiting(node), "what was before is brought back and the rollout halts")
             }
+            TurnPhase::Verifying => (self.verify_waiting(node), "it stays drained and the rollout halts"),
             TurnPhase::Enabling => ("to come into service".to_owned(), "the rollout halts"),
             TurnPhase::Releasing => {
                 ("for its own Puppet agent to be enabled".to_owned(), "the turn ends, and it is asked on")
@@ -166,6 +163,14 @@ impl State {
         };
         let until = Some(began.saturating_add(rollout.policy.longest_bake()));
         Some(Waits { what: format!("for a verdict: {}", verdict.why), until, then: then.to_owned() })
+    }
+
+    /// What the node itself says of it stands beside.
+    fn verify_waiting(&self, node: &NodeName) -> String {
+        match self.unserved(node) {
+            why if why.is_empty() => "to be healthy and proven".to_owned(),
+            why => format!("to be healthy and proven: {why}"),
+        }
     }
 
     fn drain_waiting(&self, rollout: &Rollout, node: &NodeName, presence: &Presence, now: Millis) -> String {

@@ -118,7 +118,9 @@ impl Compiler {
                 Did::Done
             }
             Step::Verify { .. } if self.up => Did::Done,
-            Step::Verify { .. } => Did::Waits,
+            Step::Verify { .. } => {
+                Did::Failed { reason: "its Puppet Server is down".into(), unchanged: false }
+            }
             other => panic!("no order to a compiler: {other:?}"),
         }
     }

@@ -266,12 +266,14 @@ fn f15_a_compiler_that_is_never_healthy_stays_drained_with_an_owner_and_halts_th
     let id = site.start(restart());
     site.compiler("c1").breaks = true;
     site.until(id, "c1", TurnPhase::Verifying);
+    site.round();
     site.now += 60_000;
     site.look();
     site.until(id, "c1", TurnPhase::Failed);
     assert!(site.balance("c1").is_drained());
     assert!(!site.compiler("c1").puppet_disabled);
-    assert!(site.waiting(id).iter().any(|line| line.contains("verifying had no end")));
+    let waits = site.waiting(id).join("\n");
+    assert!(waits.contains("verifying had no end within 60 s: its Puppet Server is down"), "{waits}");
     // The abort cannot heal it: the drain keeps an owner, and an alarm names the command.
     site.ask(Request::AbortRollout { rollout: id, reason: "later".into() }).unwrap();
     site.look();
@@ -580,7 +582,8 @@ fn a_compiler_is_enabled_only_when_it_is_proven_on_what_is_committed() {
     for _round in 0..5 {
         site.round();
     }
-    assert_eq!(site.phase(id, "c1"), TurnPhase::Verifying);
+    let waits = site.waiting(id).join("\n");
+    assert!(waits.contains("proven: it does not serve what is committed in production, at most"), "{waits}");
     site.prove("c1");
     site.round();
     assert_eq!(site.phase(id, "c1"), TurnPhase::Enabling);

@@ -91,6 +91,7 @@ impl Site {
     }
 
     pub(crate) fn hear(&mut self, event: Event) {
+        self.presence.learn(&event, &self.state);
         let facts = self.state.observe(event, &self.presence);
         self.apply(facts);
         self.apply_due(true);

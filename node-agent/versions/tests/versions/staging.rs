@@ -267,6 +267,24 @@ fn a_rehearsed_link_is_taken_and_a_repeated_swap_changes_nothing() {
     assert_eq!(node.versions.swap(&production(), &new, false, 0).unwrap().replaced, Replaced::Same);
 }
 
+/// Regression: on a host with Debian's packages, where nothing was ever deployed, every stage failed for ever.
+#[test]
+fn a_directory_for_environments_that_is_not_there_yet_is_made_and_no_other() {
+    let node = Node::new();
+    let directory = node.dir.path().join("environments");
+    fs::remove_dir(&directory).unwrap();
+    node.deploy(&sample());
+    assert_eq!(fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o755);
+
+    let mut layout = Node::layout(node.dir.path());
+    layout.environments_dir = node.dir.path().join("no/environments");
+    let versions = Versions::open(layout).unwrap();
+    let refused =
+        versions.link_ready(&production(), &node.versions.live(&production()).unwrap()).unwrap_err();
+    assert!(refused.to_string().ends_with("/no/environments"), "{refused}");
+    assert!(!node.dir.path().join("no").exists());
+}
+
 #[test]
 fn a_cancelled_stage_and_a_cancelled_spare_leave_nothing_that_counts() {
     let node = Node::new();
