@@ -124,7 +124,10 @@ fn removed_and_added(site: &mut Site) -> Result<()> {
 
     let said = site.runtime.block_on(site.add())?;
     site.progress.say(said.out.trim());
-    ensure!(said.out.contains("3/5 certificate  done: serial "), "the old one is revoked: {}", said.out);
+    // Regression: the one before was shown as the new one.
+    let shown = said.out.lines().find(|line| line.starts_with("3/5 certificate  done: serial "));
+    let shown = shown.context("the old one is revoked")?;
+    ensure!(shown.ends_with(", for c3.stack.test, puppet.stack.test"), "{shown}");
     let catalog = site.stack.catalog(C3, "a1", "production")?;
     ensure!(catalog["resources"].is_array(), "c3 compiles");
     let (counted, ()) = under_load(&site.stack, SLOW, |_| gets_agents(&site.stack))?;

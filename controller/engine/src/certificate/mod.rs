@@ -127,6 +127,16 @@ impl CertificatePhase {
 }
 
 impl NodeCertificate {
+    /// Whether a new one is in place, and the node has not told of it since.
+    pub fn is_to_be_told(&self) -> bool {
+        let Some(CertificatePhase::Done { fingerprint }) =
+            self.attempt.as_ref().map(|attempt| &attempt.phase)
+        else {
+            return false;
+        };
+        self.host.as_ref().is_none_or(|host| host.fingerprint != *fingerprint)
+    }
+
     /// Fingerprints of what Puppet's CA may have of this name, and may forget.
     pub(crate) fn ours(&self) -> BTreeSet<String> {
         let host = self.host.iter().map(|host| host.fingerprint.clone());

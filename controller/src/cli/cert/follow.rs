@@ -30,6 +30,10 @@ pub(in crate::cli) async fn look(client: &mut Control, node: &str) -> Result<Loo
     let request = ShowCertificateRequest { node: node.to_owned() };
     let info = client.show_certificate(request).await?.into_inner();
     Ok(match info.phase.as_str() {
+        // What is shown below is what the node says.
+        "done" if info.host.as_ref().is_none_or(|host| host.fingerprint != info.fingerprint) => {
+            Look::Not(format!("its certificate: {node} has it in service, and says so in a moment"))
+        }
         "done" => Look::Is(info),
         "failed" => {
             let told = format!("the certificate of {node} failed: {}", info.reason);
