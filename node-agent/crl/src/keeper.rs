@@ -208,7 +208,9 @@ impl Keeper {
         let (how, modified_ms) = match &found {
             Found::Nothing => (Stands::Wrong("it is missing".to_owned()), 0),
             Found::File { bytes, modified_ms, .. } => {
-                (stands(&wanted, bytes, &place.ca, now_ms / 1000), *modified_ms)
+                let how = stands(&wanted, bytes, &place.ca, now_ms / 1000);
+                // An empty one refuses everybody: whoever still wants to fill it writes into what is gone by then.
+                (how, if bytes.is_empty() { 0 } else { *modified_ms })
             }
         };
         let before_reset = self.copy.state().before_reset.contains(&place.path);

@@ -95,6 +95,18 @@ fn a_file_under_its_writers_hand_is_given_time_but_not_for_ever() {
 }
 
 #[test]
+fn an_empty_file_is_given_no_time_because_it_refuses_everybody() {
+    let mut host = Host::new();
+    let good = host.chain.crls(3, &[]);
+    host.install(&good, 1).unwrap();
+    fs::write(host.puppets(), "").unwrap();
+    let file = fs::File::options().append(true).open(host.puppets()).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(NOW_MS)).unwrap();
+    assert!(!host.keeper.look(NOW_MS + 1), "nothing is left to do");
+    host.expect(&good);
+}
+
+#[test]
 fn a_link_in_the_place_of_the_file_is_neither_followed_nor_replaced() {
     let mut host = Host::new();
     let elsewhere = host.path("elsewhere.pem");
