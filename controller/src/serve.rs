@@ -30,7 +30,7 @@ use crate::{
     certificates::MainCa,
     clock::{Clock, wall_ms, wall_s},
     config::Config,
-    driver::{Driver, Hands, Superseded, prune, random_id, wire_term},
+    driver::{Driver, Hands, Superseded, prune, random_id},
     identities::Identities,
     identity::{CaError, MeshCa, PuppetFiles},
     nodes::{About, Connections},
@@ -459,7 +459,7 @@ impl Api {
             tracing::error!(%node, protocol = hello.protocol, "the node speaks another protocol\nhint: upgrade bunraku-agent there");
             return None;
         }
-        let highest = hello.highest_term.as_ref().and_then(parse_term);
+        let highest = hello.highest_term.as_ref().and_then(bunraku_proto::v1::Term::parsed);
         if let Some(highest) =
             highest.filter(|highest| highest.number.saturating_sub(term.number) > FARTHEST_TERM)
         {
@@ -494,7 +494,7 @@ impl Api {
         let state = self.driver.shared.state();
         hello.observed.iter().flat_map(|observed| &observed.environments).find_map(|on_node| {
             let environment = EnvironmentName::parse(&on_node.environment).ok()?;
-            let term = on_node.term.as_ref().and_then(parse_term)?;
+            let term = on_node.term.as_ref().and_then(bunraku_proto::v1::Term::parsed)?;
             let fence = Fence { term, generation: Generation(on_node.generation) };
             (!state.has_decided(&environment, fence)).then_some((environment, term))
         })
@@ -545,7 +545,7 @@ impl Api {
     fn hello_of(&self, term: Term) -> tonic::Request<HelloRequest> {
         let anchors = self.identities.authorities().pins().unwrap_or_default();
         let mut request = tonic::Request::new(HelloRequest {
-            term: Some(wire_term(term)),
+            term: Some(term.into()),
             controller: env!("CARGO_PKG_VERSION").to_owned(),
             protocol_oldest: OLDEST_PROTOCOL,
             protocol_newest: PROTOCOL,
@@ -610,10 +610,6 @@ fn anchors_seen(node: &NodeName, hello: &HelloReply) -> Event {
 
 async fn expired(not_after: u64) {
     tokio::time::sleep(Duration::from_secs(not_after.saturating_sub(wall_s()))).await;
-}
-
-fn parse_term(term: &bunraku_proto::v1::Term) -> Option<Term> {
-    Some(Term { number: term.number, id: u128::from_str_radix(&term.id, 16).ok()? })
 }
 
 /// A socket that only this user (root) can open; what a dead controller left is replaced.

@@ -6,11 +6,7 @@ use bunraku_common::NodeName;
 use tokio::task::JoinHandle;
 
 use crate::{
-    background, certificate,
-    config::Config,
-    connect::Connection,
-    crl,
-    node::{AgentError, Node},
+    background, certificate, config::Config, connect::Connection, crl, error::AgentError, node::Node,
     watchdog,
 };
 

@@ -12,8 +12,8 @@ use bunraku_services::service::Grant;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    certificate::{BundleConfig, CertificatesConfig},
-    crl::CrlConfig,
+    certificate::config::{BundleConfig, CertificatesConfig},
+    crl::config::CrlConfig,
 };
 
 /// `/etc/bunraku/agent.toml`.

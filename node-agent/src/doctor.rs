@@ -15,10 +15,11 @@ use bunraku_services::Services;
 use bunraku_versions::Layout;
 
 use crate::{
+    accounts::group_id,
     balancer,
     config::{CodeConfig, Config},
     helpers,
-    node::{group_id, locks, resolve},
+    node::{locks, resolve},
 };
 
 /// Looks at everything a compiler and a load balancer need; changes nothing, so it may run beside a running agent. The error says what

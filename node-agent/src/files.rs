@@ -2,17 +2,16 @@
 //! is told to read it again.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     path::{Component, Path, PathBuf},
 };
 
 use bunraku_common::config::nearest_of;
+use bunraku_services::service::Grant;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use crate::{
-    config::Config,
-    node::{group_id, user_id},
-};
+use crate::accounts::{group_id, user_id};
 
 /// Permissions, written as `"0644"`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
@@ -45,9 +44,13 @@ impl fmt::Display for Mode {
 }
 
 /// That the service which is to read a file again is granted.
-pub(crate) fn has_service(path: &Path, service: Option<&String>, config: &Config) -> Result<(), String> {
-    let Some(name) = service.filter(|name| !config.services.contains_key(*name)) else { return Ok(()) };
-    let hint = match nearest_of(name, config.services.keys().map(String::as_str)) {
+pub(crate) fn has_service(
+    path: &Path,
+    service: Option<&String>,
+    services: &BTreeMap<String, Grant>,
+) -> Result<(), String> {
+    let Some(name) = service.filter(|name| !services.contains_key(*name)) else { return Ok(()) };
+    let hint = match nearest_of(name, services.keys().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("add a [services.{name}] table"),
     };

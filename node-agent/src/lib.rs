@@ -3,8 +3,10 @@
 //! `connect` keeps the connection, `service` answers orders (one short function per RPC), `stage` and `commit` are the
 //! two halves of a deploy on this node, `turn` is its part in a rollout, `setup` makes a host a compiler, `crl` keeps
 //! Puppet's CRLs, `certificate` this host's Puppet certificate and what is copied from it, `background` does what nobody
-//! waits for, `memory` is what must not be forgotten. What may happen on this host is for `config` to say.
+//! waits for, `memory` is what must not be forgotten. `node` holds what each of them keeps (their files `kept`), and they
+//! work on a `Node`. What may happen on this host is for `config` to say.
 
+mod accounts;
 mod agent;
 mod background;
 mod balancer;
@@ -17,6 +19,7 @@ mod connect;
 mod content;
 mod crl;
 mod doctor;
+mod error;
 mod files;
 mod heal;
 mod helpers;
@@ -36,11 +39,11 @@ mod watchdog;
 pub use agent::Agent;
 pub use bunraku_balancer::BalancerConfig;
 pub use bunraku_services::service::Grant;
-pub use certificate::{BundleConfig, CertificatesConfig};
+pub use certificate::config::{BundleConfig, CertificatesConfig};
 pub use config::{CodeConfig, Config, EnrollConfig, PuppetConfig, RolloutConfig};
-pub use crl::{CrlConfig, CrlFile};
+pub use crl::config::{CrlConfig, CrlFile};
+pub use error::AgentError;
 pub use files::Mode;
-pub use node::AgentError;
 
 /// Random bits from the kernel, for jitter and names.
 fn random() -> u64 {

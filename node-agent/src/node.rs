@@ -3,7 +3,6 @@
 use std::{
     collections::BTreeMap,
     fs::{DirBuilder, File, Permissions, set_permissions},
-    io,
     net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
     os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
     path::{Path, PathBuf},
@@ -11,92 +10,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bunraku_balancer::{Keeper, KeeperError};
-use bunraku_common::{Alone, Chain, Digest, EnvironmentName, NodeName, names::BadName};
-use bunraku_crl::CopyError;
-use bunraku_host_certificate::KeptError;
+use bunraku_balancer::Keeper;
+use bunraku_common::{Alone, Chain, Digest, EnvironmentName, NodeName};
 use bunraku_puppetserver::{
-    Account, Places as ServerPlaces, Puppet, PuppetServer, Settings, SettingsError, places::PlacesError,
+    Places as ServerPlaces, Puppet, PuppetServer, Settings, SettingsError, places::PlacesError,
 };
-use bunraku_versions::{Layout, Policy, Versions, VersionsError};
+use bunraku_versions::{Layout, Policy, Versions};
 use tokio::sync::Notify;
 
 use crate::{
+    accounts::group_id,
     balancer,
-    certificate::{Certificate, Copies},
+    certificate::{copies::Copies, kept::Certificate},
     config::{CodeConfig, Config},
-    crl::Crl,
+    crl::kept::Crl,
+    error::AgentError,
     helpers,
-    memory::{Memory, MemoryError},
+    memory::Memory,
     turn::kept::Turns,
 };
-
-#[derive(Debug, thiserror::Error)]
-pub enum AgentError {
-    #[error("could not {doing} {}", path.display())]
-    Io {
-        doing: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("another bunraku-agent uses {}\nhint: systemctl stop bunraku-agent", path.display())]
-    Running { path: PathBuf },
-    #[error(
-        "could not ask Puppet where its files are\nhint: set [puppet] program in the agent's configuration"
-    )]
-    Settings(#[from] SettingsError),
-    #[error("Puppet's certname is not usable as a node name\nhint: set name in the agent's configuration")]
-    Name(#[from] BadName),
-    #[error("`{0}` is not the address of Puppet Server: HOST:PORT is expected")]
-    Server(String),
-    #[error(
-        "group {0} does not exist\nhint: name Puppet Server's group in the [code] table, or group = \"\" lets everybody read"
-    )]
-    Group(String),
-    #[error(transparent)]
-    Balancer(#[from] KeeperError),
-    #[error("[crl] of the agent's configuration: {0}")]
-    Crl(String),
-    #[error("[certificates] and [[bundles]] of the agent's configuration: {0}")]
-    Certificates(String),
-    #[error("the certificate cannot be kept")]
-    Certificate(#[from] KeptError),
-    #[error("the CRLs cannot be kept")]
-    Crls(#[from] CopyError),
-    #[error("versions cannot be kept")]
-    Versions(#[from] VersionsError),
-    #[error("the node's memory cannot be read")]
-    Memory(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-impl AgentError {
-    /// Whether only a change of the configuration helps: then starting again is of no use.
-    pub fn is_configuration(&self) -> bool {
-        match self {
-            Self::Name(_)
-            | Self::Server(_)
-            | Self::Group(_)
-            | Self::Crl(_)
-            | Self::Certificates(_)
-            | Self::Balancer(KeeperError::Config(_)) => true,
-            Self::Io { .. }
-            | Self::Running { .. }
-            | Self::Settings(_)
-            | Self::Balancer(KeeperError::Wishes(_))
-            | Self::Crls(_)
-            | Self::Certificate(_)
-            | Self::Versions(_)
-            | Self::Memory(_) => false,
-        }
-    }
-}
-
-impl From<MemoryError> for AgentError {
-    fn from(error: MemoryError) -> Self {
-        Self::Memory(Box::new(error))
-    }
-}
 
 /// What the agent holds.
 #[derive(Debug)]
@@ -171,7 +103,7 @@ impl Node {
             None => None,
         };
         let balancer =
-            config.balancer.as_ref().map(|balancer| balancer::open(balancer, data_dir)).transpose()?;
+            config.balancer.as_ref().map(|balancer| balancer::kept::open(balancer, data_dir)).transpose()?;
         let crl = Crl::open(&config)?;
         let certificate = Certificate::open(&config)?;
         let copies = Copies::open(&config)?;
@@ -359,25 +291,4 @@ fn only_one(path: &Path) -> Result<Alone, AgentError> {
         source,
     })?;
     taken.ok_or_else(|| AgentError::Running { path: path.into() })
-}
-
-/// The user that Puppet Server runs as, where this agent may become it.
-pub(crate) fn puppet_account(name: &str) -> Result<Option<Account>, String> {
-    if !rustix::process::getuid().is_root() {
-        return Ok(None);
-    }
-    Account::find(name).map(Some).map_err(|error| Chain(&error).to_string())
-}
-
-pub(crate) fn group_id(name: &str) -> Option<u32> {
-    id("group", name)
-}
-
-pub(crate) fn user_id(name: &str) -> Option<u32> {
-    id("passwd", name)
-}
-
-fn id(database: &str, name: &str) -> Option<u32> {
-    let asked = std::process::Command::new("getent").args([database, "--", name]).output().ok()?;
-    String::from_utf8(asked.stdout).ok()?.split(':').nth(2)?.parse().ok()
 }

@@ -12,7 +12,7 @@ use bunraku_files::Reload;
 use bunraku_services::{State, Verb};
 use tokio::{sync::Notify, time::timeout};
 
-use crate::node::Node;
+use crate::turn::kept::Turns;
 
 /// A reload of a balancer takes a second.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -49,14 +49,14 @@ impl Debts {
     /// Tells all of them. `paid` puts on record that one was told, and gives the trouble with that.
     pub(crate) async fn pay<F: Future<Output = Option<String>>>(
         &self,
-        node: &Node,
+        turns: &Turns,
         owed: Vec<Reload>,
         what: &str,
         paid: impl Fn(Reload) -> F,
     ) {
         for reload in owed {
             let service = reload.service.clone();
-            let trouble = match tell(node, &service).await {
+            let trouble = match tell(turns, &service).await {
                 Ok(()) => {
                     tracing::info!(service, "it was told to read {what} again");
                     paid(reload).await
@@ -76,8 +76,8 @@ impl Debts {
     }
 }
 
-async fn tell(node: &Node, service: &str) -> Result<(), String> {
-    let service = node.turns.service(service).map_err(|error| Chain(&error).to_string())?;
+async fn tell(turns: &Turns, service: &str) -> Result<(), String> {
+    let service = turns.service(service).map_err(|error| Chain(&error).to_string())?;
     let Err(error) = service.act(Verb::Reload, DEADLINE).await else { return Ok(()) };
     // One that does not run reads the file when it starts.
     match service.status().await {

@@ -21,9 +21,10 @@ use zeroize::Zeroizing;
 
 use crate::{
     balancer::{self, Balance, no_balancer},
-    certificate,
+    certificate::{self, copies::Copies},
     commit::{Commit, wall_ms},
-    crl, doctor,
+    crl::{self, kept::Crl},
+    doctor,
     heal::Heal,
     memory::{Memory, Refused},
     node::{Compiler, Node},
@@ -77,7 +78,7 @@ impl node_server::Node for Service {
         *self.node.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner) = Some(ahead);
         self.redial_spread_ms.store(hello.redial_spread_ms.min(LONGEST_SPREAD_MS), Ordering::Relaxed);
         self.follow_authority(hello.anchors);
-        let highest_term = self.node.memory().highest_term().map(wire_term);
+        let highest_term = self.node.memory().highest_term().map(v1::Term::from);
         tracing::info!(controller = hello.controller, %term, "the controller said hello");
         Ok(Response::new(v1::HelloReply {
             protocol: PROTOCOL,
@@ -173,8 +174,8 @@ impl node_server::Node for Service {
         let ahead = *self.node.clock_ahead_ms.lock().unwrap_or_else(PoisonError::into_inner);
         let findings = doctor::examine(&self.node.config, &self.node.puppet, ahead).await;
         let mut findings = findings.map_err(Status::failed_precondition)?;
-        findings.extend(self.node.crl.as_ref().map(crl::Crl::finding));
-        findings.extend(self.node.copies.as_ref().map(certificate::Copies::finding));
+        findings.extend(self.node.crl.as_ref().map(Crl::finding));
+        findings.extend(self.node.copies.as_ref().map(Copies::finding));
         Ok(Response::new(v1::DoctorReply { findings: findings.iter().map(doctor::wire).collect() }))
     }
 
@@ -434,7 +435,7 @@ impl Service {
     }
 
     async fn observed(&self) -> v1::ObserveReply {
-        let crl = self.node.crl.as_ref().map(crl::Crl::seen);
+        let crl = self.node.crl.as_ref().map(Crl::seen);
         let Some(compiler) = &self.node.compiler else {
             return v1::ObserveReply { crl, ..v1::ObserveReply::default() };
         };
@@ -469,7 +470,7 @@ impl Service {
             sealed: state.sealed,
             proven,
             owed: owed.map(|_| why()).unwrap_or_default(),
-            term: subject.map(|subject| wire_term(subject.fence.term)),
+            term: subject.map(|subject| subject.fence.term.into()),
             generation: subject.map_or(0, |subject| subject.fence.generation.0),
             versions: state.versions.iter().map(ToString::to_string).collect(),
             drift: state.drift,
@@ -510,13 +511,8 @@ where
 }
 
 fn term(term: Option<v1::Term>) -> Result<Term, Status> {
-    let parsed = term
-        .and_then(|term| Some(Term { number: term.number, id: u128::from_str_radix(&term.id, 16).ok()? }));
+    let parsed = term.and_then(|term| term.parsed());
     parsed.ok_or_else(|| Status::invalid_argument("the term is missing or malformed"))
-}
-
-pub(crate) fn wire_term(term: Term) -> v1::Term {
-    v1::Term { number: term.number, id: format!("{:032x}", term.id) }
 }
 
 fn free(path: &std::path::Path) -> (u64, u64) {

@@ -21,9 +21,10 @@ use bunraku_puppetserver::{
 use time::{OffsetDateTime, macros::format_description};
 
 use crate::{
+    accounts::{group_id, user_id},
     config::Config,
     doctor,
-    node::{Compiler, Node, group_id, user_id},
+    node::{Compiler, Node},
 };
 
 /// Of every such order.

@@ -5,7 +5,10 @@ use std::{path::Path, time::Duration};
 use bunraku_common::{Chain, EnvironmentName};
 use bunraku_puppetserver::types::{GenerateTypes, TypesError};
 
-use crate::node::{Compiler, Node, puppet_account};
+use crate::{
+    accounts::puppet_account,
+    node::{Compiler, Node},
+};
 
 /// It starts a Ruby and reads every type: seconds, on a loaded host tens of them.
 const DEADLINE: Duration = Duration::from_secs(300);

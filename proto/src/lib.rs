@@ -16,6 +16,7 @@ pub mod link;
 pub mod peer;
 pub mod serve;
 mod stream;
+mod term;
 pub mod tls;
 
 pub use alpn::Door;

@@ -31,7 +31,7 @@ use bunraku_engine::{
 use bunraku_store::{Keep, Store, StoreError};
 use tokio::sync::{Semaphore, oneshot, watch};
 
-pub(crate) use self::orders::{Hands, order, order_about, wire_term};
+pub(crate) use self::orders::{Hands, order, order_about};
 pub(crate) use self::{certificate::host_certificate, crl::held};
 use self::{flight::Flight, orders::Done, refusals::Refusals};
 use crate::{audit::record, clock::Clock};

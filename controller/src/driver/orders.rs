@@ -438,7 +438,7 @@ fn stage_request(order: Order, snapshot: Digest, generate_types: bool, adopt: bo
 pub(crate) fn order(term: Term, generation: Generation, environment: &EnvironmentName) -> Order {
     Order {
         id: format!("{environment}-{}-{}", term.number, generation.0),
-        term: Some(wire_term(term)),
+        term: Some(term.into()),
         generation: generation.0,
         environment: environment.to_string(),
         subject: String::new(),
@@ -449,13 +449,9 @@ pub(crate) fn order(term: Term, generation: Generation, environment: &Environmen
 pub(crate) fn order_about(term: Term, generation: Generation, subject: &str) -> Order {
     Order {
         id: format!("{}-{}-{}", subject.replace(' ', "-"), term.number, generation.0),
-        term: Some(wire_term(term)),
+        term: Some(term.into()),
         generation: generation.0,
         environment: String::new(),
         subject: subject.to_owned(),
     }
-}
-
-pub(crate) fn wire_term(term: Term) -> v1::Term {
-    v1::Term { number: term.number, id: format!("{:032x}", term.id) }
 }

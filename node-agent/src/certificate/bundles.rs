@@ -1,83 +1,16 @@
 //! Keeps the copies of the certificate like their source, and has those told who read them only at a reload.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::sync::{Arc, PoisonError};
 
-use bunraku_common::{Chain, hint};
+use bunraku_common::Chain;
 use bunraku_files::Reload;
 use bunraku_host_certificate::{Bundles, Sources};
-use bunraku_puppetserver::doctor::{Finding, Severity};
 
-use super::config;
+use super::copies::Copies;
 use crate::{
     changes::{NET, Watched},
-    config::Config,
-    node::{AgentError, Node},
-    reload::Debts,
+    node::Node,
 };
-
-/// The copies that this host's configuration grants.
-#[derive(Debug)]
-pub(crate) struct Copies {
-    /// Held while files are read, written and synced: only [`on_bundles`] takes it.
-    bundles: Mutex<Bundles>,
-    paths: Vec<PathBuf>,
-    /// As it was after the last look.
-    told: Mutex<(BTreeMap<PathBuf, String>, Vec<Reload>)>,
-    /// Why it is not known where the sources are.
-    trouble: Mutex<Option<String>>,
-    debts: Debts,
-}
-
-impl Copies {
-    /// `None`: there are none to keep.
-    pub(crate) fn open(config: &Config) -> Result<Option<Self>, AgentError> {
-        let granted = config::granted(config).map_err(AgentError::Certificates)?;
-        if granted.is_empty() {
-            return Ok(None);
-        }
-        let paths = granted.iter().map(|bundle| bundle.path.clone()).collect();
-        let bundles = Bundles::open(&config.data_dir.join("bundles.json"), granted)?;
-        Ok(Some(Self {
-            told: Mutex::new((BTreeMap::new(), bundles.reloads())),
-            bundles: Mutex::new(bundles),
-            paths,
-            trouble: Mutex::default(),
-            debts: Debts::default(),
-        }))
-    }
-
-    /// For the doctor.
-    pub(crate) fn finding(&self) -> Finding {
-        let (owed, reloads) = self.told().clone();
-        let trouble = self.trouble().clone();
-        let files = owed.into_iter().map(|(path, why)| format!("{}: {why}", path.display()));
-        let reloads = reloads.into_iter().map(|reload| self.debts.why(&reload.service));
-        let all: Vec<String> = trouble.into_iter().chain(files).chain(reloads).collect();
-        let (found, mend) = hint::split(&all.join("; "));
-        let (severity, found) = match found.as_str() {
-            "" => (Severity::Ok, "every copy of the certificate is as it should be".to_owned()),
-            _ => (Severity::Error, found),
-        };
-        Finding { check: "bundles", severity, found, mend, fix: None }
-    }
-
-    /// Why this copy is not as it should be.
-    pub(super) fn why(&self, path: &Path) -> Option<String> {
-        self.told().0.get(path).cloned()
-    }
-
-    fn told(&self) -> MutexGuard<'_, (BTreeMap<PathBuf, String>, Vec<Reload>)> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn trouble(&self) -> MutexGuard<'_, Option<String>> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// For ever: looks whenever a source or a copy has changed, and now and then.
 pub(crate) async fn keep(node: Arc<Node>) {
@@ -107,7 +40,7 @@ pub(crate) async fn reload(node: Arc<Node>) {
                 paid.and_then(Result::err).map(|error| Chain(&error).to_string())
             }
         };
-        copies.debts.pay(&node, owed, "its copy of the certificate", paid).await;
+        copies.debts.pay(&node.turns, owed, "its copy of the certificate", paid).await;
         copies.debts.wait().await;
     }
 }

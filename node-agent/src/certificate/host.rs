@@ -10,17 +10,8 @@ use std::{
 use bunraku_certificates::{AltName, Certificate, DOCUMENT_BYTES};
 use bunraku_proto::v1;
 
+use super::kept::{Seen, Stamp};
 use crate::node::{Compiler, Node};
-
-/// What was read from which file.
-#[derive(Debug, Clone)]
-pub(super) struct Seen {
-    stamp: Stamp,
-    certificate: Option<v1::HostCertificate>,
-}
-
-/// Device, inode, size, and when it last changed.
-type Stamp = (u64, u64, u64, i64, i64);
 
 /// `None`: there is none, or it cannot be read.
 pub(crate) async fn seen(node: &Arc<Node>, compiler: &Compiler) -> Option<v1::HostCertificate> {

@@ -7,11 +7,14 @@ use bunraku_host_certificate::{Order, World, alt_names};
 use bunraku_proto::v1;
 use tonic::Status;
 
-use super::{SUBJECT, fleet, on_kept};
+use super::on_disk::{fleet, on_kept};
 use crate::{
     commit::wall_ms,
     node::{Compiler, Node},
 };
+
+/// Of every order about the certificate.
+pub(crate) const SUBJECT: &str = "certificate";
 
 /// A key is made, once for an order, and a request for it.
 pub(crate) async fn request(

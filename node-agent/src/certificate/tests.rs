@@ -13,7 +13,7 @@ use bunraku_proto::v1::{self, action::Kind, node_server::Node as _, turn_reply::
 use bunraku_services::{Verb, service::Grant};
 use tonic::{Code, Request, Status};
 
-use super::BundleConfig;
+use super::config::BundleConfig;
 use crate::{
     config::Config,
     service::Service,

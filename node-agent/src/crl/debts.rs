@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bunraku_common::Chain;
 use bunraku_crl::Reload;
 
-use super::on_keeper;
+use super::on_disk::on_keeper;
 use crate::node::Node;
 
 /// For ever.
@@ -20,7 +20,7 @@ pub(crate) async fn reload(node: Arc<Node>) {
                 paid.and_then(Result::err).map(|error| Chain(&error).to_string())
             }
         };
-        crl.debts.pay(&node, owed, "its CRLs", paid).await;
+        crl.debts.pay(&node.turns, owed, "its CRLs", paid).await;
         crl.debts.wait().await;
     }
 }

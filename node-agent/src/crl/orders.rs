@@ -13,11 +13,20 @@ use bunraku_proto::v1;
 use bunraku_puppetserver::{Canary, PuppetServer, Settings, server::IdentityError};
 use tonic::Status;
 
-use super::{Crl, SUBJECT, no_crl, on_keeper};
+use super::{kept::Crl, on_disk::on_keeper};
 use crate::{
     commit::wall_ms,
     node::{Compiler, Node},
 };
+
+/// Of every order about CRLs.
+pub(crate) const SUBJECT: &str = "crl";
+
+pub(crate) fn no_crl() -> Status {
+    Status::failed_precondition(
+        "this node's configuration grants no file of CRLs (hint: add a [code] table or [[crl.files]] to agent.toml)",
+    )
+}
 
 /// Judges, remembers and places what came. It goes on when the call is dropped.
 pub(crate) async fn install(

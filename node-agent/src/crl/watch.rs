@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bunraku_crl::Place;
 use tokio::time::sleep;
 
-use super::on_keeper;
+use super::on_disk::on_keeper;
 use crate::{
     changes::{NET, Watched},
     commit::wall_ms,

@@ -12,7 +12,7 @@ use bunraku_host_certificate::{Files, Kept, PlaceError, Served, World};
 use bunraku_puppetserver::{Settings, shown};
 use bunraku_services::Verb;
 
-use super::{act::tell, record::Begun, step::Answer};
+use super::{record::Begun, step::Answer, tell::tell};
 use crate::{
     certificate::{files, on_kept},
     commit::wall_ms,

@@ -15,6 +15,7 @@ mod reach;
 mod record;
 mod rest;
 mod step;
+mod tell;
 mod types;
 mod verify;
 

@@ -7,7 +7,7 @@ use bunraku_common::{Digest, limits};
 use bunraku_proto::v1::{self, node_server::Node as _};
 use tonic::{Code, Request};
 
-use super::{CrlConfig, CrlFile};
+use super::config::{CrlConfig, CrlFile};
 use crate::testing::{CANARY, Ca, Host, order, until};
 
 #[tokio::test]
