@@ -43,18 +43,32 @@ impl fmt::Display for Mode {
     }
 }
 
-/// That the service which is to read a file again is granted.
-pub(crate) fn has_service(
+/// Who is to read a file again, one of the services that are granted: by a reload or by a restart.
+pub(crate) fn reader(
     path: &Path,
-    service: Option<&String>,
+    reload: Option<&String>,
+    restart: Option<&String>,
     services: &BTreeMap<String, Grant>,
-) -> Result<(), String> {
-    let Some(name) = service.filter(|name| !services.contains_key(*name)) else { return Ok(()) };
+) -> Result<Option<String>, String> {
+    let path = path.display();
+    let (key, name) = match (reload, restart) {
+        (None, None) => return Ok(None),
+        (Some(name), None) => ("reload", name),
+        (None, Some(name)) => ("restart", name),
+        (Some(_), Some(_)) => {
+            return Err(format!(
+                "{path} is to be read after a reload and after a restart (hint: keep one of both)"
+            ));
+        }
+    };
+    if services.contains_key(name) {
+        return Ok(Some(name.clone()));
+    }
     let hint = match nearest_of(name, services.keys().map(String::as_str)) {
         Some(near) => format!("did you mean `{near}`?"),
         None => format!("add a [services.{name}] table"),
     };
-    Err(format!("reload = \"{name}\" of {} is none of [services] (hint: {hint})", path.display()))
+    Err(format!("{key} = \"{name}\" of {path} is none of [services] (hint: {hint})"))
 }
 
 /// Owner and group of a file, looked up.

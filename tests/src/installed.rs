@@ -99,6 +99,11 @@ impl Bunraku {
         &self.directory
     }
 
+    /// HOST:PORT of the controller, for agents.
+    pub fn address(&self) -> String {
+        format!("{MAIN_ADDRESS}:{PORT}")
+    }
+
     fn config(&self) -> PathBuf {
         self.directory.join("bunraku.toml")
     }

@@ -143,8 +143,11 @@ impl Visit {
     }
 }
 
-/// Java says `certificate_unknown` whatever is wrong with a certificate.
+/// Java says `certificate_unknown` whatever is wrong with a certificate, and nginx answers 400 to the first request.
 fn is_refusal(error: &anyhow::Error) -> bool {
+    if error.to_string().contains("answered HTTP/1.1 400 ") {
+        return true;
+    }
     use AlertDescription as Alert;
     let refusals = [Alert::CertificateUnknown, Alert::CertificateRevoked, Alert::BadCertificate];
     let inner = error.downcast_ref::<io::Error>().and_then(|error| error.get_ref());

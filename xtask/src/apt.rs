@@ -17,6 +17,8 @@ use crate::{
 pub(crate) const STACK: &[&str] = &[
     "puppetserver",
     "puppet-agent",
+    "puppetdb",
+    "postgresql",
     "ruby-hocon",
     "haproxy",
     "nginx",

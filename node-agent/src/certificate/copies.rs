@@ -41,7 +41,7 @@ impl Copies {
             bundles: Mutex::new(bundles),
             paths,
             trouble: Mutex::default(),
-            debts: Debts::default(),
+            debts: Debts::of(config.bundles.iter().filter_map(|bundle| bundle.restart.clone())),
         }))
     }
 

@@ -8,7 +8,7 @@ use bunraku_host_certificate::Bundle;
 use super::config::{BundleConfig, CertificatesConfig};
 use crate::{
     config::Config,
-    files::{Mode, has_service, ids},
+    files::{Mode, ids, reader},
 };
 
 /// Looks everything up that may be wrong at the start. `Err`: what is, and what helps.
@@ -43,7 +43,7 @@ pub(super) fn granted(config: &Config) -> Result<Vec<Bundle>, String> {
 }
 
 fn one(bundle: &BundleConfig, config: &Config) -> Result<Bundle, String> {
-    let BundleConfig { what, path, owner, group, mode, reload } = bundle;
+    let BundleConfig { what, path, owner, group, mode, reload, restart } = bundle;
     let mode = mode.unwrap_or(Mode(if what.is_secret() { 0o600 } else { 0o644 }));
     if what.is_secret() && mode.0 & 0o027 != 0 {
         return Err(format!(
@@ -51,9 +51,9 @@ fn one(bundle: &BundleConfig, config: &Config) -> Result<Bundle, String> {
             path.display()
         ));
     }
-    has_service(path, reload.as_ref(), &config.services)?;
+    let reload = reader(path, reload.as_ref(), restart.as_ref(), &config.services)?;
     let (owner, group) = ids(path, owner.as_ref(), group.as_ref())?;
-    Ok(Bundle { what: *what, path: path.clone(), owner, group, mode: mode.0, reload: reload.clone() })
+    Ok(Bundle { what: *what, path: path.clone(), owner, group, mode: mode.0, reload })
 }
 
 #[cfg(test)]

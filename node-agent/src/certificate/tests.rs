@@ -387,6 +387,7 @@ async fn copies_follow_the_certificate_and_their_service_is_told_once() {
         group: None,
         mode: None,
         reload: Some("puppetserver".to_owned()),
+        restart: None,
     };
     let bundles = vec![bundle(What::CertificateAndKey, "both.pem"), bundle(What::Ca, "copy.pem")];
     let mut host = host

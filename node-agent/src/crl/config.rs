@@ -44,4 +44,7 @@ pub struct CrlFile {
     /// Which of `[services]` reads the file only at a reload.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reload: Option<String>,
+    /// Which of `[services]` reads the file only at its start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restart: Option<String>,
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::config::CrlFile;
 use crate::{
     config::Config,
-    files::{has_service, ids},
+    files::{ids, reader},
 };
 
 /// A file of [`CrlConfig`] whose names were looked up.
@@ -14,6 +14,8 @@ pub(super) struct Granted {
     pub(super) file: CrlFile,
     pub(super) owner: Option<u32>,
     pub(super) group: Option<u32>,
+    /// Who is told to read it again.
+    pub(super) reader: Option<String>,
 }
 
 /// Looks everything up that may be wrong at the start. `Err`: what is, and what helps.
@@ -30,9 +32,9 @@ pub(super) fn granted(config: &Config) -> Result<Vec<Granted>, String> {
 
 impl Granted {
     fn find(file: &CrlFile, config: &Config) -> Result<Self, String> {
-        has_service(&file.path, file.reload.as_ref(), &config.services)?;
+        let reader = reader(&file.path, file.reload.as_ref(), file.restart.as_ref(), &config.services)?;
         let (owner, group) = ids(&file.path, file.owner.as_ref(), file.group.as_ref())?;
-        Ok(Self { file: file.clone(), owner, group })
+        Ok(Self { file: file.clone(), owner, group, reader })
     }
 }
 
@@ -71,6 +73,11 @@ mod tests {
         let service = "[services.haproxy]\ndriver = 'systemd'\nunit = 'haproxy.service'\n";
         let near = wrong(&format!("[[crl.files]]\npath = '/a'\nreload = 'haprox'\n{service}"));
         assert_eq!(near, "reload = \"haprox\" of /a is none of [services] (hint: did you mean `haproxy`?)");
+        let both =
+            wrong(&format!("[[crl.files]]\npath = '/a'\nreload = 'haproxy'\nrestart = 'haproxy'\n{service}"));
+        assert!(both.ends_with("(hint: keep one of both)"), "{both}");
+        let restart = wrong(&format!("[[crl.files]]\npath = '/a'\nrestart = 'haprox'\n{service}"));
+        assert!(restart.starts_with("restart = \"haprox\" of /a is none"), "{restart}");
         let far = wrong("[[crl.files]]\npath = '/a'\nreload = 'nginx'\n");
         assert!(far.ends_with("(hint: add a [services.nginx] table)"), "{far}");
         let twice = wrong("[[crl.files]]\npath = '/a'\n[[crl.files]]\npath = '/a'\n");

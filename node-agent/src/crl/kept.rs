@@ -42,7 +42,7 @@ impl Crl {
             puppetserver,
             files,
             trouble: Mutex::default(),
-            debts: Debts::default(),
+            debts: Debts::of(config.crl.files.iter().filter_map(|file| file.restart.clone())),
             proving: tokio::sync::Mutex::default(),
         }))
     }

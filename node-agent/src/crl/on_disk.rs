@@ -24,7 +24,7 @@ impl Crl {
                 places.push(Place { path, owner: None, group: None, mode: None, ca, reload: None });
             }
         }
-        for Granted { file, owner, group } in &self.files {
+        for Granted { file, owner, group, reader } in &self.files {
             let Some(ca) = file.ca.as_ref().or(settings.as_ref().map(|settings| &settings.localcacert))
             else {
                 continue;
@@ -35,7 +35,7 @@ impl Crl {
                 group: *group,
                 mode: file.mode.map(|mode| mode.0),
                 ca: ca.clone(),
-                reload: file.reload.clone(),
+                reload: reader.clone(),
             });
         }
         Ok(places)

@@ -128,7 +128,7 @@ number_of_facts_soft_limit = 0\n",
         )
     }
 
-    fn puppet_conf(&self) -> PathBuf {
+    pub fn puppet_conf(&self) -> PathBuf {
         self.directory.join("puppet.conf")
     }
 }

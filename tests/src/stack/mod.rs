@@ -135,10 +135,15 @@ impl Stack {
 
     /// The agent `name`; one that is not known yet gets a certificate from the CA (2 to 4 s).
     pub fn agent(&self, name: &str) -> Result<Agent> {
+        self.agent_named(name, &[])
+    }
+
+    /// The same; a certificate that it gets anew carries these names, too.
+    pub fn agent_named(&self, name: &str, aliases: &[String]) -> Result<Agent> {
         let agent = Agent::new(&self.directory, name);
         if !agent.has_certificate() {
             let certname = agent.certname();
-            certificates::generate(&self.main, &certname, &[])?;
+            certificates::generate(&self.main, &certname, aliases)?;
             certificates::copy_identity(&self.main.ssldir(), &certname, &agent.ssldir())?;
         }
         agent.configure()?;

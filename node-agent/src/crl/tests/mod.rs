@@ -5,6 +5,7 @@ use std::fs;
 use bunraku_certificates::BUNDLE_BYTES;
 use bunraku_common::{Digest, limits};
 use bunraku_proto::v1::{self, node_server::Node as _};
+use bunraku_services::Verb;
 use tonic::{Code, Request};
 
 use super::config::{CrlConfig, CrlFile};
@@ -116,9 +117,9 @@ async fn nothing_is_proven_by_a_canary_that_is_not_revoked_foreign_or_no_certifi
     }
 }
 
-#[tokio::test]
-async fn a_service_is_reloaded_after_its_file_changed_and_owed_until_then() {
-    let mut host = Host::new(|config| {
+/// A host whose service `haproxy` notes what it did in `did`; it does not run yet.
+async fn with_service(change: fn(CrlFile) -> CrlFile) -> Host {
+    Host::new(move |config| {
         let dir = config.data_dir.parent().unwrap().to_owned();
         let path = |name: &str| dir.join(name).display().to_string();
         let script = "trap 'echo reload >> \"$0\"' HUP; echo start >> \"$0\"; while :; do sleep 600 & wait $!; kill $!; done";
@@ -127,25 +128,49 @@ async fn a_service_is_reloaded_after_its_file_changed_and_owed_until_then() {
             "stop_seconds": 1,
         });
         config.services = serde_json::from_value(serde_json::json!({ "haproxy": grant })).unwrap();
-        config.crl = CrlConfig { files: vec![file(dir.join("haproxy.pem"))], ..CrlConfig::default() };
+        config.crl = CrlConfig { files: vec![change(file(dir.join("haproxy.pem")))], ..CrlConfig::default() };
     })
-    .await;
-    let did = || fs::read_to_string(host.dir.path().join("did")).unwrap_or_default();
+    .await
+}
+
+async fn told(host: &Host, verb: Verb) {
     let service = host.service.node.turns.service("haproxy").unwrap();
-    service.act(bunraku_services::Verb::Start, std::time::Duration::from_secs(60)).await.unwrap();
-    until("the service runs", || async { did() == "start\n" }).await;
+    service.act(verb, std::time::Duration::from_secs(60)).await.unwrap();
+}
+
+fn did(host: &Host) -> String {
+    fs::read_to_string(host.dir.path().join("did")).unwrap_or_default()
+}
+
+/// Debian's PuppetDB does not survive a reload.
+#[tokio::test]
+async fn a_service_that_reads_its_file_only_at_its_start_is_restarted_and_one_that_is_stopped_is_left_so() {
+    let mut host = with_service(|file| CrlFile { restart: file.reload.clone(), reload: None, ..file }).await;
+    host.watch();
+    host.install(&host.ca.crl(1, &[]), 1).await.unwrap();
+    until("nothing is owed", || async { host.seen().await.unwrap().owed.is_empty() }).await;
+    assert_eq!(did(&host), "", "whoever stopped it starts it");
+    told(&host, Verb::Start).await;
+    until("the service runs", || async { did(&host) == "start\n" }).await;
+    host.install(&host.ca.crl(2, &[]), 2).await.unwrap();
+    until("it was restarted", || async { did(&host) == "start\nstart\n" }).await;
+    until("nothing is owed", || async { host.seen().await.unwrap().owed.is_empty() }).await;
+    told(&host, Verb::Stop).await;
+}
+
+#[tokio::test]
+async fn a_service_is_reloaded_after_its_file_changed_and_owed_until_then() {
+    let mut host = with_service(|file| file).await;
+    told(&host, Verb::Start).await;
+    until("the service runs", || async { did(&host) == "start\n" }).await;
     let reply = host.install(&host.ca.crl(1, &[]), 1).await.unwrap();
     assert!(host.dir.path().join("haproxy.pem").exists() && reply.refused.is_empty(), "{reply:?}");
     let owed = reply.crl.unwrap().owed;
     assert!(owed.contains("haproxy has not read its file yet"), "{owed}");
     host.watch();
     until("nothing is owed", || async { host.seen().await.unwrap().owed.is_empty() }).await;
-    until("it was reloaded", || async {
-        fs::read_to_string(host.dir.path().join("did")).unwrap() == "start\nreload\n"
-    })
-    .await;
-    let service = host.service.node.turns.service("haproxy").unwrap();
-    service.act(bunraku_services::Verb::Stop, std::time::Duration::from_secs(60)).await.unwrap();
+    until("it was reloaded", || async { did(&host) == "start\nreload\n" }).await;
+    told(&host, Verb::Stop).await;
 }
 
 #[tokio::test]
@@ -188,5 +213,13 @@ async fn a_puppet_that_does_not_say_where_its_files_are_is_owed() {
 const _: () = assert!(BUNDLE_BYTES + 1024 < limits::ORDER_BYTES);
 
 fn file(path: std::path::PathBuf) -> CrlFile {
-    CrlFile { path, owner: None, group: None, mode: None, ca: None, reload: Some("haproxy".into()) }
+    CrlFile {
+        path,
+        owner: None,
+        group: None,
+        mode: None,
+        ca: None,
+        reload: Some("haproxy".into()),
+        restart: None,
+    }
 }
