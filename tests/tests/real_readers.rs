@@ -19,11 +19,12 @@ use bunraku_tests::{
     packages::Packages,
     process::wait_for,
     progress::Progress,
-    stack::{self, Agent, Options, Stack, compiler_address},
+    stack::{self, Agent, Options, Setup, Stack, compiler_address},
     suite::{self, Test},
     visitor::{Knocked, Visitor},
     watch::{Door, watched},
 };
+use serde_json::Value;
 use tokio::runtime::Runtime;
 
 const NODE: &str = "edge.stack.test";
@@ -112,9 +113,14 @@ fn main() -> ExitCode {
     }
     namespace::run(&stack::world(false), |directory| {
         let progress = Progress::default();
-        let stack = Stack::up(directory, &namespace::cache(), &Options::default(), &progress)?;
+        let options = Options { setup: Setup::Prepared, ..Options::default() };
+        let stack = Stack::up(directory, &namespace::cache(), &options, &progress)?;
         let mut bunraku = Bunraku::install(&stack, "r10k")?;
         bunraku.start_controller()?;
+        // By its Puppet Server changes are proven.
+        let c1 = stack.compilers.first().context("no c1")?;
+        bunraku.configure_compiler(c1)?;
+        bunraku.start_agent(c1.name())?;
         let aliases = DOORS.map(|(_, name)| name.to_owned());
         let host = stack.agent_named("edge", &aliases)?;
         let package = Packages::create(directory)?.add_agent("0.1.0~first")?;
@@ -210,6 +216,7 @@ fn placed(site: &mut Site) -> Result<()> {
 
 fn revoked(site: &mut Site) -> Result<()> {
     let ((name, revoked), (_, other)) = (site.visitor("second")?, site.visitor("third")?);
+    let starts = site.starts_of_puppetdb()?;
     let visits = DOORS.map(|(_, host)| (host, &revoked));
     let watched = watched(&site.stack.main.crl_file(), &visits, || {
         let ca = PuppetCa::new(site.stack.main.ca_config());
@@ -222,6 +229,13 @@ fn revoked(site: &mut Site) -> Result<()> {
         }
         site.until_delivered()
     })?;
+    wait_for("c1 to be proven", WITHIN, || {
+        Ok((site.row("c1.stack.test")?["state"] == "proven").then_some(()))
+    })?;
+    site.until_delivered()?;
+    // Regression: once more for the canary that proved it.
+    let after = site.starts_of_puppetdb()?;
+    ensure!(after == starts + 1, "{starts} starts became {after}");
     let written = *watched.writes.first().context("the CA wrote nothing")?;
     for ((service, host), door) in DOORS.iter().zip(&watched.doors) {
         let closed = Door::closed_at(door)?.duration_since(written).unwrap_or_default();
@@ -258,16 +272,23 @@ impl Site {
         Ok(Said { code: 0, out, err: String::new() })
     }
 
-    /// Its files hold what the CA's file holds, and everybody has read them.
+    /// Its files hold every change but our canaries, and everybody has read them.
     fn until_delivered(&self) -> Result<()> {
         wait_for("the CRL to be delivered", REFUSED_WITHIN, || {
-            let status = self.bunraku.json(&["crl", "status"])?;
-            let row =
-                status["nodes"].as_array().into_iter().flatten().find(|row| row["node"] == NODE).cloned();
-            let number = self.stack.main.crl()?.0.to_string();
-            Ok(row.filter(|row| row["state"] == "delivered" && row["number"] == number.as_str()).map(drop))
+            Ok((self.row(NODE)?["state"] == "delivered").then_some(()))
         })
         .with_context(|| format!("{:?}\n{}", self.bunraku.ask(&["crl", "status"]), self.why("bunraku-agent")))
+    }
+
+    fn row(&self, node: &str) -> Result<Value> {
+        let status = self.bunraku.json(&["crl", "status"])?;
+        let row = status["nodes"].as_array().into_iter().flatten().find(|row| row["node"] == node);
+        Ok(row.cloned().unwrap_or_default())
+    }
+
+    fn starts_of_puppetdb(&self) -> Result<usize> {
+        let journal = self.edge.journal("puppetdb.service")?;
+        Ok(journal.lines().filter(|line| line.starts_with("Started puppetdb.service")).count())
     }
 
     fn why(&self, service: &str) -> String {

@@ -99,7 +99,8 @@ fn proof(reply: &CrlStatusReply) -> String {
 
 fn row(node: &CrlNodeInfo, reply: &CrlStatusReply) -> Vec<String> {
     let away = if node.connected { "" } else { ", not connected" };
-    let newest = node.crl == reply.crl;
+    // A node without a Puppet Server is not sent what only a canary changed.
+    let newest = node.crl == reply.crl || node.state == "delivered";
     let number = match (node.number.as_str(), newest) {
         ("", _) => or_dash("").to_owned(),
         (number, true) => number.to_owned(),

@@ -63,8 +63,9 @@ impl Reporter {
         };
         if let (Some(wanted), Some(at)) = (&known.wanted, node.delivered_at) {
             info.delivered_ms = self.shown(at);
+            let written_ms = if node.holds.provable { wanted.written_ms } else { wanted.news.written_ms };
             if known.has(node) {
-                info.delivery_ms = lag(info.delivered_ms, wanted.written_ms);
+                info.delivery_ms = lag(info.delivered_ms, written_ms);
             }
         }
         if let Some(proof) = node.proof {

@@ -74,6 +74,10 @@ impl Revocations {
         let open = before.as_ref().and_then(|before| before.uncovered).or(is_news.then_some(at));
         let spent = self.spend(&seen.canaries, generation, news);
         let first = before.as_ref().map_or(Generation::default(), |before| before.reset);
+        let for_all = match &before {
+            Some(before) if spent && !is_news => before.for_all,
+            Some(_) | None => generation,
+        };
         self.wanted = Some(WantedCrl {
             crl: seen.crl,
             numbers: seen.numbers.clone(),
@@ -87,6 +91,7 @@ impl Revocations {
             news,
             uncovered: open.filter(|_| !spent),
             reset: if reset { generation } else { first },
+            for_all,
         });
         self.rejected = None;
         if is_news {

@@ -34,7 +34,8 @@ impl State {
     }
 
     fn gathered_at(&self) -> Option<Millis> {
-        let wanted = self.revocations.wanted.as_ref().filter(|_| self.settings.crl_proof)?;
+        let proves = self.settings.crl_proof && self.revocations.is_provable();
+        let wanted = self.revocations.wanted.as_ref().filter(|_| proves)?;
         Some(wanted.uncovered?.saturating_add(GATHER))
     }
 

@@ -59,6 +59,20 @@ pub struct WantedCrl {
     pub uncovered: Option<Millis>,
     /// Nodes whose CRLs are of an earlier generation may go back to lower numbers: the CA counts anew.
     pub reset: Generation,
+    /// The newest change that was more than a canary of ours revoked.
+    #[serde(default)]
+    pub for_all: Generation,
+}
+
+impl WantedCrl {
+    /// Whether a node was given what it is to have. Where no Puppet Server stands beside nothing is proven: a canary alone
+    /// is no change there, and has nobody reload.
+    pub(crate) fn is_held(&self, holds: &CrlHeld) -> bool {
+        match holds.provable {
+            true => holds.crl == Some(self.crl) && holds.generation >= self.generation,
+            false => holds.crl.is_some() && holds.generation >= self.for_all,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -170,11 +184,7 @@ impl Revocations {
 
     /// Whether a node keeps the wanted CRLs in place.
     pub fn has(&self, node: &CrlNode) -> bool {
-        self.wanted.as_ref().is_some_and(|wanted| {
-            node.holds.crl == Some(wanted.crl)
-                && node.holds.generation >= wanted.generation
-                && node.holds.owed.is_empty()
-        })
+        self.wanted.as_ref().is_some_and(|wanted| wanted.is_held(&node.holds) && node.holds.owed.is_empty())
     }
 
     /// Whether a node lacks a change that is more than our own canaries.
@@ -182,6 +192,11 @@ impl Revocations {
         self.wanted.as_ref().is_some_and(|wanted| {
             holds.generation < wanted.news.generation || !holds.owed.is_empty() || holds.crl.is_none()
         })
+    }
+
+    /// Whether there is anybody of whom something can be proven.
+    pub(crate) fn is_provable(&self) -> bool {
+        self.nodes.values().any(|node| node.holds.provable)
     }
 
     /// Whether the newest proof that can be had of a node is there.

@@ -8,7 +8,7 @@ impl State {
         let known = &self.revocations;
         let Some(wanted) = &known.wanted else { return };
         for (name, node) in known.nodes.iter().filter(|(name, _)| presence.is_connected(name)) {
-            if node.holds.crl != Some(wanted.crl) || node.holds.generation < wanted.generation {
+            if !wanted.is_held(&node.holds) {
                 steps.push(Step::InstallCrl {
                     node: name.clone(),
                     crl: wanted.crl,

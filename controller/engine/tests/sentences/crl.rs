@@ -308,6 +308,47 @@ fn without_proof_by_configuration_no_canary_is_made_or_revoked() {
     assert!(known.has(&known.nodes[&node("c1")]) && !known.is_proven(&known.nodes[&node("c1")]));
 }
 
+fn beside_nobody(number: u64, generation: u64) -> CrlHeld {
+    CrlHeld { provable: false, ..held(number, generation) }
+}
+
+/// A PuppetDB that must be restarted for every file is restarted once for a revocation, and not once more for its proof.
+#[test]
+fn what_revokes_a_canary_alone_goes_only_where_a_puppet_server_can_be_asked() {
+    let mut desk = proving();
+    desk.holds("c2", beside_nobody(1, 1));
+    desk.seen(file(2));
+    assert!(desk.crl_steps().contains(&install("c2", 2, 2, false)), "somebody else's change goes everywhere");
+    desk.holds("c2", beside_nobody(2, 2));
+    desk.wait(SECOND);
+    desk.seen(SeenCrl { canaries: ["a".to_owned()].into(), ..file(3) });
+    let installs = |desk: &Desk| -> Vec<Step> {
+        desk.crl_steps().into_iter().filter(|step| matches!(step, Step::InstallCrl { .. })).collect()
+    };
+    assert_eq!(installs(&desk), [install("c1", 3, 3, false)]);
+    let known = desk.state.revocations();
+    assert!(known.has(&known.nodes[&node("c2")]), "it lacks nothing");
+    // The CA made its CRL anew, with a later end.
+    desk.seen(SeenCrl { added: 0, ..file(4) });
+    assert!(installs(&desk).contains(&install("c2", 4, 4, false)));
+}
+
+#[test]
+fn where_no_puppet_server_can_be_asked_no_canary_is_revoked() {
+    let mut desk = proving();
+    for name in ["c1", "c2"] {
+        desk.holds(name, beside_nobody(1, 1));
+    }
+    desk.seen(file(2));
+    desk.wait(10 * SECOND);
+    let revokes = |desk: &Desk| desk.crl_steps().iter().any(|step| matches!(step, Step::RevokeCanary { .. }));
+    assert!(!revokes(&desk));
+    assert_eq!(desk.state.deadline(&desk.presence), None, "nothing is waited for");
+    desk.holds("c1", held(1, 1));
+    desk.wait(0);
+    assert!(revokes(&desk), "as soon as one can");
+}
+
 #[test]
 fn what_is_not_proven_is_an_alarm_and_the_same_excuse_is_journalled_once() {
     let mut desk = proving();
