@@ -10,7 +10,7 @@ use std::{
 
 use bunraku_builder::{BuildError, Builder, ObjectStore};
 use bunraku_common::{Chain, Digest, EnvironmentName, Fence, Generation, NodeName, Term, crash};
-use bunraku_engine::{Event, Fact, NodeRecord, Presence, Settings, State, certificate::NodeCertificate};
+use bunraku_engine::{Event, Fact, NodeRecord, Presence, Settings, State, crl::CrlNode};
 use bunraku_proto::{
     Door, FleetName, PROTOCOL, Peer,
     accept::{self, Accepted, Caller, Limits},
@@ -559,13 +559,17 @@ impl Api {
 
     fn nodes_to_ask(&self, all: bool) -> Vec<NodeName> {
         let state = self.driver.shared.state();
-        let owes = |node: &NodeRecord| node.environments.values().any(|on_node| !on_node.owed.is_empty());
+        let owes_code =
+            |node: &NodeRecord| node.environments.values().any(|on_node| !on_node.owed.is_empty());
         let crls = &state.revocations().nodes;
-        let owes_crl = |name: &NodeName| crls.get(name).is_some_and(|node| !node.holds.owed.is_empty());
+        let owes = |node: &CrlNode| !node.holds.owed.is_empty() || !node.holds.unread.is_empty();
+        let owes_crl = |name: &NodeName| crls.get(name).is_some_and(owes);
         let certificates = &state.certificates().nodes;
-        let is_changed = |name: &NodeName| certificates.get(name).is_some_and(NodeCertificate::is_to_be_told);
+        let now = self.driver.shared.clock.now();
+        let is_changed =
+            |name: &NodeName| certificates.get(name).is_some_and(|known| known.is_to_be_told(now));
         let nodes = state.fleet().nodes.iter();
-        let asked = nodes.filter(|(name, node)| all || owes(node) || owes_crl(name) || is_changed(name));
+        let asked = nodes.filter(|(name, node)| all || owes_code(node) || owes_crl(name) || is_changed(name));
         asked.map(|(name, _)| name.clone()).collect()
     }
 

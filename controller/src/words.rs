@@ -44,7 +44,7 @@ pub(crate) fn hello(mut reply: HelloReply) -> HelloReply {
 pub(crate) fn observed(mut reply: ObserveReply) -> ObserveReply {
     reply.puppetserver = word(&reply.puppetserver);
     if let Some(crl) = &mut reply.crl {
-        (crl.digest, crl.owed) = (word(&crl.digest), word(&crl.owed));
+        (crl.digest, crl.owed, crl.unread) = (word(&crl.digest), word(&crl.owed), word(&crl.unread));
     }
     reply.environments.truncate(ENVIRONMENTS);
     for on_node in &mut reply.environments {

@@ -169,7 +169,13 @@ impl World {
     fn says(&mut self, name: &NodeName) {
         let (file, generation) = self.held[name];
         let provable = name.as_str() != "lb1";
-        let holds = CrlHeld { crl: file.map(digest), generation, provable, owed: String::new() };
+        let holds = CrlHeld {
+            crl: file.map(digest),
+            generation,
+            provable,
+            owed: String::new(),
+            unread: String::new(),
+        };
         self.hear(Event::Crl(CrlEvent::OnNode { node: name.clone(), holds: Some(holds) }));
     }
 

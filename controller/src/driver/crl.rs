@@ -131,5 +131,6 @@ pub(crate) fn held(crl: &v1::CrlOnNode) -> CrlHeld {
         generation: Generation(crl.generation),
         provable: crl.provable,
         owed: plain(&crl.owed),
+        unread: plain(&crl.unread),
     }
 }

@@ -53,7 +53,7 @@ impl Reporter {
         let mut info = v1::CrlNodeInfo {
             crl: node.holds.crl.map(|crl| crl.to_string()).unwrap_or_default(),
             state: standing(state, node).to_owned(),
-            note: [&node.holds.owed, &node.refused, &node.unproven]
+            note: [&node.holds.owed, &node.refused, &node.holds.unread, &node.unproven]
                 .into_iter()
                 .find(|note| !note.is_empty())
                 .cloned()
@@ -63,7 +63,7 @@ impl Reporter {
         };
         if let (Some(wanted), Some(at)) = (&known.wanted, node.delivered_at) {
             info.delivered_ms = self.shown(at);
-            let written_ms = if node.holds.provable { wanted.written_ms } else { wanted.news.written_ms };
+            let written_ms = if node.holds.provable { wanted.written_ms } else { wanted.for_all.written_ms };
             if known.has(node) {
                 info.delivery_ms = lag(info.delivered_ms, written_ms);
             }
@@ -89,7 +89,7 @@ fn standing(state: &State, node: &CrlNode) -> &'static str {
     match &known.wanted {
         None => "nothing to deliver yet",
         Some(wanted) if lacks(wanted) || node.holds.crl.is_none() => "behind",
-        Some(_) if !node.holds.owed.is_empty() => "owing",
+        Some(_) if !node.holds.owed.is_empty() || !node.holds.unread.is_empty() => "owing",
         Some(_) if !node.holds.provable => "delivered",
         Some(wanted) => match node.proof {
             Some(proof) if is_of(&proof, &wanted.news) => "proven",

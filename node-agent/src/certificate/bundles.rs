@@ -10,6 +10,7 @@ use super::copies::Copies;
 use crate::{
     changes::{NET, Watched},
     node::Node,
+    reload::How,
 };
 
 /// For ever: looks whenever a source or a copy has changed, and now and then.
@@ -30,6 +31,10 @@ pub(crate) async fn keep(node: Arc<Node>) {
 
 /// For ever: services that have not read their copies.
 pub(crate) async fn reload(node: Arc<Node>) {
+    tokio::join!(pay(node.clone(), How::Reload), pay(node, How::Restart));
+}
+
+async fn pay(node: Arc<Node>, how: How) {
     let Some(copies) = &node.copies else { return };
     loop {
         let owed = on_bundles(&node, |bundles| bundles.reloads()).await.unwrap_or_default();
@@ -40,8 +45,10 @@ pub(crate) async fn reload(node: Arc<Node>) {
                 paid.and_then(Result::err).map(|error| Chain(&error).to_string())
             }
         };
-        copies.debts.pay(&node.turns, owed, "its copy of the certificate", paid).await;
-        copies.debts.wait().await;
+        copies.debts.pay(how, &node.turns, owed, "its copy of the certificate", paid).await;
+        if copies.debts.wait(how).await.is_none() {
+            return;
+        }
     }
 }
 

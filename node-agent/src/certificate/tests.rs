@@ -217,7 +217,7 @@ async fn what_stands_in_the_way_is_found_before_the_drain() {
 }
 
 /// How long what is signed lives where it is to end on its way: long enough for what comes before.
-const SHORT: time::Duration = time::Duration::seconds(10);
+const SHORT: time::Duration = time::Duration::seconds(25);
 
 async fn until_ended(host: &Host, fingerprint: &str) {
     until("it has ended", || async {

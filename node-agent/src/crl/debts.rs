@@ -6,10 +6,14 @@ use bunraku_common::Chain;
 use bunraku_crl::Reload;
 
 use super::on_disk::on_keeper;
-use crate::node::Node;
+use crate::{node::Node, reload::How};
 
 /// For ever.
 pub(crate) async fn reload(node: Arc<Node>) {
+    tokio::join!(pay(node.clone(), How::Reload), pay(node, How::Restart));
+}
+
+async fn pay(node: Arc<Node>, how: How) {
     let Some(crl) = &node.crl else { return };
     loop {
         let owed = on_keeper(&node, |_, keeper| keeper.reloads()).await.unwrap_or_default();
@@ -20,7 +24,9 @@ pub(crate) async fn reload(node: Arc<Node>) {
                 paid.and_then(Result::err).map(|error| Chain(&error).to_string())
             }
         };
-        crl.debts.pay(&node.turns, owed, "its CRLs", paid).await;
-        crl.debts.wait().await;
+        crl.debts.pay(how, &node.turns, owed, "its CRLs", paid).await;
+        if crl.debts.wait(how).await.is_none() {
+            return;
+        }
     }
 }

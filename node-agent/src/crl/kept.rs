@@ -60,13 +60,15 @@ impl Crl {
             generation: fence.map_or(0, |fence| fence.generation.0),
             provable: self.puppetserver,
             owed: self.owed(),
+            unread: self.unread(),
             written_ms,
         }
     }
 
     /// For the doctor.
     pub(crate) fn finding(&self) -> Finding {
-        let (found, mend) = hint::split(&self.owed());
+        let all = [self.owed(), self.unread()].into_iter().filter(|why| !why.is_empty());
+        let (found, mend) = hint::split(&all.collect::<Vec<_>>().join("; "));
         let (severity, found) = match found.as_str() {
             "" => (Severity::Ok, "every file of CRLs is as it should be".to_owned()),
             _ => (Severity::Error, found),
@@ -74,11 +76,18 @@ impl Crl {
         Finding { check: "crl-files", severity, found, mend, fix: None }
     }
 
+    /// Which file is not as it should be.
     fn owed(&self) -> String {
-        let (Seen { owed: files, .. }, reloads) = self.told().clone();
+        let (Seen { owed: files, .. }, _) = self.told().clone();
         let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut owed: Vec<String> = trouble.into_iter().chain((!files.is_empty()).then_some(files)).collect();
-        owed.extend(reloads.into_iter().map(|reload| self.debts.why(&reload.service)));
+        let owed: Vec<String> = trouble.into_iter().chain((!files.is_empty()).then_some(files)).collect();
         owed.join("; ")
+    }
+
+    /// Which service has not read its file since it changed.
+    fn unread(&self) -> String {
+        let (_, reloads) = self.told().clone();
+        let unread: Vec<String> = reloads.iter().map(|reload| self.debts.why(&reload.service)).collect();
+        unread.join("; ")
     }
 }

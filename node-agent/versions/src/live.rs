@@ -184,9 +184,13 @@ impl Versions {
     /// Debian's packages make the code directory without one for environments in it.
     fn make_environments_dir(&self) -> Result<(), VersionsError> {
         let directory = &self.layout.environments_dir;
-        let made = fs::create_dir(directory)
-            .and_then(|()| fs::set_permissions(directory, fs::Permissions::from_mode(0o755)))
-            .and_then(|()| directory.parent().map_or(Ok(()), sync_directory));
+        let made = match fs::create_dir(directory) {
+            // Another environment's stage was there first.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => fs::set_permissions(directory, fs::Permissions::from_mode(0o755))
+                .and_then(|()| directory.parent().map_or(Ok(()), sync_directory)),
+        };
         made.map_err(VersionsError::io("make", directory))
     }
 

@@ -22,6 +22,9 @@ use crate::{Millis, RolloutId, State};
 pub use event::CertificateEvent;
 pub use fact::CertificateFact;
 
+/// A node that has a new one is asked for it this long.
+const TOLD_WITHIN: Millis = 60_000;
+
 /// All that is remembered of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Certificates {
@@ -127,14 +130,14 @@ impl CertificatePhase {
 }
 
 impl NodeCertificate {
-    /// Whether a new one is in place, and the node has not told of it since.
-    pub fn is_to_be_told(&self) -> bool {
-        let Some(CertificatePhase::Done { fingerprint }) =
-            self.attempt.as_ref().map(|attempt| &attempt.phase)
-        else {
+    /// Whether a new one was put in place just now, and the node has not told of it yet. Later it may have another one,
+    /// of which nobody here knows.
+    pub fn is_to_be_told(&self, now: Millis) -> bool {
+        let Some(Attempt { phase: CertificatePhase::Done { fingerprint }, since, .. }) = &self.attempt else {
             return false;
         };
-        self.host.as_ref().is_none_or(|host| host.fingerprint != *fingerprint)
+        let is_new = now.saturating_sub(*since) < TOLD_WITHIN;
+        is_new && self.host.as_ref().is_none_or(|host| host.fingerprint != *fingerprint)
     }
 
     /// Fingerprints of what Puppet's CA may have of this name, and may forget.

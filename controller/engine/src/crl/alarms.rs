@@ -11,6 +11,9 @@ const CA_ALARM_S: u64 = 180 * 86_400;
 /// stopped.
 const CRL_ALARM_S: u64 = 30 * 86_400;
 
+/// A service that has not read its file for this long is one; PuppetDB needs half a minute to start anew.
+const UNREAD: Millis = 90_000;
+
 impl State {
     /// One line each, for people. `now_s`: Unix seconds, for the ends of certificates.
     pub fn crl_alarms(&self, presence: &Presence, now: Millis, now_s: u64) -> Vec<String> {
@@ -29,6 +32,7 @@ impl State {
             let active =
                 self.fleet.nodes.get(name).is_some_and(|record| record.enrolled && record.held.is_none());
             let late = |since: &Millis| now.saturating_sub(*since) >= self.settings.crl_deadline;
+            let unread_for_long = |since: &Millis| now.saturating_sub(*since) >= UNREAD;
             if let Some(since) = node.exposed.filter(|since| active && late(since)) {
                 let long = span(now.saturating_sub(since));
                 let told = if node.holds.owed.is_empty() { &node.refused } else { &node.holds.owed };
@@ -37,6 +41,10 @@ impl State {
                     "{name} lacks what Puppet's CA revoked {long} ago{why}\nhint: systemctl status bunraku-agent there; \
                      bunraku crl status"
                 ));
+            } else if let Some(since) = node.unread_since.filter(|since| active && unread_for_long(since)) {
+                let long = span(now.saturating_sub(since));
+                alarms
+                    .push(format!("on {name}, for {long}: {}\nhint: bunraku crl status", node.holds.unread));
             } else if active && !node.unproven.is_empty() && !known.is_proven(node) {
                 alarms.push(format!(
                     "it is not proven that {name} refuses what Puppet's CA revokes: {}\nhint: bunraku crl status",

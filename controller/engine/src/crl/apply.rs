@@ -76,7 +76,7 @@ impl Revocations {
         let first = before.as_ref().map_or(Generation::default(), |before| before.reset);
         let for_all = match &before {
             Some(before) if spent && !is_news => before.for_all,
-            Some(_) | None => generation,
+            Some(_) | None => News { generation, at, written_ms },
         };
         self.wanted = Some(WantedCrl {
             crl: seen.crl,
@@ -146,8 +146,11 @@ impl Revocations {
         let overruled = known.and_then(|known| known.overruled);
         let unproven = known.map(|known| known.unproven.clone()).unwrap_or_default();
         let refused = known.filter(|_| lacks).map(|known| known.refused.clone()).unwrap_or_default();
+        let unread_since = known.and_then(|known| known.unread_since).or(Some(at));
+        let unread_since = unread_since.filter(|_| !holds.unread.is_empty());
+        let holds = holds.clone();
         let node =
-            CrlNode { holds: holds.clone(), delivered_at, exposed, overruled, proof, refused, unproven };
+            CrlNode { holds, delivered_at, exposed, unread_since, overruled, proof, refused, unproven };
         self.nodes.insert(name.clone(), node);
     }
 

@@ -112,15 +112,17 @@ impl fmt::Display for CrlFact {
                 }
                 let what = if *news { "" } else { ", new are canaries only" };
                 let (crl, count) = (seen.crl.short(), seen.revoked);
-                write!(f, "CRL {crl} goes to every node ({generation}; {count} revoked{what})")
+                let whom = if *news { "node" } else { "Puppet Server" };
+                write!(f, "CRL {crl} goes to every {whom} ({generation}; {count} revoked{what})")
             }
             Self::Rejected { reason, .. } => write!(f, "the CA's CRL is not sent to anybody: {reason}"),
             Self::RejectionOver => f.write_str("the CA's CRL is again the one that was sent out"),
             Self::OnNode { node, holds: None } => write!(f, "{node} takes no CRLs"),
-            Self::OnNode { node, holds: Some(CrlHeld { crl, owed, .. }) } => {
+            Self::OnNode { node, holds: Some(CrlHeld { crl, owed, unread, .. }) } => {
                 let holds = crl.map_or_else(|| "no CRL yet".to_owned(), |crl| format!("CRL {}", crl.short()));
                 write!(f, "{node} holds {holds}")?;
-                if owed.is_empty() { Ok(()) } else { write!(f, ", and owes: {owed}") }
+                let owes = [owed, unread].into_iter().find(|why| !why.is_empty());
+                owes.map_or(Ok(()), |why| write!(f, ", and owes: {why}"))
             }
             Self::Refused { node, reason } => write!(f, "{node} does not take the CRL: {reason}"),
             Self::Proven { node, generation, .. } => {

@@ -61,7 +61,7 @@ pub struct WantedCrl {
     pub reset: Generation,
     /// The newest change that was more than a canary of ours revoked.
     #[serde(default)]
-    pub for_all: Generation,
+    pub for_all: News,
 }
 
 impl WantedCrl {
@@ -70,12 +70,16 @@ impl WantedCrl {
     pub(crate) fn is_held(&self, holds: &CrlHeld) -> bool {
         match holds.provable {
             true => holds.crl == Some(self.crl) && holds.generation >= self.generation,
-            false => holds.crl.is_some() && holds.generation >= self.for_all,
+            // A number of another journal may be above all of this one's.
+            false => {
+                let given = self.for_all.generation.max(self.news.generation)..=self.generation;
+                holds.crl == Some(self.crl) || holds.crl.is_some() && given.contains(&holds.generation)
+            }
         }
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct News {
     pub generation: Generation,
     /// When it was seen.
@@ -102,6 +106,9 @@ pub struct CrlNode {
     pub delivered_at: Option<Millis>,
     /// Since when it lacks a change that is more than our own canaries.
     pub exposed: Option<Millis>,
+    /// Since when some service there has not read its file.
+    #[serde(default)]
+    pub unread_since: Option<Millis>,
     /// An operator enabled it though it lacked this change.
     #[serde(default)]
     pub overruled: Option<Generation>,
@@ -122,6 +129,9 @@ pub struct CrlHeld {
     pub provable: bool,
     /// Which file is not as it should be, and why; empty: all are.
     pub owed: String,
+    /// Which service has not read its file since it changed, and why; empty: all have.
+    #[serde(default)]
+    pub unread: String,
 }
 
 /// Puppet Server was seen to refuse a canary.

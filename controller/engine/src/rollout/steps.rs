@@ -67,9 +67,9 @@ impl State {
 
     pub(crate) fn rollout_deadline(&self, presence: &Presence) -> Option<Millis> {
         let open = self.rollouts.values().filter(|rollout| !rollout.is_ended());
-        let turns = open.flat_map(|rollout| rollout.turns.values().map(move |turn| (rollout, turn)));
-        let deadlines = turns.filter_map(|(rollout, turn)| {
-            let late = self.turn_deadline(rollout, turn, presence)?;
+        let turns = open.flat_map(|rollout| rollout.turns.iter().map(move |turn| (rollout, turn)));
+        let deadlines = turns.filter_map(|(rollout, (node, turn))| {
+            let late = self.turn_deadline(rollout, node, turn, presence)?;
             // News of its numbers come by themselves.
             let baked = match rollout.is_on_trial(turn) {
                 true => bake_began(turn, presence).saturating_add(rollout.policy.longest_bake()),

@@ -72,7 +72,7 @@ impl State {
         now: Millis,
         before: usize,
     ) -> Option<Fact> {
-        let late = self.turn_deadline(rollout, turn, presence).is_some_and(|deadline| deadline <= now);
+        let late = self.turn_deadline(rollout, node, turn, presence).is_some_and(|deadline| deadline <= now);
         let go =
             |to: TurnPhase, retreat: Option<Retreat>| Some(self.turn(rollout, node, to, retreat, before));
         let on = |to: TurnPhase| go(to, turn.retreat.clone());
@@ -348,10 +348,12 @@ impl State {
         })
     }
 
-    /// Until when a turn's phase may last. A controller that was away leaves it its time again.
+    /// Until when a turn's phase may last. A controller that was away leaves it its time again, and so does a drain that
+    /// the balancers took only after a while: those who are still served have the whole time for their runs.
     pub(crate) fn turn_deadline(
         &self,
         rollout: &Rollout,
+        node: &NodeName,
         turn: &Turn,
         presence: &Presence,
     ) -> Option<Millis> {
@@ -369,7 +371,11 @@ impl State {
             | TurnPhase::Enabling
             | TurnPhase::Releasing => policy.phase_deadline,
         };
-        Some(turn.since.max(presence.up_since()).saturating_add(time))
+        let drained = self.is_drained_by(rollout, node).then(|| self.balance.get(node));
+        let drained_at = drained.flatten().map(|balance| balance.decided_at);
+        let since =
+            drained_at.filter(|_| turn.phase == TurnPhase::Draining).unwrap_or_default().max(turn.since);
+        Some(since.max(presence.up_since()).saturating_add(time))
     }
 }
 

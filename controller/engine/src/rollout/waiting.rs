@@ -139,7 +139,7 @@ impl State {
             .retreat
             .as_ref()
             .map_or(String::new(), |retreat| format!(" (on its way back: {})", retreat.reason));
-        let until = self.turn_deadline(rollout, turn, presence);
+        let until = self.turn_deadline(rollout, node, turn, presence);
         Some(Waits { what, until, then: format!("{then}{back}") })
     }
 

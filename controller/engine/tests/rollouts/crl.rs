@@ -31,7 +31,13 @@ fn revoke(site: &mut Site, number: u64) {
 
 fn holds(site: &mut Site, name: &str, number: u64) {
     let generation = Generation(number);
-    let holds = CrlHeld { crl: Some(crl(number)), generation, provable: false, owed: String::new() };
+    let holds = CrlHeld {
+        crl: Some(crl(number)),
+        generation,
+        provable: false,
+        owed: String::new(),
+        unread: String::new(),
+    };
     site.hear(Event::Crl(CrlEvent::OnNode { node: node(name), holds: Some(holds) }));
 }
 

@@ -521,6 +521,26 @@ fn a_balancer_that_refuses_the_drain_because_siblings_are_down_for_a_moment_is_a
     assert_eq!(site.compiler("c1").restarts, 1);
 }
 
+/// Regression: they had what was left of the time that the balancer had refused in, and by force their runs were cut off.
+#[test]
+fn a_drain_that_a_balancer_takes_late_leaves_those_who_are_served_the_whole_time() {
+    let mut site = Site::new();
+    let id = refused_by_lb2(&mut site);
+    site.tell_balancers();
+    lb2_checks(&mut site, true);
+    sessions(&mut site, 3);
+    site.wait(55_000);
+    site.look();
+    site.tell_balancers();
+    assert!(site.balance("c1").is_drained());
+    site.wait(50_000);
+    site.look();
+    assert_eq!(site.phase(id, "c1"), TurnPhase::Draining, "{:?}", site.waiting(id));
+    site.wait(15_000);
+    site.look();
+    assert_ne!(site.phase(id, "c1"), TurnPhase::Draining);
+}
+
 #[test]
 fn a_balancer_that_refuses_the_drain_until_its_deadline_halts_the_rollout_and_the_compiler_stays_ready() {
     let mut site = Site::new();

@@ -52,6 +52,7 @@ fn held(number: u64, generation: u64) -> CrlHeld {
         generation: Generation(generation),
         provable: true,
         owed: String::new(),
+        unread: String::new(),
     }
 }
 
@@ -331,6 +332,31 @@ fn what_revokes_a_canary_alone_goes_only_where_a_puppet_server_can_be_asked() {
     // The CA made its CRL anew, with a later end.
     desk.seen(SeenCrl { added: 0, ..file(4) });
     assert!(installs(&desk).contains(&install("c2", 4, 4, false)));
+}
+
+/// Regression: a node that had obeyed a journal with higher numbers was never sent what this one wants.
+#[test]
+fn a_node_without_a_puppet_server_whose_numbers_are_another_journals_is_sent_what_it_lacks() {
+    let mut desk = desk();
+    desk.seen(file(2));
+    desk.holds("c2", beside_nobody(1, 10));
+    assert!(desk.crl_steps().contains(&install("c2", 2, 2, false)), "{:?}", desk.crl_steps());
+    desk.holds("c2", beside_nobody(2, 10));
+    assert!(!desk.crl_steps().contains(&install("c2", 2, 2, false)), "it has that file");
+}
+
+#[test]
+fn a_service_that_has_not_read_its_file_for_long_is_an_alarm_and_no_reason_to_drain() {
+    let mut desk = desk();
+    let unread = "puppetdb has not read its file yet: it is about to be told";
+    desk.holds("c1", CrlHeld { unread: unread.into(), ..held(1, 1) });
+    let alarms = |desk: &Desk| desk.state.crl_alarms(&desk.presence, desk.now, 0);
+    desk.wait(60 * SECOND);
+    assert_eq!(alarms(&desk), [""; 0], "PuppetDB needs half a minute");
+    desk.wait(30 * SECOND);
+    assert_eq!(alarms(&desk), [format!("on c1, for 90 s: {unread}\nhint: bunraku crl status")]);
+    desk.holds("c1", held(1, 1));
+    assert_eq!(alarms(&desk), [""; 0]);
 }
 
 #[test]

@@ -148,13 +148,18 @@ async fn a_service_that_reads_its_file_only_at_its_start_is_restarted_and_one_th
     let mut host = with_service(|file| CrlFile { restart: file.reload.clone(), reload: None, ..file }).await;
     host.watch();
     host.install(&host.ca.crl(1, &[]), 1).await.unwrap();
-    until("nothing is owed", || async { host.seen().await.unwrap().owed.is_empty() }).await;
+    until("nothing is left to be told", || async { host.seen().await.unwrap().unread.is_empty() }).await;
     assert_eq!(did(&host), "", "whoever stopped it starts it");
     told(&host, Verb::Start).await;
     until("the service runs", || async { did(&host) == "start\n" }).await;
     host.install(&host.ca.crl(2, &[]), 2).await.unwrap();
     until("it was restarted", || async { did(&host) == "start\nstart\n" }).await;
-    until("nothing is owed", || async { host.seen().await.unwrap().owed.is_empty() }).await;
+    until("it has read its file", || async { host.seen().await.unwrap().unread.is_empty() }).await;
+    // Many revocations in a row: it must answer somebody meanwhile.
+    host.install(&host.ca.crl(3, &[]), 3).await.unwrap();
+    until("it rests", || async { host.seen().await.unwrap().unread.contains("less than 5 minutes ago") })
+        .await;
+    assert_eq!(did(&host), "start\nstart\n");
     told(&host, Verb::Stop).await;
 }
 
@@ -165,10 +170,10 @@ async fn a_service_is_reloaded_after_its_file_changed_and_owed_until_then() {
     until("the service runs", || async { did(&host) == "start\n" }).await;
     let reply = host.install(&host.ca.crl(1, &[]), 1).await.unwrap();
     assert!(host.dir.path().join("haproxy.pem").exists() && reply.refused.is_empty(), "{reply:?}");
-    let owed = reply.crl.unwrap().owed;
-    assert!(owed.contains("haproxy has not read its file yet"), "{owed}");
+    let unread = reply.crl.unwrap().unread;
+    assert!(unread.contains("haproxy has not read its file yet"), "{unread}");
     host.watch();
-    until("nothing is owed", || async { host.seen().await.unwrap().owed.is_empty() }).await;
+    until("nothing is owed", || async { host.seen().await.unwrap().unread.is_empty() }).await;
     until("it was reloaded", || async { did(&host) == "start\nreload\n" }).await;
     told(&host, Verb::Stop).await;
 }
