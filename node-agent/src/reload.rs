@@ -25,6 +25,8 @@ const RESTART: Duration = Duration::from_secs(300);
 const AGAIN: Duration = Duration::from_secs(10);
 /// Who revokes two hundred certificates in a night wants PuppetDB to answer meanwhile.
 const BETWEEN_RESTARTS: Duration = Duration::from_secs(300);
+/// Until one that did not come back from its restart is restarted again.
+const AFTER_A_FALL: Duration = Duration::from_secs(60);
 
 /// How a service is told. Nobody who is reloaded waits for one that is restarted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +52,8 @@ struct Known {
     why: Option<String>,
     /// The newest change that it was told of: what cannot be put on record is not told twice.
     told: Option<u64>,
-    /// It went down when it was told.
-    fell: bool,
+    /// It went down when it was told of this change.
+    fell: Option<u64>,
     restarted: Option<Instant>,
 }
 
@@ -140,15 +142,16 @@ impl Debts {
             How::Reload => (Verb::Reload, RELOAD),
         };
         match (down(service).await, verb) {
-            (None, _) if known.fell => {
-                self.note(name, |known| known.fell = false);
+            // Somebody has started it since, and it has read the file then.
+            (None, _) if known.fell == Some(change) => {
+                self.note(name, |known| known.fell = None);
                 return Ok(());
             }
             (None, _) => {}
-            (Some(_), Verb::Restart) if known.fell => {}
+            (Some(_), Verb::Restart) if known.fell.is_some() => {}
             // A start that failed may have been ours, before this agent was restarted.
             (Some(State::Failed), Verb::Restart) => {}
-            (Some(_), _) if known.fell => {
+            (Some(_), _) if known.fell.is_some() => {
                 return Err(format!(
                     "it went down when it was told to {verb} (hint: systemctl start {name}; `restart` in agent.toml, where \
                      it does not survive that)"
@@ -157,7 +160,11 @@ impl Debts {
             (Some(_), _) => return Ok(()),
         }
         if verb == Verb::Restart {
-            if known.restarted.is_some_and(|at| at.elapsed() < BETWEEN_RESTARTS) && !known.fell {
+            let lately = |rest: Duration| known.restarted.is_some_and(|at| at.elapsed() < rest);
+            if known.fell.is_some() && lately(AFTER_A_FALL) {
+                return Err(known.why.unwrap_or_else(|| "its restart failed".to_owned()));
+            }
+            if known.fell.is_none() && lately(BETWEEN_RESTARTS) {
                 let minutes = BETWEEN_RESTARTS.as_secs() / 60;
                 return Err(format!(
                     "it was restarted less than {minutes} minutes ago, and is again after that"
@@ -166,10 +173,10 @@ impl Debts {
             self.note(name, |known| known.restarted = Some(Instant::now()));
         }
         let Err(error) = service.act(verb, deadline).await else {
-            self.note(name, |known| known.fell = false);
+            self.note(name, |known| known.fell = None);
             return Ok(());
         };
-        let fell = down(service).await.is_some();
+        let fell = down(service).await.map(|_| change);
         self.note(name, |known| known.fell = fell);
         Err(Chain(&error).to_string())
     }
