@@ -97,7 +97,8 @@ fn certified(site: &mut Site) -> Result<()> {
     let starts = site.starts()?;
     let (counted, said) = under_load(&site.stack, SLOW, |load| {
         load.wait_until_all_are_busy()?;
-        site.bunraku.tell(&["cert", "request", C3, "--dns-alt-names", "puppet.stack.test,third.stack.test"])
+        let words = ["cert", "request", C3, "--dns-alt-names", "puppet.stack.test,third.stack.test"];
+        site.bunraku.tell(&words).with_context(|| site.why())
     })?;
     site.progress.say(said.out.trim());
     counted.report("its certificate is replaced", &site.progress);
@@ -176,6 +177,12 @@ impl Site {
         let path = self.c3.root().join("etc/puppet/puppetserver/services.d/ca.cfg");
         let text = fs::read_to_string(&path).with_context(|| format!("could not read {}", path.display()))?;
         Ok(text.contains("\npuppetlabs.services.ca.certificate-authority-service/"))
+    }
+
+    /// What its Puppet Server says.
+    fn why(&self) -> String {
+        let log = self.c3.run(&["tail", "-n", "60", "/var/log/puppetserver/puppetserver.log"]);
+        format!("{}\n{}", self.c3.journal(SERVER).unwrap_or_default(), log.unwrap_or_default())
     }
 
     /// How often its Puppet Server has been started.
