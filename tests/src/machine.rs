@@ -128,6 +128,12 @@ impl Machine {
         Ok(shown.trim().to_owned())
     }
 
+    /// How often a unit has been started since the machine was booted, by its full name.
+    pub fn starts(&self, unit: &str) -> Result<usize> {
+        let started = format!("Started {unit}");
+        Ok(self.journal(unit)?.lines().filter(|line| line.starts_with(&started)).count())
+    }
+
     /// What a unit has logged.
     pub fn journal(&self, unit: &str) -> Result<String> {
         self.run(&["journalctl", "--no-pager", "--output=cat", "--unit", unit])

@@ -94,7 +94,7 @@ fn added(site: &mut Site) -> Result<()> {
 }
 
 fn certified(site: &mut Site) -> Result<()> {
-    let starts = site.starts()?;
+    let starts = site.c3.starts(SERVER)?;
     let (counted, said) = under_load(&site.stack, SLOW, |load| {
         load.wait_until_all_are_busy()?;
         let words = ["cert", "request", C3, "--dns-alt-names", "puppet.stack.test,third.stack.test"];
@@ -104,7 +104,7 @@ fn certified(site: &mut Site) -> Result<()> {
     counted.report("its certificate is replaced", &site.progress);
     ensure!(counted.failed.is_empty(), "{:#?}", counted.failed);
     ensure!(counted.fewest >= 2, "I3: {} compilers were in service at the least", counted.fewest);
-    ensure!(site.starts()? == starts + 1, "I5: {starts} became {}", site.starts()?);
+    ensure!(site.c3.starts(SERVER)? == starts + 1, "I5: {starts} became {}", site.c3.starts(SERVER)?);
     let shown = site.bunraku.json(&["cert", "list"])?.to_string();
     ensure!(shown.contains("third.stack.test"), "{shown}");
     Ok(())
@@ -183,11 +183,5 @@ impl Site {
     fn why(&self) -> String {
         let log = self.c3.run(&["tail", "-n", "60", "/var/log/puppetserver/puppetserver.log"]);
         format!("{}\n{}", self.c3.journal(SERVER).unwrap_or_default(), log.unwrap_or_default())
-    }
-
-    /// How often its Puppet Server has been started.
-    fn starts(&self) -> Result<usize> {
-        let journal = self.c3.journal(SERVER)?;
-        Ok(journal.lines().filter(|line| line.starts_with("Started puppetserver.service")).count())
     }
 }

@@ -122,11 +122,7 @@ impl Site {
 
     /// How often each unit has been started since its machine was booted.
     fn starts(&self) -> Result<Vec<usize>> {
-        let started = |machine: &Machine| {
-            let journal = machine.journal(UNIT)?;
-            Ok(journal.lines().filter(|line| line.starts_with("Started puppetserver.service")).count())
-        };
-        self.machines.iter().map(started).collect()
+        self.machines.iter().map(|machine| machine.starts(UNIT)).collect()
     }
 
     fn refresh(&self) -> Result<()> {

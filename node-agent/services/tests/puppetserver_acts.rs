@@ -23,8 +23,10 @@ use puppet_server::{Answer, Node, StandIn};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// Loads its configuration at the start and at SIGHUP, counts that in its restart file, or ends.
+/// Loads its configuration at the start and at SIGHUP, counts that in its restart file, or ends. It stumbles once over a
+/// file that says so, whatever its configuration is.
 const SERVER: &str = r#"
+if rm "$1/../stumble" 2>/dev/null; then echo stumbled; exit 1; fi
 load() { if grep -q unbearable "$1"/*.conf; then echo "cannot bear it"; exit 1; fi; echo loaded; printf 1 > "$2"; }
 trap 'load "$@"' HUP; trap 'exit 0' TERM
 load "$@"
@@ -130,6 +132,18 @@ async fn a_syntax_error_is_found_before_the_server_is_told_anything() {
         assert!(matches!(error, ActError::Check(_)), "{error}");
     }
     assert_eq!((host.pid().await, fs::read_to_string(host.path("log")).unwrap()), (pid, "loaded\n".into()));
+    host.end().await;
+}
+
+/// Regression: a unit did not start once under load, and a good certificate was brought back for it.
+#[tokio::test]
+async fn a_server_that_does_not_start_though_its_configuration_is_good_is_started_once_more() {
+    let host = Host::new().await;
+    host.act(Verb::Start, "turn-0").await.unwrap();
+    let before = host.pid().await;
+    fs::write(host.path("stumble"), "").unwrap();
+    host.act(Verb::Restart, "turn-1").await.unwrap();
+    assert!(!host.path("stumble").exists() && host.pid().await != before);
     host.end().await;
 }
 

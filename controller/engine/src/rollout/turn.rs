@@ -371,10 +371,9 @@ impl State {
             | TurnPhase::Enabling
             | TurnPhase::Releasing => policy.phase_deadline,
         };
-        let drained = self.is_drained_by(rollout, node).then(|| self.balance.get(node));
-        let drained_at = drained.flatten().map(|balance| balance.decided_at);
-        let since =
-            drained_at.filter(|_| turn.phase == TurnPhase::Draining).unwrap_or_default().max(turn.since);
+        let drains = turn.phase == TurnPhase::Draining && self.is_drained_by(rollout, node);
+        let drained = self.balance.get(node).filter(|_| drains);
+        let since = drained.map_or(turn.since, |balance| balance.decided_at.max(turn.since));
         Some(since.max(presence.up_since()).saturating_add(time))
     }
 }
