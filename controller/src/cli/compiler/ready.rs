@@ -47,9 +47,7 @@ async fn proven(client: &mut Control, node: &str) -> Result<Look<u64>, Status> {
         }
     });
     let Some((environment, state, note)) = lacks else { return Ok(Look::Is(committed.len() as u64)) };
-    let server = client.show_node(NodeRequest { node: node.to_owned() }).await?.into_inner().puppetserver;
-    let server =
-        if server == "running" { String::new() } else { format!("; Puppet Server there is {server}") };
+    let server = server_there(client, node).await?;
     let note = if note.is_empty() { String::new() } else { format!(" ({note})") };
     Ok(Look::Not(format!("{node} to prove environment {environment}: {state}{note}{server}")))
 }
@@ -58,7 +56,16 @@ async fn enforces(client: &mut Control, node: &str) -> Result<Look<String>, Stat
     let reply = client.crl_status(CrlStatusRequest {}).await?.into_inner();
     Ok(match crl_of(&reply, node) {
         Ok(told) => Look::Is(told.to_owned()),
-        Err(waits) => Look::Not(waits),
+        Err(waits) => Look::Not(format!("{waits}{}", server_there(client, node).await?)),
+    })
+}
+
+/// Empty where it runs. One that failed to start is for somebody to start: nobody here knows why it did.
+async fn server_there(client: &mut Control, node: &str) -> Result<String, Status> {
+    let server = client.show_node(NodeRequest { node: node.to_owned() }).await?.into_inner().puppetserver;
+    Ok(match server.as_str() {
+        "running" => String::new(),
+        other => format!("; Puppet Server there is {other} (there: systemctl status puppetserver)"),
     })
 }
 
